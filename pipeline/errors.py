@@ -1,0 +1,53 @@
+"""The errors that a user can cause; a stage prints them without a traceback and exits with 1.
+
+A message has three parts: what is wrong with its value, where, and what to do. All problems of
+one kind are gathered before raising (`report_problems`).
+"""
+
+from collections.abc import Sequence
+
+MAX_LISTED_PROBLEMS = 20
+
+
+class PipelineError(Exception):
+    """Something the user can mend; the message says how."""
+
+
+class ConfigError(PipelineError):
+    """A parameter is unknown, of the wrong type, or out of range."""
+
+
+class DataError(PipelineError):
+    """A row, a file of rows, or the set of rows as a whole cannot be used."""
+
+
+class ModelError(PipelineError):
+    """A model folder is incomplete, damaged, unsafe, or of an unknown kind."""
+
+
+class DeviceError(PipelineError):
+    """The machine or its libraries cannot do what was asked."""
+
+
+class CheckpointError(PipelineError):
+    """No checkpoint can be written, or none that exists can be used."""
+
+
+class TrainingError(PipelineError):
+    """Training cannot go on without making nonsense of the weights."""
+
+
+class ExportError(PipelineError):
+    """An exported model does not agree with the trained one."""
+
+
+def report_problems(
+    kind: type[PipelineError], headline: str, problems: Sequence[str], remedy: str = ""
+) -> None:
+    """Raise one error that lists every problem; do nothing where there is none."""
+    if not problems:
+        return
+    listed = [f"  {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
+    if len(problems) > MAX_LISTED_PROBLEMS:
+        listed.append(f"  and {len(problems) - MAX_LISTED_PROBLEMS} more")
+    raise kind("\n".join([headline, *listed, *([remedy] if remedy else [])]))
