@@ -1,0 +1,221 @@
+"""`@stage`: a Hydra entrypoint that sees the parameters it names, and no others.
+
+By hand (`python -m stages.train lora.rank=8`) a stage reads `conf/` and writes under `runs/`.
+Under DVC (`-cn repro`) it reads params.yaml and writes where dvc.yaml says. Nothing else differs.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline import schema
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import sha256_path
+from pipeline.inputs import ROOT
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a stage reads and where it writes; names are those of dvc.yaml."""
+
+    out: Path
+    earlier_run: Path | None = None
+
+    def read(self, name: str) -> Path:
+        """Find what another stage wrote: in the folder given as `inputs=`, else here.
+
+        Raises:
+            PipelineError: when no stage has written it yet.
+        """
+        folders = [ROOT] if self.earlier_run is None else [self.earlier_run, ROOT]
+        for folder in folders:
+            if (folder / name).exists():
+                return folder / name
+        maker = maker_of(name)
+        raise PipelineError(
+            f"{name} is missing (looked in {', '.join(map(str, folders))}).\n"
+            f"Run `dvc repro {maker}` first, or name the run that made it: inputs=RUN_FOLDER"
+        )
+
+    def write(self, name: str) -> Path:
+        """Give the path of an output, in a folder that exists."""
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def dvc_stages() -> dict[str, Any]:
+    """Read the stages of dvc.yaml."""
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def output_names(description: dict[str, Any]) -> list[str]:
+    """List the outputs of a stage of dvc.yaml, metrics and plots included."""
+    entries = [
+        entry for kind in ("outs", "metrics", "plots") for entry in description.get(kind, [])
+    ]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def maker_of(name: str) -> str:
+    """Find the stage that writes a file or folder."""
+    for stage_name, description in dvc_stages().items():
+        if any(name == out or name.startswith(f"{out}/") for out in output_names(description)):
+            return stage_name
+    return ""
+
+
+def dependency_hashes(stage_name: str, paths: Paths) -> dict[str, str]:
+    """Hash what dvc.yaml says a stage depends on, code and data alike."""
+    return {
+        name: sha256_path(paths.read(name) if maker_of(name) else ROOT / name)
+        for name in dvc_stages()[stage_name]["deps"]
+    }
+
+
+def select(config: DictConfig, names: tuple[str, ...]) -> DictConfig:
+    """Copy the named sections and keys; to ask for any other one is an error."""
+    chosen = OmegaConf.create({})
+    for name in names:
+        OmegaConf.update(chosen, name, OmegaConf.select(config, name), force_add=True)
+    OmegaConf.set_struct(chosen, True)
+    return chosen
+
+
+def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> None:
+    """Refuse an override that the stage would not read, rather than ignore it.
+
+    Raises:
+        ConfigError: with the sections that it does read.
+    """
+    known = schema.known_names()
+    for override in OverridesParser.create().parse_overrides(overrides):
+        asked = override.key_or_group
+        read = any(
+            asked == name or asked.startswith(f"{name}.") or name.startswith(f"{asked}.")
+            for name in (*names, "inputs")
+        )
+        if asked in known and not read:
+            raise ConfigError(
+                f"{override.input_line}: this stage reads only {', '.join(names)}.\n"
+                "Set it for the stage that reads it, or for all stages: "
+                f"dvc exp run -S {override.input_line}"
+            )
+
+
+def earlier_run_of(config: DictConfig) -> Path | None:
+    """Read `inputs=RUN_FOLDER`, given by hand.
+
+    Raises:
+        ConfigError: when there is no such folder.
+    """
+    if not isinstance(config.inputs, str):
+        return None
+    folder = Path(config.inputs).resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"inputs={config.inputs}: there is no such run folder.")
+    return folder
+
+
+def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
+    """Make a function of (config, paths) the entrypoint of a stage.
+
+    Args:
+        names: the sections and keys of the configuration that the stage reads.
+    """
+
+    def decorate(function: Callable[[DictConfig, Paths], Any]) -> Any:  # noqa: ANN401
+        @functools.wraps(function)
+        def run(config: DictConfig) -> Any:  # noqa: ANN401
+            schema.check_values(config)
+            refuse_foreign_overrides(list(HydraConfig.get().overrides.task), names)
+            OmegaConf.resolve(config)
+            paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_run_of(config))
+            return function(select(config, names), paths)
+
+        main = hydra.main(version_base="1.3", config_path="../conf", config_name="config")(run)
+
+        @functools.wraps(function)
+        def entrypoint() -> None:
+            sys.exit(enter(main, function, names))
+
+        entrypoint.sections = names  # type: ignore[attr-defined]
+        return entrypoint
+
+    return decorate
+
+
+def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -> int:
+    """Run a Hydra main; print what the user can mend without a traceback. Gives the exit code."""
+    arguments = [argument.replace("+experiment=", "experiment=") for argument in sys.argv[1:]]
+    sys.argv[1:] = arguments
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text(function, names))
+        return 0
+    try:
+        schema.check_known(unknown_candidates(arguments))
+        main()
+    except PipelineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def unknown_candidates(arguments: list[str]) -> list[str]:
+    """Pick the dotted keys that arguments set; groups, additions and Hydra's own are not judged."""
+    overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return []  # Hydra will say what is wrong with it
+    own = ("hydra", "experiment", "debug")
+    keys = [item.key_or_group for item in parsed if not item.is_add() and not item.is_delete()]
+    return [key for key in keys if key.split(".")[0].split("/")[0] not in own]
+
+
+def help_text(function: Callable, names: tuple[str, ...]) -> str:
+    """Describe a stage: what it does, and each parameter that it reads."""
+    lines = [
+        (function.__doc__ or "").strip(),
+        "",
+        f"usage: python -m {module_name(function)} [KEY=VALUE ...] [GROUP=CHOICE ...] "
+        "[experiment=NAME] [inputs=RUN_FOLDER]",
+        f"       python -m {module_name(function)} -m KEY=VALUE,VALUE ...      a sweep",
+        f"       python -m {module_name(function)} --cfg job                   show the values",
+        "",
+        "Values come from conf/; by hand all is written under runs/. Parameters of this stage:",
+    ]
+    for name, field in schema.leaves():
+        if any(name == chosen or name.startswith(f"{chosen}.") for chosen in names):
+            lines.append(f"  {name:<38} {describe(field)}")
+    return "\n".join(lines)
+
+
+def module_name(function: Callable) -> str:
+    """Name the module of a stage, also when it runs as a script."""
+    module = function.__module__
+    return f"stages.{Path(sys.argv[0]).stem}" if module == "__main__" else module
+
+
+def describe(field: Any) -> str:  # noqa: ANN401
+    """Describe one parameter: type, meaning, unit and range."""
+    facts = field.metadata
+    if not facts:
+        return ""
+    kind = getattr(field.type, "__name__", None) or str(field.type)
+    bounds = [f"{word} {facts[side]}" for side, word in LIMITS.items() if facts[side] is not None]
+    extra = [*facts["choices"], facts["unit"], *bounds]
+    return f"{facts['help']} ({'; '.join([kind, *filter(None, extra)])})"
+
+
+LIMITS = {"minimum": "from", "maximum": "to"}
