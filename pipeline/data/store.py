@@ -1,0 +1,201 @@
+"""Tokens on disk: memory-mapped ids, target mask and document table, in constant memory.
+
+A store is a folder: `tokens.bin` (unsigned 16 or 32 bits), `targets.bin` (one byte per token, 1
+where it is a target), `documents.bin` (one record per document) and `store.json`, which is
+written last: a store without it was never finished. Identical input gives identical bytes.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, Integer
+
+from pipeline.errors import DataError
+from pipeline.files import read_json, write_json
+
+FORMAT = "tidewheel token store 1"
+TOKENS, TARGETS, DOCUMENTS, HEADER = "tokens.bin", "targets.bin", "documents.bin", "store.json"
+DOCUMENT = np.dtype(
+    [
+        ("start", "<i8"),
+        ("length", "<i8"),
+        ("num_targets", "<i8"),
+        ("authority_weight", "<f4"),
+        ("provenance_entropy", "<f4"),
+    ]
+)
+WRITE_BUFFER_BYTES = 1 << 20
+REMEDY = "Run the prepare stage again: `dvc repro --force prepare`."
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    """Choose the narrowest type that holds every id of a vocabulary."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+class TokenStoreWriter:
+    """Writes documents one by one; a context manager, and the store is whole when it ends well.
+
+    Args:
+        folder: where to write; made where it is missing.
+        vocab_size: every id is below it; decides the type of the ids on disk.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / HEADER).unlink(missing_ok=True)
+        self.folder, self.vocab_size, self.dtype = folder, vocab_size, token_type(vocab_size)
+        self.num_documents = self.num_tokens = self.num_targets = 0
+        self._tokens, self._targets, self._documents = (
+            (folder / name).open("wb", WRITE_BUFFER_BYTES) for name in (TOKENS, TARGETS, DOCUMENTS)
+        )
+
+    def add(
+        self,
+        ids: Integer[np.ndarray, " length"],
+        target_mask: Bool[np.ndarray, " length"],
+        authority_weight: float | None,
+        provenance_entropy: float | None,
+    ) -> None:
+        """Append one document.
+
+        Args:
+            ids: token ids, at least two.
+            target_mask: True where a token is to be predicted; never the first, at least one.
+            authority_weight: None where the row carries none.
+            provenance_entropy: bits; None where the row carries none.
+        """
+        num_targets = int(np.count_nonzero(target_mask))
+        assert num_targets, "a document without targets teaches nothing"
+        assert not target_mask[0], "nothing predicts the first token"
+        assert 0 <= ids.min() <= ids.max() < self.vocab_size, "an id outside the vocabulary"
+        row = (
+            self.num_tokens,
+            len(ids),
+            num_targets,
+            np.nan if authority_weight is None else authority_weight,
+            np.nan if provenance_entropy is None else provenance_entropy,
+        )
+        self._tokens.write(ids.astype(self.dtype).tobytes())
+        self._targets.write(target_mask.tobytes())
+        self._documents.write(np.array(row, dtype=DOCUMENT).tobytes())
+        self.num_documents += 1
+        self.num_tokens += len(ids)
+        self.num_targets += num_targets
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for file in (self._tokens, self._targets, self._documents):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        if kind is None:
+            write_json(self.folder / HEADER, self.header())
+
+    def header(self) -> dict[str, str | int]:
+        """Say what the files hold, so that a reader can tell whether they are whole."""
+        return {
+            "format": FORMAT,
+            "vocab_size": self.vocab_size,
+            "num_documents": self.num_documents,
+            "num_tokens": self.num_tokens,
+            "num_targets": self.num_targets,
+        }
+
+
+class TokenStore:
+    """Reads a store through memory maps: nothing is loaded before it is asked for.
+
+    Attributes:
+        lengths: tokens per document.
+        num_targets: targets per document.
+        authority_weight: per document; NaN where the row carried none.
+        provenance_entropy: bits per document; NaN where the row carried none.
+        total_tokens: tokens of all documents.
+        total_targets: targets of all documents.
+        vocab_size: every id is below it.
+
+    Raises:
+        DataError: when the folder holds no store, or a damaged one.
+    """
+
+    lengths: Int64[np.ndarray, " documents"]
+    num_targets: Int64[np.ndarray, " documents"]
+    authority_weight: Float32[np.ndarray, " documents"]
+    provenance_entropy: Float32[np.ndarray, " documents"]
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        header = read_header(folder)
+        self.vocab_size: int = header["vocab_size"]
+        self.total_tokens: int = header["num_tokens"]
+        self.total_targets: int = header["num_targets"]
+        table = self._map(DOCUMENTS, DOCUMENT, header["num_documents"])
+        self._tokens = self._map(TOKENS, token_type(self.vocab_size), self.total_tokens)
+        self._targets = self._map(TARGETS, np.dtype(np.bool_), self.total_tokens)
+        self._starts, self.lengths = table["start"], table["length"]
+        self.num_targets = table["num_targets"]
+        self.authority_weight = table["authority_weight"]
+        self.provenance_entropy = table["provenance_entropy"]
+        if len(table) and self._starts[-1] + self.lengths[-1] != self.total_tokens:
+            raise DataError(f"{folder / DOCUMENTS} does not end where {TOKENS} does.\n{REMEDY}")
+
+    def _map(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
+        path, expected = self.folder / name, count * dtype.itemsize
+        size = path.stat().st_size if path.is_file() else -1
+        if size != expected:
+            state = "is missing" if size < 0 else f"has {size} bytes"
+            raise DataError(f"{path} {state}; {HEADER} asks for {expected} bytes.\n{REMEDY}")
+        if not count:  # nothing can be mapped
+            return np.empty(0, dtype)
+        return np.memmap(path, dtype, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens(self, index: int) -> Int32[np.ndarray, " length"]:
+        """Give the token ids of a document."""
+        start = self._starts[index]
+        return self._tokens[start : start + self.lengths[index]].astype(np.int32)
+
+    def target_mask(self, index: int) -> Bool[np.ndarray, " length"]:
+        """Tell which tokens of a document are to be predicted; never the first."""
+        start = self._starts[index]
+        return self._targets[start : start + self.lengths[index]]
+
+
+def read_header(folder: Path) -> dict[str, int]:
+    """Read what a store says about itself.
+
+    Raises:
+        DataError: when there is no store, or one of another format.
+    """
+    path = folder / HEADER
+    try:
+        header = read_json(path)
+        counts = [
+            header[name] for name in ("vocab_size", "num_documents", "num_tokens", "num_targets")
+        ]
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} holds no finished token store (no {HEADER}).\n{REMEDY}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error!r}.\n{REMEDY}") from error
+    if header.get("format") != FORMAT:
+        raise DataError(
+            f"{path}: format {header.get('format')!r}; this version reads {FORMAT!r}.\n{REMEDY}"
+        )
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise DataError(f"{path} is damaged: {counts} are no counts.\n{REMEDY}")
+    return header
