@@ -1,0 +1,113 @@
+"""JSONL files read line by line in constant memory, however long a line is."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.data.records import RowError
+from pipeline.data.splits import Split
+from pipeline.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+SKIP_BYTES = 1 << 20
+SPLIT_NAMES: dict[str, Split] = {
+    "train.jsonl": "train",
+    "valid.jsonl": "validation",
+    "validation.jsonl": "validation",
+    "test.jsonl": "test",
+}
+
+
+def jsonl_files(path: Path) -> list[Path]:
+    """List the file itself, or the `*.jsonl` of a folder by name.
+
+    Raises:
+        DataError: when there are none, or one of them is no file.
+    """
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else []
+    if not files:
+        what = "the folder has no *.jsonl" if path.is_dir() else "there is no such file or folder"
+        raise DataError(
+            f"data.path={path}: {what}.\nGive a JSONL file, or a folder that holds some."
+        )
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"data.path={path}: {file.name} is not a file.\nRename or remove it.")
+    return files
+
+
+def split_named_by(file: Path) -> Split | None:
+    """Read the split that a file's name stands for, as in the folders of mlx-lm."""
+    return SPLIT_NAMES.get(file.name)
+
+
+def iterate_lines(
+    file: Path, max_line_bytes: int, counts: Counter[str]
+) -> Iterator[tuple[int, bytes]]:
+    """Give each line and its number, from 1, without its end.
+
+    A line that is too long comes cut to `max_line_bytes` + 1 bytes, so that it can be told.
+
+    Args:
+        file: what to read.
+        max_line_bytes: longest line; of anything more, nothing is kept.
+        counts: gets `bom_files`, `crlf_lines` and `missing_final_newlines` added.
+
+    Raises:
+        DataError: when the file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            if stream.read(len(BOM)) == BOM:
+                counts["bom_files"] += 1
+            else:
+                stream.seek(0)
+            number, most = 0, max_line_bytes + len(b"\r\n")
+            while line := stream.readline(most):
+                number += 1
+                newline = line.endswith(b"\n")
+                while not newline and (rest := stream.readline(SKIP_BYTES)):
+                    newline = rest.endswith(b"\n")
+                counts["missing_final_newlines"] += not newline
+                counts["crlf_lines"] += line.endswith(b"\r\n")
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r")[: max_line_bytes + 1]
+    except OSError as error:
+        raise DataError(f"data.path: {file} cannot be read: {error.strerror}.") from error
+
+
+def parse_line(line: bytes, max_line_bytes: int) -> object:
+    """Read the JSON value of a line.
+
+    Raises:
+        RowError: when it is too long, no UTF-8, or no JSON.
+    """
+    if len(line) > max_line_bytes:
+        raise RowError(f"the line is longer than data.max_line_bytes={max_line_bytes}")
+    if b"\0" in line:
+        raise RowError("the line holds a NUL byte; the file may be UTF-16 or binary, not UTF-8")
+    try:
+        return DECODER.decode(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowError(f"invalid UTF-8 at byte {error.start}: {error.reason}") from None
+    except RecursionError:
+        raise RowError("invalid JSON: nested too deeply") from None
+    except RowError:
+        raise
+    except ValueError as error:
+        raise RowError(f"invalid JSON: {error}") from None
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse what Python reads and JSON does not have.
+
+    Raises:
+        RowError: always.
+    """
+    raise RowError(f"invalid JSON: {name} is no JSON number")
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant)

@@ -1,0 +1,260 @@
+"""One row of training data, checked: text, prompt and completion, or a conversation."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+MAY_BE_EMPTY = ("system", "developer", "tool")
+MAX_AUTHORITY_WEIGHT = 0.99
+MAX_ENTROPY_BITS = 64.0
+"""Far beyond any provenance; weights are exponential in it and have to stay finite."""
+HASH_BYTES = 16
+ALIASES = {"authority_weight": "auth_weight", "provenance_entropy": "prov_entropy"}
+
+
+class RowError(ValueError):
+    """What is wrong with a row; who reads the file adds where it stands."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document, all of it to be learnt."""
+
+    text: str
+
+    def parts(self) -> Iterator[str]:
+        """Give what makes this content differ from another."""
+        yield self.text
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt and the completion to be learnt."""
+
+    prompt: str
+    completion: str
+
+    def parts(self) -> Iterator[str]:
+        """Give what makes this content differ from another."""
+        yield from (self.prompt, self.completion)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, of which the assistant's are to be learnt, and the tools it may call."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+
+    def parts(self) -> Iterator[str]:
+        """Give what makes this content differ from another."""
+        for part in (*self.messages, *(self.tools or [])):
+            yield json.dumps(part, sort_keys=True, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row and where its content comes from.
+
+    Attributes:
+        content: what is to be learnt.
+        authority_weight: how much its source rests on authority, 0 to 0.99; None: not known.
+        provenance_entropy: bits of independent evidence behind it; None: not known.
+        cluster: rows of one cluster stay in one split; None: the row stands alone.
+    """
+
+    content: Text | Answer | Conversation
+    authority_weight: float | None = None
+    provenance_entropy: float | None = None
+    cluster: str | None = None
+
+    def content_hash(self) -> bytes:
+        """Hash the content; case, white space and Unicode composition do not count."""
+        return digest(type(self.content).__name__, *map(normalised, self.content.parts()))
+
+    def split_key(self) -> bytes:
+        """Give what decides the split: the cluster where there is one, else the content."""
+        if self.cluster is None:
+            return self.content_hash()
+        return digest("cluster", self.cluster)
+
+
+def normalised(text: str) -> str:
+    """Bring texts that differ in case, white space or composition to the same form."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def digest(*parts: str) -> bytes:
+    """Hash strings, none of which holds a NUL."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=HASH_BYTES).digest()
+
+
+def parse_record(row: object) -> Record:
+    """Check a row and make a record of it; keys that mean nothing here are passed over.
+
+    A key whose value is null counts as absent, because exported tables have every column in
+    every row.
+
+    Raises:
+        RowError: with what is wrong.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError(f"the row is {kind_of(row)}, not an object")
+    present = {key: value for key, value in row.items() if value is not None}
+    return Record(
+        parse_content(present),
+        parse_number(present, "authority_weight", MAX_AUTHORITY_WEIGHT),
+        parse_number(present, "provenance_entropy", MAX_ENTROPY_BITS),
+        checked_text("cluster", present["cluster"]) if "cluster" in present else None,
+    )
+
+
+def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
+    """Find out which of the three shapes a row has.
+
+    Raises:
+        RowError: when it has none of them, several, or half of one.
+    """
+    shapes = [
+        keys for keys in (("text",), ("prompt", "completion"), ("messages",)) if row.keys() & keys
+    ]
+    if len(shapes) > 1:
+        found = [key for keys in shapes for key in keys if key in row]
+        raise RowError(f"the row has {', '.join(found)} at once; keep one way to say what to learn")
+    if not shapes:
+        found = ", ".join(map(str, list(row)[:6])) or "nothing"
+        raise RowError(f"needs text, prompt and completion, or messages; the row has {found}")
+    if missing := [key for key in shapes[0] if key not in row]:
+        raise RowError(f"{missing[0]} is missing beside {(set(shapes[0]) - set(missing)).pop()}")
+    if "messages" in row:
+        return Conversation(checked_messages(row["messages"]), checked_tools(row.get("tools")))
+    texts = [checked_text(key, row[key]) for key in shapes[0]]
+    return Text(*texts) if len(texts) == 1 else Answer(*texts)
+
+
+def checked_text(name: str, value: object) -> str:
+    """Refuse what is no string, or a string that says nothing or cannot be written as UTF-8.
+
+    Raises:
+        RowError: with what is wrong.
+    """
+    if not isinstance(value, str):
+        raise RowError(f"{name} is {kind_of(value)}, not a string")
+    if not value.strip():
+        raise RowError(f"{name} is empty" if not value else f"{name} is only white space")
+    check_characters(name, value)
+    return value
+
+
+def check_characters(name: str, value: str) -> None:
+    """Refuse characters that no text has.
+
+    Raises:
+        RowError: with what is wrong.
+    """
+    if "\0" in value:
+        raise RowError(f"{name} holds a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        broken = value[error.start].encode("unicode_escape").decode()
+        raise RowError(f"{name} holds half a surrogate pair ({broken})") from None
+
+
+def checked_messages(messages: object) -> list[dict[str, Any]]:
+    """Refuse a conversation that a chat template cannot take or that answers nothing.
+
+    Raises:
+        RowError: with the first message that is wrong.
+    """
+    if not isinstance(messages, list):
+        raise RowError(f"messages is {kind_of(messages)}, not a list")
+    if not messages:
+        raise RowError("messages is empty")
+    for index, message in enumerate(messages):
+        check_message(f"messages[{index}]", message)
+    if messages[-1]["role"] != "assistant":
+        raise RowError(
+            f"the last message is from {messages[-1]['role']!r}; "
+            "training needs an answer of the assistant to learn from"
+        )
+    return messages
+
+
+def check_message(name: str, message: object) -> None:
+    """Refuse a message without a known role, or without content where there should be some.
+
+    Raises:
+        RowError: with what is wrong.
+    """
+    if not isinstance(message, dict):
+        raise RowError(f"{name} is {kind_of(message)}, not an object")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise RowError(f"{name}: unknown role {role!r}; it must be one of {', '.join(ROLES)}")
+    if content is None and not message.get("tool_calls"):
+        raise RowError(f"{name} ({role}) has no content")
+    if content is not None and not isinstance(content, str):
+        raise RowError(f"{name}: content is {kind_of(content)}, not a string")
+    if not (content or "").strip() and role not in MAY_BE_EMPTY and not message.get("tool_calls"):
+        raise RowError(f"{name} ({role}): content is empty")
+    for text in strings_in(message):
+        check_characters(name, text)
+
+
+def checked_tools(tools: object) -> list[dict[str, Any]] | None:
+    """Refuse tools that are no list of objects.
+
+    Raises:
+        RowError: with what is wrong.
+    """
+    if tools is None:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RowError("tools is not a list of objects")
+    for text in strings_in(tools):
+        check_characters("tools", text)
+    return tools
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """Give every string inside a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from strings_in(list(value.values()))
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings_in(part)
+
+
+def parse_number(row: Mapping[str, Any], name: str, maximum: float) -> float | None:
+    """Read one number of the provenance, under its name or its alias.
+
+    Raises:
+        RowError: when it is no number or out of range.
+    """
+    names = [key for key in (name, ALIASES[name]) if key in row]
+    if not names:
+        return None
+    if len(names) > 1:
+        raise RowError(f"{names[0]} and {names[1]} are the same thing; keep one")
+    value = row[names[0]]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(f"{names[0]} is {kind_of(value)}, not a number")
+    if not 0 <= value <= maximum:  # also false for NaN
+        raise RowError(f"{names[0]} is {value}, not between 0 and {maximum:g}")
+    return float(value)
+
+
+def kind_of(value: object) -> str:
+    """Name the type of a JSON value as JSON does."""
+    if isinstance(value, bool):
+        return "a boolean"
+    kinds = {type(None): "null", int: "a number", float: "a number", str: "a string"}
+    return kinds.get(type(value), "a list" if isinstance(value, list) else "an object")
