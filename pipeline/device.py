@@ -1,0 +1,168 @@
+"""The one import of MLX, with a fast BLAS behind it, and what there is to know about the device.
+
+Everything else in the project takes `mx`, `nn`, `optimizers` and the tree functions from here.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.blas import OWN, SETTING, route_blas
+from pipeline.errors import DeviceError
+from pipeline.files import sha256_bytes
+from pipeline.machine import available_memory_bytes, footprint_bytes, memory_limits
+
+BLAS = route_blas()
+
+import mlx.core as mx  # noqa: E402
+from mlx import nn, optimizers  # noqa: E402
+from mlx.utils import tree_flatten, tree_map, tree_reduce, tree_unflatten  # noqa: E402
+
+__all__ = [
+    "available_memory_bytes",
+    "footprint_bytes",
+    "memory_limits",
+    "mx",
+    "nn",
+    "optimizers",
+    "tree_flatten",
+    "tree_map",
+    "tree_reduce",
+    "tree_unflatten",
+]
+
+log = logging.getLogger(__name__)
+
+MLX_VERSION = importlib.metadata.version("mlx")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def is_cpu() -> bool:
+    """Tell whether MLX computes on the CPU."""
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def has_fused_attention() -> bool:
+    """Tell whether attention with a mask is one kernel, so that packed rows cost little."""
+    return not is_cpu()
+
+
+def compute_dtype() -> mx.Dtype:
+    """Choose the dtype to train in: on the CPU only float32 reaches the BLAS."""
+    return mx.float32 if is_cpu() else mx.bfloat16
+
+
+def probe_product() -> np.ndarray:
+    """Multiply two fixed matrices that are large enough for every kernel and thread to take part.
+
+    Returns:
+        Their product, (128, 128) in float32; its last bits tell one BLAS from another.
+
+    Raises:
+        DeviceError: when the product is wrong.
+    """
+    noise = (np.arange(2 * 128 * 1024, dtype=np.uint32) * np.uint32(2654435761)) / 2**32 - 0.5
+    a, b = noise.astype(np.float32).reshape(2, 128, 1024)
+    product = np.array(mx.array(a) @ mx.array(b).T)
+    error = np.abs(product - np.einsum("mk,nk->mn", a.astype(np.float64), b)).max()
+    if not error < 0.1:
+        raise DeviceError(
+            f"{describe_device()}: a matrix product is wrong by {error:.3g}.\n"
+            f"Set {SETTING}=none, or reinstall mlx."
+        )
+    return product
+
+
+def describe_device() -> str:
+    """Say in one line what computes."""
+    device = f"MLX {MLX_VERSION} on the {mx.default_device().type.name}"
+    threads = f", {BLAS.num_threads} threads" if BLAS is not OWN else ""
+    return f"{device}, BLAS: {BLAS.name}{threads}" if is_cpu() else device
+
+
+def numerics_fingerprint() -> dict[str, str | int]:
+    """Describe everything that decides the last bits of a result, for comparison between runs."""
+    return {
+        "device": mx.default_device().type.name,
+        "device_name": str(mx.device_info().get("device_name", "")),
+        "machine": platform.machine(),
+        "mlx": MLX_VERSION,
+        "blas": BLAS.name,
+        "blas_threads": BLAS.num_threads,
+        "product": sha256_bytes(PROBE.tobytes())[:16],
+    }
+
+
+@dataclass(frozen=True)
+class MlxMemory:
+    """Bytes that MLX's allocator has given out, keeps for reuse, and gave out at most."""
+
+    active_bytes: int
+    cache_bytes: int
+    peak_bytes: int
+
+
+def mlx_memory() -> MlxMemory:
+    """Read MLX's own account of its memory; the peak does not count the cache."""
+    return MlxMemory(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak from what is in use now."""
+    mx.reset_peak_memory()
+
+
+def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
+    """Measure how fast MLX multiplies square float32 matrices: the roof over every step.
+
+    Args:
+        size: rows and columns.
+        seconds: how long to go on after a first product; the best one counts.
+    """
+    a, b = mx.random.normal((2, size, size), key=mx.random.key(0))
+    mx.eval(a @ b)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < end:
+        start = time.perf_counter()
+        mx.eval(a @ b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+@contextlib.contextmanager
+def keep_open_file_limit() -> Iterator[None]:
+    """Let imports in the block not touch the limit on open files.
+
+    mlx-lm sets it to a fixed number when it is imported, and a hard limit once lowered stays so.
+    """
+    change = resource.setrlimit
+
+    def change_others(kind: int, limits: tuple[int, int]) -> None:
+        if kind != resource.RLIMIT_NOFILE:
+            change(kind, limits)
+
+    resource.setrlimit = change_others
+    try:
+        yield
+    finally:
+        resource.setrlimit = change
+
+
+def go_offline() -> None:
+    """Keep the Hugging Face libraries off the network, unless the environment says otherwise."""
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
+
+
+go_offline()
+PROBE = probe_product()
+if BLAS.shim and is_cpu() and not BLAS.num_calls():
+    log.warning("MLX does not use %s; matrix products will be slow", BLAS.name)

@@ -1,0 +1,172 @@
+"""What the machine lends this process: cores, memory, and how much of it a process holds.
+
+Nothing here imports MLX, so that a supervisor can watch its workers without loading it.
+"""
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from pipeline.errors import DeviceError
+
+PROC = Path("/proc")
+CPUS = Path("/sys/devices/system/cpu")
+KIB = 1024
+RUSAGE_INFO_V2 = 2
+RUSAGE_INFO_BYTES = 512
+"""More than any version of the structure holds."""
+FOOTPRINT_OFFSET = 72
+"""Of `ri_phys_footprint` in `struct rusage_info_v2`: a UUID, then seven 64-bit numbers."""
+
+
+def footprint_bytes(pid: int | None = None) -> int:
+    """Measure the memory a process holds that cannot be given back, in bytes.
+
+    Pages of mapped files do not count: the system drops them when it needs room. A process that is
+    gone or only waits to be reaped holds nothing.
+
+    Args:
+        pid: the process; this one where None.
+    """
+    if sys.platform == "darwin":
+        return darwin_footprint(pid or os.getpid())
+    try:
+        return status_footprint((PROC / str(pid or "self") / "status").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def status_footprint(status: str) -> int:
+    """Read anonymous and shared memory out of `/proc/<pid>/status`, in bytes."""
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    if "VmRSS" not in fields:  # a zombie, or a thread of the kernel
+        return 0
+    if "RssAnon" not in fields:
+        raise DeviceError(
+            "/proc/<pid>/status has no RssAnon, so memory cannot be bounded here.\n"
+            "Use Linux 4.5 or newer."
+        )
+    return sum(int(fields[name].split()[0]) * KIB for name in ("RssAnon", "RssShmem"))
+
+
+def darwin_footprint(pid: int) -> int:
+    """Ask macOS for the physical footprint of a process, in bytes."""
+    answer = ctypes.create_string_buffer(RUSAGE_INFO_BYTES)
+    gone = ctypes.CDLL(None).proc_pid_rusage(pid, RUSAGE_INFO_V2, answer)
+    return 0 if gone else physical_footprint(answer.raw)
+
+
+def physical_footprint(rusage_info: bytes) -> int:
+    """Read the physical footprint out of a `struct rusage_info_v2`, in bytes."""
+    return int.from_bytes(rusage_info[FOOTPRINT_OFFSET : FOOTPRINT_OFFSET + 8], sys.byteorder)
+
+
+def available_memory_bytes() -> int:
+    """Give the memory this process may use: the smallest of its limits, in bytes."""
+    return min(memory_limits().values())
+
+
+def memory_limits() -> dict[str, int]:
+    """List what bounds the memory of this process, in bytes: the machine, each cgroup, ulimit."""
+    limits = {"machine": psutil.virtual_memory().total}
+    for folder in own_cgroups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = read_limit(folder / name)
+            if limit is not None:
+                limits[str(folder / name)] = limit
+    data_limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if data_limit != resource.RLIM_INFINITY:
+        limits["ulimit -d"] = data_limit
+    return limits
+
+
+def read_limit(path: Path) -> int | None:
+    """Read a number from a file of a cgroup; None where there is no such file or no limit."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def allowed_cores() -> int:
+    """Count the physical cores this process may use: its affinity, its cgroups' quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return psutil.cpu_count(logical=False) or 1
+    cores = {sibling_cpus(cpu) for cpu in os.sched_getaffinity(0)}
+    quotas = [quota for folder in own_cgroups("cpu") if (quota := cpu_quota(folder))]
+    return max(1, int(min([len(cores), *quotas])))
+
+
+def sibling_cpus(cpu: int, cpus: Path = CPUS) -> str:
+    """Name the physical core of a CPU by the CPUs that share it; by itself where unknown."""
+    try:
+        return (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def cpu_quota(folder: Path) -> float | None:
+    """Read how many CPUs' worth of time a cgroup may use; None where it has no limit."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except OSError:
+        quota = str(read_limit(folder / "cpu.cfs_quota_us"))
+        period = str(read_limit(folder / "cpu.cfs_period_us"))
+    if quota.isdecimal() and period.isdecimal():
+        return int(quota) / int(period)
+    return None
+
+
+def own_cgroups(controller: str, proc: Path = PROC) -> list[Path]:
+    """List the folders of this process's cgroup and its parents that limit one resource.
+
+    Args:
+        controller: `memory` or `cpu`.
+        proc: where the process file system is mounted.
+    """
+    try:
+        memberships = (proc / "self" / "cgroup").read_text()
+        mounts = (proc / "self" / "mountinfo").read_text()
+    except OSError:  # not Linux
+        return []
+    return list(cgroup_folders(controller, memberships, mounts))
+
+
+def cgroup_folders(controller: str, memberships: str, mounts: str) -> Iterator[Path]:
+    """Find the folders of a cgroup and its parents, in version 1, 2, or both.
+
+    Inside a container the path of the cgroup may be one of the host, which is not to be seen; the
+    mount point is then the container's own cgroup.
+
+    Args:
+        controller: `memory` or `cpu`.
+        memberships: the text of `/proc/<pid>/cgroup`.
+        mounts: the text of `/proc/<pid>/mountinfo`.
+    """
+    paths = {}
+    for line in memberships.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or controller in controllers.split(","):
+            paths["cgroup2" if number == "0" else "cgroup"] = Path(path)
+    for line in mounts.splitlines():
+        left, right = line.split(" - ", 1)
+        root, mount_point = map(Path, left.split()[3:5])
+        kind, _, options = right.split(" ", 2)
+        if kind in paths and (kind == "cgroup2" or controller in options.split(",")):
+            yield from folders_up(paths[kind], root, mount_point)
+
+
+def folders_up(path: Path, root: Path, mount_point: Path) -> Iterator[Path]:
+    """List the folder of a cgroup and its parents, up to where its hierarchy is mounted."""
+    inside = path.is_relative_to(root) and ".." not in path.parts
+    folder = mount_point / path.relative_to(root) if inside else mount_point
+    while folder != mount_point:
+        yield folder
+        folder = folder.parent
+    yield mount_point
