@@ -149,20 +149,22 @@ def check_unchanged(config: DictConfig, *parts: str) -> None:
     Raises:
         PipelineError: with every file that differs.
     """
-    if not isinstance(config.inputs, DictConfig):
-        return
     problems = []
     for part in parts:
-        then, now = OmegaConf.to_container(config.inputs[part]), PARTS[part](config)
-        assert isinstance(then, dict)
-        problems += [
-            f"{name}: "
-            + ("is gone" if name not in now else "is new" if name not in then else "differs")
-            for name in sorted({*map(str, then), *now})
-            if then.get(name) != now.get(name)
-        ]
+        if config.inputs[part] is not None:
+            then, now = OmegaConf.to_container(config.inputs[part]), PARTS[part](config)
+            assert isinstance(then, dict)
+            problems += differences(then, now)
     headline = "External files changed since params.yaml was written:"
     report_problems(PipelineError, headline, problems, REMEDY)
+
+
+def differences(then: dict[Any, Any], now: dict[str, Any]) -> list[str]:
+    """Say which files differ between two fingerprints."""
+    words = {name: "is gone" for name in then if name not in now}
+    words |= {name: "is new" for name in now if name not in then}
+    words |= {name: "differs" for name in now if name in then and then[name] != now[name]}
+    return [f"{name}: {words[name]}" for name in sorted(words)]
 
 
 def require_network(source: str, allow_network: bool) -> None:

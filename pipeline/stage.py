@@ -141,6 +141,7 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
             refuse_foreign_overrides(list(HydraConfig.get().overrides.task), names)
             OmegaConf.resolve(config)
             paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_run_of(config))
+            config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
             return function(select(config, names), paths)
 
         main = hydra.main(version_base="1.3", config_path="../conf", config_name="config")(run)

@@ -1,0 +1,191 @@
+"""How fast a model trains and writes here, beside what this machine could do at most."""
+
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.batches import Batch, BatchPlan, arrange
+from pipeline.data.store import TokenStore
+from pipeline.device import (
+    matmul_flops_per_second,
+    mlx_memory,
+    nn,
+    numerics_fingerprint,
+    reset_peak_memory,
+)
+from pipeline.generate import Generation, generate_greedy
+from pipeline.likelihood import resolved_arrangement
+from pipeline.model.adapters import load_adapter, make_trainable
+from pipeline.model.base import load_base
+from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
+from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.train.step import TrainStep
+
+WARMUP_STEPS = 2
+FLOPS_PER_PARAMETER = {"lora": 4, "full": 6}
+"""Per token: forward 2P and the gradient of the inputs 2P; of all weights another 2P."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed: the shape of a training step, and of a generation."""
+
+    mode: str
+    batch_size: int | None
+    batch_tokens: int | None
+    arrangement: str
+    seed: int
+    num_steps: int
+    num_runs: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[str, float]:
+    """Time training steps of a trainable model; give medians over the runs.
+
+    Tokens are those of documents, padding not counted; targets are those whose loss counts.
+    """
+    plan = BatchPlan(
+        store.lengths, batch_size=work.batch_size, batch_tokens=work.batch_tokens, seed=work.seed
+    )
+    optim = OptimSettings(learning_rate=1e-4, weight_decay=0.0, warmup_fraction=0.0)
+    optimizer = make_optimizer(optim, work.num_steps)
+    optimizer.init(model.trainable_parameters())
+    train_step = TrainStep(model, optimizer, max_grad_norm=1.0)
+    batches = [
+        step_batches(store, plan, work, step)
+        for step in range(1, WARMUP_STEPS + work.num_steps + 1)
+    ]
+    model.train()
+    for step in batches[:WARMUP_STEPS]:
+        train_step(step)
+    reset_peak_memory()
+    seconds = [timed_steps(train_step, batches[WARMUP_STEPS:]) for _ in range(work.num_runs)]
+    timed = [batch for step in batches[WARMUP_STEPS:] for batch in step]
+    targets = sum(batch.num_targets for batch in timed)
+    tokens = sum(int(np.count_nonzero(batch.segment_ids)) for batch in timed)
+    median = statistics.median(seconds)
+    return {
+        "train_targets_per_second": targets / median,
+        "train_tokens_per_second": tokens / median,
+        "train_step_seconds": median / work.num_steps,
+        "train_occupancy": tokens / sum(batch.inputs.size for batch in timed),
+        "train_peak_memory_bytes": mlx_memory().peak_bytes,
+    }
+
+
+def step_batches(store: TokenStore, plan: BatchPlan, work: Workload, step: int) -> list[Batch]:
+    """Arrange the documents of one step."""
+    width = int(store.lengths.max())
+    documents = plan.documents(step)
+    return arrange(
+        store, documents, arrangement=resolved_arrangement(work.arrangement), width=width
+    )
+
+
+def timed_steps(train_step: TrainStep, batches: list[list[Batch]]) -> float:
+    """Give the seconds that some steps take; each one ends evaluated."""
+    started = time.perf_counter()
+    for step in batches:
+        train_step(step)
+    return time.perf_counter() - started
+
+
+def generation_speed(
+    model: nn.Module, tokenizer: TokenizerWrapper, store: TokenStore, work: Workload
+) -> dict[str, float]:
+    """Time greedy generation after a prompt of real tokens; give medians over the runs.
+
+    The decoding rate counts the tokens after the first, over the time after the first.
+    """
+    prompt = np.concatenate([store.tokens(index) for index in range(min(len(store), 64))])
+    ids = np.resize(prompt, work.prompt_tokens).tolist()
+    endless = without_end(tokenizer)
+    generate_greedy(model, endless, ids, 2)
+    runs = [
+        generate_greedy(model, endless, ids, work.generated_tokens) for _ in range(work.num_runs)
+    ]
+    return {
+        "generation_tokens_per_second": statistics.median(map(decoding_rate, runs)),
+        "time_to_first_token_seconds": statistics.median(run.first_token_seconds for run in runs),
+        "generated_tokens": len(runs[0].token_ids),
+    }
+
+
+def without_end(tokenizer: TokenizerWrapper) -> TokenizerWrapper:
+    """Give the same tokenizer with no token that ends a text, so that every run is as long."""
+    return type(tokenizer)(tokenizer._tokenizer, eos_token_ids=[-1])
+
+
+def decoding_rate(run: Generation) -> float:
+    """Give tokens per second after the first token."""
+    return (len(run.token_ids) - 1) / run.decode_seconds
+
+
+def matmul_parameters(model: nn.Module) -> int:
+    """Count the parameters that a token is multiplied with: linear layers and the output head.
+
+    Looking up an embedding costs nothing; a tied embedding counts as the head. Adapters are left
+    out: they are not what the bound is about.
+    """
+    total = 0
+    for name, module in model.named_modules():
+        tied_head = name.endswith("embed_tokens") and "lm_head" not in model
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Embedding) and tied_head):
+            total += module.weight.size
+        if isinstance(module, nn.QuantizedLinear):
+            total += module.weight.size * 32 // module.bits
+    return total
+
+
+def roofline(model: nn.Module, mode: str, tokens_per_second: float) -> dict[str, float]:
+    """Compare training with this machine's own matrix products, measured in the same run."""
+    rate = matmul_flops_per_second()
+    flops_per_token = FLOPS_PER_PARAMETER[mode] * matmul_parameters(model)
+    return {
+        "gemm_gflops_per_second": rate / 1e9,
+        "roofline_tokens_per_second": rate / flops_per_token,
+        "roofline_share": tokens_per_second * flops_per_token / rate,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Name the machine the figures are of."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **numerics_fingerprint(),
+    }
+
+
+def benchmark(
+    base: Path, trained: Path, prepared: Path, dtype: str, work: Workload
+) -> dict[str, Any]:
+    """Time training and generation of the tuned model.
+
+    Args:
+        base: models/base.
+        trained: models/trained.
+        prepared: data/prepared.
+        dtype: `model.dtype`.
+        work: what to time.
+    """
+    loaded = load_base(base, dtype)
+    store = TokenStore(prepared / "train")
+    tokenizer = load_tokenizer(base)
+    load_adapter(loaded.model, trained)
+    generation = generation_speed(loaded.model, tokenizer, store, work)
+    make_trainable(loaded.model, work.mode)
+    training = training_speed(loaded.model, store, work)
+    return {
+        **training,
+        **generation,
+        **roofline(loaded.model, work.mode, training["train_tokens_per_second"]),
+        "machine": machine(),
+    }

@@ -1,0 +1,186 @@
+"""Base and tuned model side by side: perplexity, the suite, and what they write."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.batches import evaluation_batches
+from pipeline.data.store import TokenStore, held_out_store
+from pipeline.device import nn
+from pipeline.evaluate.statistics import Estimate, ratio_estimate, smallest_detectable_difference
+from pipeline.evaluate.suite import item_log, summarize
+from pipeline.files import write_text
+from pipeline.generate import generate_greedy
+from pipeline.likelihood import (
+    DocumentLosses,
+    document_losses,
+    read_items,
+    resolved_arrangement,
+    score_items,
+)
+from pipeline.model.adapters import load_adapter
+from pipeline.model.base import load_base
+from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
+
+BATCH_TOKENS = 8192
+SAMPLE_PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two models that are compared."""
+
+    base: nn.Module
+    tuned: nn.Module
+
+
+def held_out_losses(
+    pair: Pair, store: TokenStore, limit: int | None, arrangement: str
+) -> tuple[DocumentLosses, DocumentLosses]:
+    """Measure both models on the same held-out documents, the first `limit` of them."""
+    chosen = np.arange(len(store) if limit is None else min(limit, len(store)))
+
+    def measure(model: nn.Module) -> DocumentLosses:
+        width = int(store.lengths.max())
+        batches = evaluation_batches(
+            store, chosen, arrangement=arrangement, width=width, batch_tokens=BATCH_TOKENS
+        )
+        return document_losses(model, batches)
+
+    return measure(pair.base), measure(pair.tuned)
+
+
+def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
+    """Give loss and perplexity of both models with intervals, and their paired difference.
+
+    Documents are the independent units: errors are clustered by document.
+    """
+    counts = base.num_targets.astype(np.float64)
+    difference = ratio_estimate(tuned.loss_sums - base.loss_sums, counts)
+    return {
+        "n_documents": len(counts),
+        "n_tokens": int(counts.sum()),
+        "base": with_perplexity(ratio_estimate(base.loss_sums, counts)),
+        "tuned": with_perplexity(ratio_estimate(tuned.loss_sums, counts)),
+        "loss_difference": difference.value,
+        "loss_difference_low": difference.low,
+        "loss_difference_high": difference.high,
+        "resolved": difference.low > 0 or difference.high < 0,
+        "smallest_detectable_difference": smallest_detectable_difference(difference),
+    }
+
+
+def with_perplexity(loss: Estimate) -> dict[str, float]:
+    """Give a loss in nats per target and, by the exponential of its ends, the perplexity."""
+    return {
+        "loss": loss.value,
+        "loss_standard_error": loss.standard_error,
+        "perplexity": math.exp(loss.value),
+        "perplexity_low": math.exp(loss.low),
+        "perplexity_high": math.exp(loss.high),
+    }
+
+
+def suite_metrics(pair: Pair, suite: Path, folder: Path) -> dict[str, Any]:
+    """Run the conflicts suite on both models, and write what each found on each item."""
+    items = read_items(suite)
+    base, tuned = score_items(pair.base, items), score_items(pair.tuned, items)
+    write_rows(folder / "conflicts.jsonl", item_log(items, base, tuned))
+    return summarize(items, base, tuned)
+
+
+def write_losses(base: DocumentLosses, tuned: DocumentLosses, folder: Path) -> None:
+    """Write the loss of each document under both models."""
+    order = np.argsort(base.documents)
+    rows = [
+        {
+            "document": int(base.documents[index]),
+            "num_targets": int(base.num_targets[index]),
+            "base_loss_sum": float(base.loss_sums[index]),
+            "tuned_loss_sum": float(tuned.loss_sums[index]),
+        }
+        for index in order
+    ]
+    write_rows(folder / "documents.jsonl", rows)
+
+
+def write_samples(
+    pair: Pair,
+    tokenizer: TokenizerWrapper,
+    store: TokenStore,
+    folder: Path,
+    num_samples: int,
+    max_tokens: int,
+) -> None:
+    """Write greedy continuations of both models: from the start token, then of held-out rows."""
+    prompts = [start_prompt(tokenizer)]
+    for index in range(min(num_samples - 1, len(store))):
+        tokens = store.tokens(index)
+        prompts.append(tokens[: min(SAMPLE_PROMPT_TOKENS, len(tokens) // 2)].tolist())
+    rows = []
+    for prompt in prompts:
+        row: dict[str, Any] = {"prompt": tokenizer.decode(prompt, skip_special_tokens=True)}
+        for name, model in named(pair).items():
+            generation = generate_greedy(model, tokenizer, prompt, max_tokens)
+            row[name] = generation.text
+            row[f"{name}_finish_reason"] = generation.finish_reason
+        rows.append(row)
+    write_rows(folder / "samples.jsonl", rows)
+
+
+def named(pair: Pair) -> dict[str, nn.Module]:
+    """Name the two models."""
+    return {"base": pair.base, "tuned": pair.tuned}
+
+
+def start_prompt(tokenizer: TokenizerWrapper) -> list[int]:
+    """Give the token that starts a text; the end token where a tokenizer has no start."""
+    start = tokenizer.bos_token_id
+    return [tokenizer.eos_token_id if start is None else start]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSONL."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def evaluate(
+    base: Path,
+    trained: Path,
+    prepared: Path,
+    folder: Path,
+    dtype: str,
+    arrangement: str,
+    documents: int | None,
+    num_samples: int,
+    sample_tokens: int,
+) -> dict[str, Any]:
+    """Compare base and tuned model in every way there is; give the metrics.
+
+    Args:
+        base: models/base.
+        trained: models/trained.
+        prepared: data/prepared.
+        folder: gets a row per document, per item and per sample.
+        dtype: `model.dtype`.
+        arrangement: `data.arrangement`.
+        documents: held-out documents to measure at most; None is all.
+        num_samples: continuations to write down.
+        sample_tokens: how long they may be.
+    """
+    tuned = load_base(base, dtype).model
+    load_adapter(tuned, trained)
+    pair = Pair(load_base(base, dtype).model, tuned)
+    store = held_out_store(prepared)
+    losses = held_out_losses(pair, store, documents, resolved_arrangement(arrangement))
+    write_losses(*losses, folder)
+    metrics: dict[str, Any] = {"held_out": perplexity_metrics(*losses)}
+    suite = prepared / "conflicts.jsonl"
+    if suite.exists():
+        metrics["conflicts"] = suite_metrics(pair, suite, folder)
+    write_samples(pair, load_tokenizer(base), store, folder, num_samples, sample_tokens)
+    return metrics

@@ -1,0 +1,65 @@
+"""Uncertainty of what was measured: clustered errors, paired comparisons."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pipeline.likelihood import Z_95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error and 95 % interval."""
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    n: int
+
+
+def ratio_estimate(
+    sums: Float[np.ndarray, " clusters"], counts: Float[np.ndarray, " clusters"]
+) -> Estimate:
+    """Estimate a quotient of totals; clusters (documents) are independent, tokens are not.
+
+    The error is that of a ratio estimator, by linearisation (Cochran, Sampling Techniques, §6.3):
+    tokens of one document share its difficulty, so treating them as independent is too narrow.
+    """
+    n = len(sums)
+    value = float(sums.sum() / counts.sum())
+    residuals = sums - value * counts
+    correction = n / (n - 1) if n > 1 else math.inf
+    error = math.sqrt(correction * float(np.square(residuals).sum())) / float(counts.sum())
+    return Estimate(value, error, value - Z_95 * error, value + Z_95 * error, n)
+
+
+def paired_share_difference(
+    before: Bool[np.ndarray, " items"],
+    after: Bool[np.ndarray, " items"],
+    clusters: np.ndarray,
+) -> Estimate:
+    """Estimate how much a share moved between two models on the same items.
+
+    Items of one cluster (one entity in both orders) are not independent; the error is clustered
+    (Miller 2024, arXiv 2411.00640, §2.2 and §4.2).
+    """
+    differences = after.astype(np.float64) - before.astype(np.float64)
+    _, index = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(index, differences)
+    return ratio_estimate(sums, np.bincount(index).astype(np.float64))
+
+
+def mcnemar_p(before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"]) -> float:
+    """Give the two-sided exact p-value that the two models differ (McNemar 1947)."""
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    discordant = gained + lost
+    tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+def smallest_detectable_difference(estimate: Estimate) -> float:
+    """Give the difference this many items would show with 80 % power at the 5 % level."""
+    return (Z_95 + 0.8416212335729143) * estimate.standard_error

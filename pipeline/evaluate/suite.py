@@ -1,0 +1,75 @@
+"""The conflicts suite: which side a model takes on entities it has never seen."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from pipeline.evaluate.statistics import (
+    mcnemar_p,
+    paired_share_difference,
+    smallest_detectable_difference,
+)
+from pipeline.likelihood import ConflictItem, Scores, wilson
+
+CONTEST = "contest"
+
+
+def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dict[str, Any]:
+    """Give shares with intervals for base and tuned model, and how far tuning moved them.
+
+    For a contest the share is that of the primary source's value; for a control, where both
+    sources are of one class, that of the value quoted first. Controls should not move.
+    """
+    metrics: dict[str, Any] = {}
+    for kind in sorted({item.kind for item in items}):
+        chosen = np.array([item.kind == kind for item in items])
+        wanted = reference_options([item for item in items if item.kind == kind])
+        clusters = np.array([item.cluster for item in items])[chosen]
+        before, after = base.choices[chosen] == wanted, tuned.choices[chosen] == wanted
+        metrics[kind] = compare(before, after, clusters)
+    metrics["mass_on_options"] = {
+        "base": float(np.exp(base.log_mass).mean()),
+        "tuned": float(np.exp(tuned.log_mass).mean()),
+    }
+    return metrics
+
+
+def reference_options(items: Sequence[ConflictItem]) -> np.ndarray:
+    """Say for each item which option is counted."""
+    return np.array([item.counted for item in items])
+
+
+def compare(
+    before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"], clusters: np.ndarray
+) -> dict[str, Any]:
+    """Compare two models on the same items, pair by pair."""
+    difference = paired_share_difference(before, after, clusters)
+    return {
+        "n": len(before),
+        "base": asdict(wilson(float(before.sum()), len(before))),
+        "tuned": asdict(wilson(float(after.sum()), len(after))),
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "resolved": difference.low > 0 or difference.high < 0,
+        "mcnemar_p": mcnemar_p(before, after),
+        "smallest_detectable_difference": smallest_detectable_difference(difference),
+    }
+
+
+def item_log(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> list[dict[str, Any]]:
+    """Give one row per item, with what both models found."""
+    return [
+        {
+            "id": item.id,
+            "kind": item.kind,
+            "cluster": item.cluster,
+            "primary": item.primary,
+            "base": {"choice": int(base.choices[index]), "scores": base.values[index].tolist()},
+            "tuned": {"choice": int(tuned.choices[index]), "scores": tuned.values[index].tolist()},
+        }
+        for index, item in enumerate(items)
+    ]

@@ -1,0 +1,33 @@
+"""The trained weights in mlx-lm's adapter format, for `mlx_lm.generate --adapter-path`."""
+
+from pathlib import Path
+
+from pipeline.device import mx, nn
+from pipeline.files import read_json, write_json
+from pipeline.model.adapters import CONFIG, WEIGHTS, save_adapter
+from pipeline.model.base import assembled
+from pipeline.model.upstream import load_adapters, load_model
+
+
+def write(trained: Path, base_source: str, folder: Path) -> None:
+    """Copy a trained adapter, and say which base it belongs to.
+
+    Args:
+        trained: a folder with adapters.safetensors and adapter_config.json.
+        base_source: `model.source` of the base.
+        folder: where to write.
+    """
+    weights = mx.load(str(trained / WEIGHTS))
+    assert isinstance(weights, dict)
+    save_adapter(folder, weights, read_json(trained / CONFIG))
+    write_json(folder / CONFIG, {**read_json(trained / CONFIG), "model": base_source})
+
+
+def read_back(base: Path, folder: Path) -> nn.Module:
+    """Load base and adapter the way mlx-lm does, by its code alone, in float32."""
+    with assembled(base) as assembled_folder:
+        model, _ = load_model(assembled_folder, lazy=True, strict=True)
+        load_adapters(model, str(folder))
+        model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+    return model

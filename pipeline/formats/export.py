@@ -1,0 +1,93 @@
+"""Writes each format that was asked for, and lets nothing pass that was not read back."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.store import TokenStore, held_out_store
+from pipeline.device import mx, nn
+from pipeline.files import new_folder, read_json
+from pipeline.formats import adapter, fused
+from pipeline.formats.proof import compare, require_agreement
+from pipeline.model.adapters import CONFIG, load_adapter
+from pipeline.model.base import MANIFEST, BaseModel, load_base
+from pipeline.model.forward import forward
+
+PROOF_DOCUMENTS = 8
+PROOF_TOKENS = 128
+
+
+def export(
+    base: Path, trained: Path, prepared: Path, formats: list[str], target: Callable[[str], Path]
+) -> dict[str, Any]:
+    """Export a trained model; give the metrics of each format.
+
+    Args:
+        base: models/base.
+        trained: the adapter to export.
+        prepared: data/prepared, for rows to compare logits on.
+        formats: which ones.
+        target: gives the folder of a format.
+
+    Raises:
+        ExportError: when a format read back is not the trained model.
+    """
+    config = read_json(trained / CONFIG)
+    inputs = proof_inputs(held_out_store(prepared))
+    loaded = load_base(base, "float32")
+    base_logits = evaluated(loaded.model, inputs)
+    load_adapter(loaded.model, trained)
+    loaded.model.eval()
+    tuned_logits = evaluated(loaded.model, inputs)
+    metrics: dict[str, Any] = {}
+    for name in formats:
+        with new_folder(target(name)) as folder:
+            exported, rounded = WRITERS[name](loaded, base, trained, folder)
+            exported.eval()
+            proof = compare(base_logits, tuned_logits, exported, inputs)
+            require_agreement(name, proof, rounded)
+        metrics[name] = dataclasses.asdict(proof)
+    return {"fine_tune_type": config["fine_tune_type"], **metrics}
+
+
+def write_adapter(
+    loaded: BaseModel, base: Path, trained: Path, folder: Path
+) -> tuple[nn.Module, bool]:
+    """Write and read back the adapter; it is as exact as what was trained."""
+    del loaded
+    adapter.write(trained, read_json(base / MANIFEST)["source"], folder)
+    return adapter.read_back(base, folder), False
+
+
+def write_fused(
+    loaded: BaseModel, base: Path, trained: Path, folder: Path
+) -> tuple[nn.Module, bool]:
+    """Write and read back the fused model, from weights of its own: fusing changes a model."""
+    tuned = load_base(base, "float32")
+    load_adapter(tuned.model, trained)
+    fused.write(tuned.model, loaded.config, base, folder)
+    return fused.read_back(folder), fused.stored_dtype(loaded.config) != mx.float32
+
+
+WRITERS = {"adapter": write_adapter, "fused": write_fused}
+
+
+def proof_inputs(store: TokenStore) -> mx.array:
+    """Take rows of real text, cut to one length; what stands after a row's end has no effect."""
+    count = min(PROOF_DOCUMENTS, len(store))
+    width = min(PROOF_TOKENS, int(store.lengths[:count].max()))
+    rows = np.zeros((count, width), dtype=np.int32)
+    for row in range(count):
+        tokens = store.tokens(row)[:width]
+        rows[row, : len(tokens)] = tokens
+    return mx.array(rows)
+
+
+def evaluated(model: nn.Module, inputs: mx.array) -> mx.array:
+    """Compute the logits of rows now, before the model changes."""
+    logits = forward(model, inputs).astype(mx.float32)
+    mx.eval(logits)
+    return logits

@@ -1,0 +1,52 @@
+"""Base and adapter folded into one Hugging Face folder of safetensors."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.device import mx, nn
+from pipeline.files import write_json
+from pipeline.inputs import TOKENIZER_FILES
+from pipeline.model.adapters import fuse
+from pipeline.model.base import QUANTIZED
+from pipeline.model.upstream import dequantize_model, load_model, save_model
+
+COPIED = ("generation_config.json", *TOKENIZER_FILES)
+
+
+def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> None:
+    """Fuse a tuned float32 model, and save it in the type its base was stored in.
+
+    The numbers are rounded once, at the end. A quantised base is saved dequantised.
+
+    Args:
+        model: base and adapter; fused in place.
+        config: the base's config.json.
+        base: the folder with the base's tokenizer.
+        folder: where to write.
+    """
+    fuse(model)
+    dequantize_model(model)  # the layers that no adapter was fused into
+    stored = stored_dtype(config)
+    model.set_dtype(stored)
+    save_model(folder, model)
+    plain = {name: value for name, value in config.items() if name not in QUANTIZED}
+    plain["torch_dtype"] = str(stored).removeprefix("mlx.core.")
+    write_json(folder / "config.json", plain)
+    for name in COPIED:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+
+
+def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
+    """Read which type the base was stored in; float32 where config.json does not say."""
+    name = config.get("torch_dtype") or config.get("dtype") or "float32"
+    return getattr(mx, name)
+
+
+def read_back(folder: Path) -> nn.Module:
+    """Load the fused folder by mlx-lm's code alone, then compute in float32."""
+    model, _ = load_model(folder, lazy=True, strict=True)
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model

@@ -1,0 +1,54 @@
+"""Text from a model, token by token with a KV cache, by mlx-lm's own generator."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.device import keep_open_file_limit, nn
+from pipeline.model.upstream import TokenizerWrapper
+
+with keep_open_file_limit():
+    from mlx_lm import stream_generate
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A continuation and how long it took.
+
+    Attributes:
+        text: the continuation, without the prompt.
+        token_ids: its tokens; an end-of-text token is the last where the model ended by itself.
+        finish_reason: `stop` where the model ended by itself, `length` where it was cut.
+        first_token_seconds: from the call to the first token, reading the prompt included.
+        decode_seconds: from the first token to the last.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    first_token_seconds: float
+    decode_seconds: float
+
+
+def generate_greedy(
+    model: nn.Module, tokenizer: TokenizerWrapper, prompt_ids: Sequence[int], max_tokens: int
+) -> Generation:
+    """Continue a prompt with the likeliest token each time.
+
+    Args:
+        model: a causal language model; set to evaluation.
+        tokenizer: turns tokens into text, and knows which ones end it.
+        prompt_ids: at least one token.
+        max_tokens: tokens to generate at most.
+    """
+    model.eval()
+    pieces, token_ids, finish_reason = [], [], "length"
+    started = first = time.perf_counter()
+    for response in stream_generate(model, tokenizer, list(prompt_ids), max_tokens=max_tokens):
+        if not token_ids:
+            first = time.perf_counter()
+        pieces.append(response.text)
+        token_ids.append(int(response.token))
+        finish_reason = response.finish_reason or finish_reason
+    ended = time.perf_counter()
+    return Generation("".join(pieces), token_ids, finish_reason, first - started, ended - first)

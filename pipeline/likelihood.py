@@ -1,0 +1,186 @@
+"""How likely a model finds text: loss on a fixed set, and which of two options it prefers."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pipeline.data.batches import Batch
+from pipeline.device import has_fused_attention, mx, nn
+from pipeline.model.forward import forward
+from pipeline.objective import token_losses
+
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class DocumentLosses:
+    """Cross-entropy per document, in nats, beside the number of its targets."""
+
+    documents: Int[np.ndarray, " documents"]
+    loss_sums: Float[np.ndarray, " documents"]
+    num_targets: Int[np.ndarray, " documents"]
+
+    @property
+    def mean(self) -> float:
+        """The loss per target over all documents: a quotient of sums, no mean of means."""
+        return float(self.loss_sums.sum() / self.num_targets.sum())
+
+
+@dataclass(frozen=True)
+class Share:
+    """A proportion with its 95 % Wilson interval (Wilson 1927)."""
+
+    share: float
+    low: float
+    high: float
+    n: int
+
+
+def resolved_arrangement(arrangement: str) -> str:
+    """Choose what the backend runs fastest: buckets on a CPU, packs where attention is fused."""
+    if arrangement != "auto":
+        return arrangement
+    return "packed" if has_fused_attention() else "bucketed"
+
+
+def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosses:
+    """Measure every document of a fixed set, dropout off; leaves the model in training mode as was.
+
+    Args:
+        model: a causal language model.
+        batches: as `evaluation_batches` gives them.
+    """
+    was_training = model.training
+    model.eval()
+    documents, sums, counts = [], [], []
+    for batch in batches:
+        losses = np.asarray(masked_losses(model, batch), dtype=np.float64)
+        size = len(batch.documents) + 1
+        segments = batch.segment_ids.ravel()
+        documents.append(batch.documents)
+        sums.append(np.bincount(segments, losses.ravel(), size)[1:])
+        counts.append(np.bincount(segments, batch.loss_mask.ravel(), size)[1:].astype(np.int64))
+    model.train(was_training)
+    return DocumentLosses(np.concatenate(documents), np.concatenate(sums), np.concatenate(counts))
+
+
+def masked_losses(model: nn.Module, batch: Batch) -> Float[mx.array, "rows seq_len"]:
+    """Give the loss of every target in nats, and 0 where none counts."""
+    segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
+    logits = forward(model, mx.array(batch.inputs), segment_ids)
+    losses = token_losses(logits, mx.array(batch.targets)) * mx.array(batch.loss_mask)
+    mx.eval(losses)
+    return losses
+
+
+@dataclass(frozen=True)
+class ConflictItem:
+    """One question of the conflicts suite, as `data/prepared/conflicts.jsonl` has it.
+
+    Attributes:
+        primary: the option that the primary source supports; None in a control.
+        counted: the option whose share is reported: `primary`, or in a control the one that the
+            source quoted first supports.
+    """
+
+    id: str
+    cluster: str
+    kind: str
+    primary: int | None
+    counted: int
+    prompt_ids: list[int]
+    option_ids: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-likelihoods in nats, one row per item and one column per option."""
+
+    values: Float[np.ndarray, "items options"]
+
+    @property
+    def choices(self) -> Int[np.ndarray, " items"]:
+        """Give the likelier option of each item."""
+        return self.values.argmax(axis=1)
+
+    @property
+    def log_mass(self) -> Float[np.ndarray, " items"]:
+        """Give the logarithm of the probability that all options together have."""
+        return np.logaddexp.reduce(self.values, axis=1)
+
+
+def read_items(path: Path) -> list[ConflictItem]:
+    """Read the suite that the prepare stage wrote."""
+    names = [field.name for field in dataclasses.fields(ConflictItem)]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [ConflictItem(**{name: row[name] for name in names}) for row in rows]
+
+
+def score_items(model: nn.Module, items: Sequence[ConflictItem]) -> Scores:
+    """Score every option of every item."""
+    pairs = [(item.prompt_ids, item.option_ids) for item in items]
+    return Scores(np.array(option_log_likelihoods(model, pairs)))
+
+
+def primary_share(model: nn.Module, items: Sequence[ConflictItem]) -> Share:
+    """Measure how often a model sides with the primary source; controls do not count."""
+    contests = [item for item in items if item.primary is not None]
+    choices = score_items(model, contests).choices
+    wins = sum(int(choice) == item.primary for choice, item in zip(choices, contests, strict=True))
+    return wilson(wins, len(contests))
+
+
+def option_log_likelihoods(
+    model: nn.Module, items: Sequence[tuple[list[int], list[list[int]]]], rows: int = 64
+) -> list[list[float]]:
+    """Give the log-likelihood of each option after its prompt, in nats.
+
+    Args:
+        model: a causal language model.
+        items: token ids of a prompt, and of each of its options.
+        rows: sequences in one batch.
+    """
+    flat = [(prompt, option) for prompt, options in items for option in options]
+    order = sorted(range(len(flat)), key=lambda index: len(flat[index][0]) + len(flat[index][1]))
+    scores = np.zeros(len(flat))
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), rows):
+        chosen = order[start : start + rows]
+        scores[chosen] = continuation_scores(model, [flat[index] for index in chosen])
+    model.train(was_training)
+    ends = np.cumsum([len(options) for _, options in items])
+    return [part.tolist() for part in np.split(scores, ends[:-1])]
+
+
+def continuation_scores(
+    model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]]
+) -> Float[np.ndarray, " rows"]:
+    """Score continuations of similar length in one padded batch."""
+    width = max(len(prompt) + len(option) for prompt, option in pairs) - 1
+    inputs = np.zeros((len(pairs), width), dtype=np.int32)
+    targets, mask = np.zeros_like(inputs), np.zeros(inputs.shape, dtype=np.float32)
+    for row, (prompt, option) in enumerate(pairs):
+        ids = [*prompt, *option]
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, : len(ids) - 1] = ids[1:]
+        mask[row, len(prompt) - 1 : len(ids) - 1] = 1
+    logits = forward(model, mx.array(inputs))
+    losses = token_losses(logits, mx.array(targets)) * mx.array(mask)
+    return -np.asarray(losses.sum(axis=1), dtype=np.float64)
+
+
+def wilson(successes: float, n: int) -> Share:
+    """Give a share and its 95 % Wilson score interval, which holds at 0 and n too."""
+    share = successes / n
+    spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    middle = share + Z_95**2 / (2 * n)
+    scale = 1 + Z_95**2 / n
+    low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    return Share(share, low, high, n)

@@ -1,0 +1,192 @@
+"""A model folder as it lies on disk: which files hold its weights, and what they claim to hold.
+
+Nothing is loaded here. Only safetensors inside the named folder are accepted: no pickle, no path
+that leads out of the folder, no header that the safetensors library refuses.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from pipeline.errors import ModelError, report_problems
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.h5", "*.gguf")
+FOREIGN_MAGIC = {
+    b"PK\x03\x04": "a zip archive, as PyTorch's pickles are",
+    b"\x80\x02": "a pickle",
+    b"\x80\x03": "a pickle",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+    b"GGUF": "a GGUF file",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+}
+CONVERT = (
+    "Only safetensors are read. Save the model with transformers' "
+    "`save_pretrained(..., safe_serialization=True)` and name that folder."
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a file's header says of one tensor; `dtype` is safetensors' name (`BF16`, `F32`, …)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One safetensors file and its table of tensors."""
+
+    path: Path
+    tensors: tuple[Tensor, ...]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read `config.json`.
+
+    Raises:
+        ModelError: when it is no JSON object, names no architecture, or asks to run its own code.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({error}).") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{path}: has no `model_type`, so its architecture is unknown.")
+    if "model_file" in config:
+        raise ModelError(
+            f"{path}: asks to run {config['model_file']}, code of its own; that is never done.\n"
+            "Use a model whose architecture mlx-lm has."
+        )
+    return config
+
+
+def max_positions(config: dict[str, Any]) -> int | None:
+    """Read how many positions a model has, where its config.json says so."""
+    return config.get("max_position_embeddings") or config.get("n_positions")
+
+
+def read_weight_files(folder: Path) -> list[WeightFile]:
+    """List the safetensors files of a folder, headers read and checked.
+
+    Raises:
+        ModelError: for a missing, foreign, damaged or outlying file, and for a tensor that the
+            index and the files do not agree on.
+    """
+    paths = listed_files(folder)
+    problems = [problem for path in paths if (problem := file_problem(path, folder))]
+    report_problems(ModelError, f"{folder}: these files cannot be used:", problems, CONVERT)
+    files = [read_header(path) for path in paths]
+    check_index(folder, files)
+    return files
+
+
+def listed_files(folder: Path) -> list[Path]:
+    """Find the weight files: those of the index, else the single file, else every one."""
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(set(read_weight_map(folder).values()))]
+    single = folder / SINGLE
+    found = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    if found:
+        return found
+    others = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    held = f"it holds {', '.join(others)}" if others else "it holds no weights at all"
+    raise ModelError(f"{folder}: there is no *.safetensors; {held}.\n{CONVERT}")
+
+
+def read_weight_map(folder: Path) -> dict[str, str]:
+    """Read which file each tensor is in.
+
+    Raises:
+        ModelError: when the index is damaged or names a file outside the folder.
+    """
+    path = folder / INDEX
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        entries = {str(name): str(file) for name, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: has no readable `weight_map` ({error}).") from error
+    problems = [
+        f"{name}: {file}"
+        for name, file in entries.items()
+        if not inside(folder / file, folder) or not file.endswith(".safetensors")
+    ]
+    headline = f"{path}: names files that are not *.safetensors inside the folder:"
+    report_problems(ModelError, headline, problems, "Use an index that comes with its files.")
+    return entries
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path, links followed, stays in its folder.
+
+    In a hub cache the files of a snapshot are links to `blobs/`, two levels up: that counts too.
+    """
+    real, home = path.resolve(), folder.resolve()
+    cache = home.parent.parent
+    in_hub_cache = home.parent.name == "snapshots" and cache / "blobs" in real.parents
+    return home in real.parents or in_hub_cache
+
+
+def file_problem(path: Path, folder: Path) -> str | None:
+    """Say what is wrong with a weight file, judged by its place and its first bytes."""
+    if not inside(path, folder):
+        return f"{path.name}: leads out of the folder, to {path.resolve()}"
+    if not path.is_file():
+        return f"{path.name}: is missing"
+    with path.open("rb") as file:
+        start = file.read(32)
+    for magic, kind in FOREIGN_MAGIC.items():
+        if start.startswith(magic):
+            return f"{path.name}: is {kind}"
+    return None
+
+
+def read_header(path: Path) -> WeightFile:
+    """Read the table of tensors, by the safetensors library, which checks it for overlaps.
+
+    Raises:
+        ModelError: when the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            tensors = tuple(
+                Tensor(name, part.get_dtype(), tuple(part.get_shape()))
+                for name, part in slices.items()
+            )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: is no readable safetensors file ({error}).\n"
+            "Fetch it again; its size may tell where the transfer broke off."
+        ) from error
+    return WeightFile(path, tensors)
+
+
+def check_index(folder: Path, files: list[WeightFile]) -> None:
+    """Compare the index with what the files hold.
+
+    Raises:
+        ModelError: with every tensor that is missing, or stands in two files.
+    """
+    seen: dict[str, str] = {}
+    problems = []
+    for file in files:
+        for tensor in file.tensors:
+            if tensor.name in seen:
+                problems.append(f"{tensor.name}: in {seen[tensor.name]} and in {file.path.name}")
+            seen[tensor.name] = file.path.name
+    if (folder / INDEX).is_file():
+        problems += [
+            f"{name}: the index says {file}, which does not hold it"
+            for name, file in read_weight_map(folder).items()
+            if seen.get(name) != file
+        ]
+    report_problems(ModelError, f"{folder}: index and files do not agree:", problems)

@@ -1,0 +1,79 @@
+"""A new small Llama, as `model.scratch` describes it."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.device import mx, nn, tree_flatten, tree_unflatten
+from pipeline.errors import ConfigError, report_problems
+from pipeline.files import write_json
+from pipeline.model.base import build
+
+INITIAL_STANDARD_DEVIATION = 0.02
+RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
+
+
+def llama_config(
+    shape: dict[str, Any], vocab_size: int, special_ids: dict[str, int]
+) -> dict[str, Any]:
+    """Give the `config.json` of a scratch model.
+
+    Args:
+        shape: the keys of `model.scratch`, named as in config.json.
+        vocab_size: what the tokenizer has in the end; at most what was asked for.
+        special_ids: `bos_token_id` and `eos_token_id`.
+
+    Raises:
+        ConfigError: when the shape contradicts itself.
+    """
+    heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
+    problems = []
+    if shape["hidden_size"] % (2 * heads):
+        problems.append(
+            f"model.scratch.hidden_size={shape['hidden_size']} must be a multiple of twice "
+            f"num_attention_heads={heads}"
+        )
+    if heads % kv_heads:
+        problems.append(
+            f"model.scratch.num_attention_heads={heads} must be a multiple of "
+            f"num_key_value_heads={kv_heads}"
+        )
+    report_problems(ConfigError, "model.scratch cannot be built:", problems)
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "torch_dtype": "float32",
+        **shape,
+        "vocab_size": vocab_size,
+        **special_ids,
+    }
+
+
+def initialize(config: dict[str, Any], seed: int) -> nn.Module:
+    """Build a model with small random weights, so that its first loss is ln(vocab_size).
+
+    Every matrix is normal with deviation 0.02; those that write into the residual stream are
+    scaled by 1/sqrt(2 · blocks), as in GPT-2 (Radford et al. 2019, §2.3). Norms stay 1.
+    """
+    model = build(config)
+    shrink = (2 * config["num_hidden_layers"]) ** -0.5
+    key = mx.random.key(seed)
+    weights = {}
+    for name, value in sorted(tree_flatten(model.parameters())):
+        if value.ndim < 2:
+            continue
+        key, own = mx.random.split(key)
+        scale = INITIAL_STANDARD_DEVIATION * (
+            shrink if name.split(".")[-2] in RESIDUAL_OUTPUTS else 1
+        )
+        weights[name] = mx.random.normal(value.shape, scale=scale, key=own)
+    model.update(tree_unflatten(list(weights.items())))
+    mx.eval(model.parameters())
+    return model
+
+
+def save_scratch(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    """Write a whole Hugging Face folder, the tokenizer apart."""
+    weights = dict(sorted(tree_flatten(model.parameters())))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
+    write_json(folder / "config.json", config)

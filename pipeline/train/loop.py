@@ -1,0 +1,328 @@
+"""The training loop: steps, validations and checkpoints of one segment of a run.
+
+Everything that the rest of the run depends on is in the checkpoint, so that a run which is killed
+and started again ends with the same bits as one that is not.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.batches import Batch, BatchPlan, arrange, evaluation_batches
+from pipeline.data.store import TokenStore
+from pipeline.device import (
+    footprint_bytes,
+    mlx_memory,
+    mx,
+    nn,
+    numerics_fingerprint,
+    reset_peak_memory,
+    tree_flatten,
+    tree_unflatten,
+)
+from pipeline.errors import CheckpointError, TrainingError
+from pipeline.files import write_json
+from pipeline.likelihood import document_losses, resolved_arrangement
+from pipeline.model.forward import check_packable, checkpoint_blocks
+from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
+from pipeline.train.step import StepResult, TrainStep, trainable_arrays
+
+EVALUATION_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the `train` section says, and what of other sections concerns the loop."""
+
+    num_steps: int
+    batch_size: int | None
+    batch_tokens: int | None
+    grad_accumulation_steps: int
+    grad_checkpoint: bool
+    max_grad_norm: float | None
+    steps_per_eval: int
+    steps_per_save: int
+    validation_documents: int | None
+    keep_checkpoints: int
+    on_non_finite: str
+    arrangement: str
+    seed: int
+
+
+@dataclass
+class Progress:
+    """How far a run has come; part of every checkpoint.
+
+    Attributes:
+        window_loss_sum: nats summed since the last validation.
+        window_tokens: targets seen since then.
+    """
+
+    step: int = 0
+    num_tokens: int = 0
+    skipped_steps: int = 0
+    recoveries: int = 0
+    reloads: int = 0
+    window_loss_sum: float = 0.0
+    window_tokens: int = 0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    best_step: int = 0
+    wall_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_footprint_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the loop tells of the update just finished; the first one has step 1."""
+
+    step: int
+    result: StepResult
+    learning_rate: float
+    tokens_per_second: float
+    footprint_bytes: int
+    val_loss: float | None
+
+
+class Trainer:
+    """Trains a model on a token store, resuming from the newest checkpoint of its folder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: TokenStore,
+        validation: TokenStore,
+        settings: TrainSettings,
+        optim: OptimSettings,
+        folder: Path,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        """Set up a run.
+
+        Args:
+            model: trainable as it should be trained; its starting weights are those it has.
+            train: what is trained on.
+            validation: the fixed set of which the first documents are validated on.
+            settings: the loop's parameters.
+            optim: the optimizer's parameters.
+            folder: the run's own folder, for checkpoints and series.
+            weights: one per document of `train`; None is 1 for all.
+        """
+        self.model, self.train_store, self.validation_store = model, train, validation
+        self.settings, self.folder, self.weights = settings, folder, weights
+        self.arrangement = resolved_arrangement(settings.arrangement)
+        self.width = int(max(train.lengths.max(), validation.lengths.max()))
+        self.plan = BatchPlan(
+            train.lengths,
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
+            seed=settings.seed,
+        )
+        if self.arrangement == "packed":
+            check_packable(model)
+        if settings.grad_checkpoint:
+            checkpoint_blocks(model)
+        self.optimizer = make_optimizer(optim, settings.num_steps)
+        self.optimizer.init(model.trainable_parameters())
+        self.train_step = TrainStep(model, self.optimizer, settings.max_grad_norm)
+        self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
+        self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
+        self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
+        self.progress = Progress()
+
+    def restore(self) -> int:
+        """Take up the newest checkpoint, if there is one; give the step it was taken at.
+
+        Raises:
+            CheckpointError: when it was made where numbers come out differently.
+        """
+        checkpoint = self.checkpoints.newest()
+        if checkpoint is not None:
+            self.require_same_numerics(checkpoint)
+            self.load(checkpoint)
+            self.progress.recoveries += 1
+        self.curve.resume_after(self.progress.step)
+        self.validations.resume_after(self.progress.step)
+        return self.progress.step
+
+    def require_same_numerics(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on where the same bits cannot be promised."""
+        then, now = checkpoint.state["numerics"], numerics_fingerprint()
+        changed = [
+            f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{self.folder}: the run stands at step {checkpoint.step}, but numbers come out "
+                f"differently on this machine now: {', '.join(changed)}.\n"
+                "Go back to that environment, or delete the folder to start the run afresh."
+            )
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Put weights, optimizer, random key and counters back."""
+        groups: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": []}
+        for name, value in checkpoint.arrays.items():
+            group, _, rest = name.partition("/")
+            if group in groups:
+                groups[group].append((rest, value))
+        self.model.update(tree_unflatten(groups["model"]))
+        self.optimizer.state = tree_unflatten(groups["optimizer"])
+        high, low = checkpoint.arrays["random/key"].tolist()
+        mx.random.seed((high << 32) | low)
+        self.progress = Progress(**checkpoint.state["progress"])
+
+    def save(self) -> None:
+        """Commit all that the rest of the run depends on."""
+        self.curve.sync()
+        self.validations.sync()
+        arrays = {f"model/{name}": value for name, value in trainable_arrays(self.model).items()}
+        arrays |= {f"optimizer/{name}": value for name, value in tree_flatten(self.optimizer.state)}
+        arrays["random/key"] = mx.random.state[0]
+        state = {
+            "progress": dataclasses.asdict(self.progress),
+            "numerics": numerics_fingerprint(),
+        }
+        checkpoint = Checkpoint(self.progress.step, arrays, state)
+        self.checkpoints.save(checkpoint, protect=self.progress.best_step)
+
+    def steps(self) -> Iterator[StepReport]:
+        """Train to the end of the run, yielding after each update."""
+        settings = self.settings
+        self.model.train()
+        reset_peak_memory()
+        began, before = time.monotonic(), self.progress.wall_seconds
+        if self.progress.step == 0 and self.progress.val_loss is None:
+            self.validate()
+            self.save()
+        while self.progress.step < settings.num_steps:
+            started = time.monotonic()
+            result = self.one_step()
+            seconds = time.monotonic() - started
+            step = self.progress.step
+            last = step == settings.num_steps
+            validated = last or step % settings.steps_per_eval == 0
+            report = self.report(result, seconds)
+            if validated:
+                self.validate()
+            self.progress.wall_seconds = before + time.monotonic() - began
+            if last or step % settings.steps_per_save == 0 or self.progress.best_step == step:
+                self.save()
+            yield dataclasses.replace(
+                report, val_loss=self.progress.val_loss if validated else None
+            )
+        self.curve.close()
+        self.validations.close()
+
+    def batches(self, step: int) -> list[Batch]:
+        """Arrange the documents of a step; a pure function of the seed and the step."""
+        documents = self.plan.documents(step)
+        return arrange(
+            self.train_store,
+            documents,
+            arrangement=self.arrangement,
+            num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
+            width=self.width,
+            weights=self.weights,
+        )
+
+    def one_step(self) -> StepResult:
+        """Make one update, or none where loss or gradient is not finite and that may be skipped."""
+        step = self.progress.step + 1
+        batches = self.batches(step)
+        result = self.train_step(batches)
+        if not result.finite:
+            self.handle_non_finite(step, result, batches)
+        else:
+            self.progress.num_tokens += result.num_tokens
+            self.progress.window_loss_sum += result.train_loss * result.num_tokens
+            self.progress.window_tokens += result.num_tokens
+        self.progress.step = step
+        return result
+
+    def handle_non_finite(self, step: int, result: StepResult, batches: list[Batch]) -> None:
+        """Write down which documents did it; stop, or count the step as skipped.
+
+        Raises:
+            TrainingError: when `train.on_non_finite=stop`.
+        """
+        documents = sorted(int(index) for batch in batches for index in batch.documents)
+        path = self.folder / f"non_finite-{step:08d}.json"
+        write_json(
+            path, {"step": step, "documents": documents, "train_loss": str(result.train_loss)}
+        )
+        if self.settings.on_non_finite == "stop":
+            raise TrainingError(
+                f"Step {step}: loss {result.train_loss}, gradient norm {result.grad_norm}; the "
+                f"update was not applied.\nThe documents of the step are listed in {path}.\n"
+                "Lower optim.learning_rate, look at those documents, or set "
+                "train.on_non_finite=skip."
+            )
+        self.progress.skipped_steps += 1
+
+    def report(self, result: StepResult, seconds: float) -> StepReport:
+        """Measure memory, and add the step to the curve."""
+        memory, footprint = mlx_memory(), footprint_bytes()
+        progress = self.progress
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
+        progress.peak_footprint_bytes = max(progress.peak_footprint_bytes, footprint)
+        learning_rate = float(self.optimizer.learning_rate)
+        speed = result.num_tokens / seconds
+        row: dict[str, Any] = {
+            "step": progress.step,
+            "train_loss": result.train_loss,
+            "learning_rate": learning_rate,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": round(speed, 1),
+            "footprint_bytes": footprint,
+            "mlx_active_bytes": memory.active_bytes,
+            "mlx_cache_bytes": memory.cache_bytes,
+            "reloads": progress.reloads,
+        }
+        self.curve.append(row)
+        return StepReport(progress.step, result, learning_rate, speed, footprint, None)
+
+    def validate(self) -> float:
+        """Measure the loss on the fixed set; remember it, and whether it is the best so far."""
+        progress = self.progress
+        count = len(self.validation_store)
+        limit = self.settings.validation_documents
+        chosen = np.arange(count if limit is None else min(limit, count))
+        batches = evaluation_batches(
+            self.validation_store,
+            chosen,
+            arrangement=self.arrangement,
+            width=self.width,
+            batch_tokens=EVALUATION_BATCH_TOKENS,
+        )
+        progress.val_loss = document_losses(self.model, batches).mean
+        if progress.window_tokens:
+            progress.train_loss = progress.window_loss_sum / progress.window_tokens
+            progress.window_loss_sum, progress.window_tokens = 0.0, 0
+        if progress.best_val_loss is None or progress.val_loss < progress.best_val_loss:
+            progress.best_val_loss, progress.best_step = progress.val_loss, progress.step
+        self.validations.append(
+            {
+                "step": progress.step,
+                "train_loss": progress.train_loss,
+                "val_loss": progress.val_loss,
+            }
+        )
+        return progress.val_loss
+
+    def best_weights(self) -> dict[str, mx.array]:
+        """Load the weights of the step with the least validation loss."""
+        arrays = self.checkpoints.load(self.progress.best_step).arrays
+        return {
+            name.removeprefix("model/"): value
+            for name, value in arrays.items()
+            if name.startswith("model/")
+        }

@@ -1,0 +1,56 @@
+"""What a person sees while a model trains."""
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINES_WITHOUT_TERMINAL = 20
+GIB = 2**30
+
+
+class TrainingProgress:
+    """A bar with loss, speed, memory and time left; plain lines where there is no terminal."""
+
+    def __init__(self, title: str, num_steps: int, first_step: int) -> None:
+        self.console = Console(file=sys.stderr)
+        self.num_steps = num_steps
+        self.every = max(1, num_steps // LINES_WITHOUT_TERMINAL)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.title = title
+        self.task = self.bar.add_task(title, total=num_steps, completed=first_step, facts="")
+
+    def __enter__(self) -> "TrainingProgress":
+        """Start to draw."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+        self.bar.stop()
+
+    def step(self, step: int, loss: float, tokens_per_second: float, footprint_bytes: int) -> None:
+        """Show one more step."""
+        memory = f"{footprint_bytes / GIB:.2f} GiB"
+        facts = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {memory}"
+        self.bar.update(self.task, completed=step, facts=facts)
+        if self.bar.disable and (step % self.every == 0 or step == self.num_steps):
+            print(f"{self.title} {step}/{self.num_steps}  {facts}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, highlight=False, soft_wrap=True)

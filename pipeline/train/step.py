@@ -1,0 +1,99 @@
+"""One optimizer update: gradients of every micro-batch, added, clipped, checked, applied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.data.batches import Batch
+from pipeline.device import mx, nn, optimizers, tree_flatten, tree_map, tree_reduce
+from pipeline.model.forward import forward
+from pipeline.objective import loss_sums
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update did.
+
+    Attributes:
+        train_loss: plain cross-entropy in nats per target, weights left out.
+        grad_norm: global norm of the gradient before clipping.
+        num_tokens: targets that counted.
+        finite: whether loss and gradient were; if not, nothing was updated.
+    """
+
+    train_loss: float
+    grad_norm: float
+    num_tokens: int
+    finite: bool
+
+
+class TrainStep:
+    """Updates a model by one optimizer step at a time."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: optimizers.Optimizer, max_grad_norm: float | None
+    ) -> None:
+        self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
+        self.loss_and_grad = nn.value_and_grad(model, self.losses)
+
+    def losses(self, batch: Batch) -> tuple[mx.array, mx.array]:
+        """Give the sum that is minimised and the plain sum, in nats."""
+        segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
+        logits = forward(self.model, mx.array(batch.inputs), segment_ids)
+        arrays = (mx.array(part) for part in (batch.targets, batch.loss_mask, batch.weights))
+        return loss_sums(logits, *arrays)
+
+    def accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, Any]:
+        """Add losses and gradients of the micro-batches.
+
+        Each is evaluated before the next one starts, so that one graph is in memory at a time.
+        """
+        total, gradients = mx.array(0.0), None
+        for batch in batches:
+            (_, plain), grads = self.loss_and_grad(batch)
+            total = total + plain
+            gradients = grads if gradients is None else tree_map(mx.add, gradients, grads)
+            mx.eval(total, gradients)
+        return total, gradients
+
+    def __call__(self, batches: Sequence[Batch]) -> StepResult:
+        """Make one update from the micro-batches of one step.
+
+        The mean is taken once, over all targets, so that how documents were split into
+        micro-batches has no effect. The loss divides by the count of targets, not by the sum of
+        their weights.
+        """
+        num_tokens = sum(batch.num_targets for batch in batches)
+        total, gradients = self.accumulate(batches)
+        gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
+        norm = global_norm(gradients)
+        loss = total / num_tokens
+        finite = mx.isfinite(loss) & mx.isfinite(norm)
+        mx.eval(loss, norm, finite)
+        result = StepResult(float(loss), float(norm), num_tokens, bool(finite))
+        if result.finite:
+            self.optimizer.update(self.model, self.clipped(gradients, norm))
+            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        return result
+
+    def clipped(self, gradients: Any, norm: mx.array) -> Any:  # noqa: ANN401
+        """Shrink gradients whose global norm is too long (arXiv 1211.5063, alg. 1)."""
+        if self.max_grad_norm is None:
+            return gradients
+        factor = mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
+        return tree_map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
+
+
+def global_norm(gradients: Any) -> mx.array:  # noqa: ANN401
+    """Give the Euclidean norm over all tensors, in float32."""
+    total = tree_reduce(
+        lambda so_far, gradient: so_far + mx.square(gradient.astype(mx.float32)).sum(),
+        gradients,
+        mx.array(0.0),
+    )
+    return mx.sqrt(total)
+
+
+def trainable_arrays(model: nn.Module) -> dict[str, mx.array]:
+    """List the weights that training changes, by name."""
+    return dict(tree_flatten(model.trainable_parameters()))

@@ -1,0 +1,30 @@
+"""The trained model in the formats that others read."""
+
+from omegaconf import DictConfig
+
+from pipeline.files import write_json
+from pipeline.formats.export import export
+from pipeline.stage import Paths, stage
+
+
+@stage("export")
+def main(config: DictConfig, paths: Paths) -> None:
+    """Export, and prove it: writes models/export and metrics/export.json.
+
+    Each format is read back by another program and must give the trained model's logits.
+    """
+    trained = paths.read("models/trained")
+    best = config.export.checkpoint == "best"
+    metrics = export(
+        base=paths.read("models/base"),
+        trained=trained / "best" if best else trained,
+        prepared=paths.read("data/prepared"),
+        formats=list(config.export.formats),
+        target=lambda name: paths.write(f"models/export/{name}"),
+    )
+    report = {"export_checkpoint": config.export.checkpoint, **metrics}
+    write_json(paths.write("metrics/export.json"), report)
+
+
+if __name__ == "__main__":
+    main()

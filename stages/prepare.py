@@ -1,0 +1,81 @@
+"""Rows to tokens: check, split, tokenize, and store what the model will be trained on."""
+
+import csv
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline.data.prepare import PrepareSettings, prepare, resolve_max_seq_len
+from pipeline.files import new_folder, write_json
+from pipeline.hub import locate
+from pipeline.inputs import SCRATCH, check_unchanged, external
+from pipeline.model.folder import max_positions, read_config
+from pipeline.stage import Paths, stage
+
+
+@stage(
+    "seed",
+    "data.source",
+    "data.path",
+    "data.max_seq_len",
+    "data.long_documents",
+    "data.max_bad_rows",
+    "data.max_line_bytes",
+    "data.validation_fraction",
+    "data.test_fraction",
+    "data.conflicts",
+    "model.source",
+    "model.revision",
+    "model.allow_network",
+    "model.scratch",
+    "inputs.data",
+    "inputs.tokenizer",
+)
+def main(config: DictConfig, paths: Paths) -> None:
+    """Turn rows into tokens: writes data/prepared and metrics/prepare.json."""
+    check_unchanged(config, "data", "tokenizer")
+    settings = settings_of(config)
+    with new_folder(paths.write("data/prepared")) as folder:
+        metrics, histogram = prepare(settings, folder)
+    write_json(paths.write("metrics/prepare.json"), metrics)
+    write_histogram(paths.write("plots/lengths.csv"), histogram)
+
+
+def settings_of(config: DictConfig) -> PrepareSettings:
+    """Gather what the preparation needs; where the model exists, its tokenizer and its limits."""
+    data, model = config.data, config.model
+    if model.source == SCRATCH:
+        folder, positions = None, model.scratch.max_position_embeddings
+        vocab_size = model.scratch.vocab_size
+    else:
+        folder = locate(model.source, model.revision, model.allow_network, weights=False)
+        facts = read_config(folder)
+        positions, vocab_size = max_positions(facts), facts["vocab_size"]
+    return PrepareSettings(
+        seed=config.seed,
+        source=data.source,
+        path=None if data.path is None else external(data.path),
+        max_seq_len=resolve_max_seq_len(data.max_seq_len, positions),
+        long_documents=data.long_documents,
+        max_bad_rows=data.max_bad_rows,
+        max_line_bytes=data.max_line_bytes,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        tokenizer_source=folder,
+        vocab_size=vocab_size,
+        num_documents=data.conflicts.num_documents,
+        num_pretrain_documents=data.conflicts.num_pretrain_documents,
+        num_contests=data.conflicts.num_contests,
+    )
+
+
+def write_histogram(path: Path, histogram: list[tuple[int, int, int]]) -> None:
+    """Write how many documents there are of each length."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["tokens_from", "tokens_to", "documents"])
+        writer.writerows(histogram)
+
+
+if __name__ == "__main__":
+    main()

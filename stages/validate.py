@@ -1,0 +1,29 @@
+"""The tuned model beside its base, on what neither was trained on."""
+
+from omegaconf import DictConfig
+
+from pipeline.evaluate.compare import evaluate
+from pipeline.files import new_folder, write_json
+from pipeline.stage import Paths, stage
+
+
+@stage("data.arrangement", "model.dtype", "validate")
+def main(config: DictConfig, paths: Paths) -> None:
+    """Validate: writes models/validation (a row per item) and metrics/validate.json."""
+    with new_folder(paths.write("models/validation")) as folder:
+        metrics = evaluate(
+            base=paths.read("models/base"),
+            trained=paths.read("models/trained"),
+            prepared=paths.read("data/prepared"),
+            folder=folder,
+            dtype=config.model.dtype,
+            arrangement=config.data.arrangement,
+            documents=config.validate.documents,
+            num_samples=config.validate.num_samples,
+            sample_tokens=config.validate.sample_tokens,
+        )
+    write_json(paths.write("metrics/validate.json"), metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The base model: one that exists, checked and described, or a new one, pretrained."""
+
+import shutil
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.data.tokenizer import tokenizer_hash
+from pipeline.errors import ModelError
+from pipeline.files import new_folder, write_json
+from pipeline.hub import locate
+from pipeline.inputs import SCRATCH, check_unchanged
+from pipeline.model.base import write_manifest
+from pipeline.optim import OptimSettings
+from pipeline.stage import Paths, stage
+from pipeline.train.pretrain import PretrainSettings, make_scratch
+from pipeline.train.runs import RunFolder
+
+
+@stage("seed", "data.arrangement", "model", "inputs.model")
+def main(config: DictConfig, paths: Paths) -> None:
+    """Provide the base model: writes models/base and metrics/weights.json."""
+    check_unchanged(config, "model")
+    prepared = paths.read("data/prepared")
+    tokenizer = prepared / "tokenizer"
+    metrics: dict[str, Any] = {}
+    with new_folder(paths.write("models/base")) as base:
+        shutil.copytree(tokenizer, base, dirs_exist_ok=True)
+        if config.model.source == SCRATCH:
+            run_folder = RunFolder("weights", config, paths)
+            metrics = make_scratch(pretrain_settings(config), prepared, run_folder.path, base)
+            run_folder.clear()
+            folder = base
+        else:
+            model = config.model
+            folder = locate(model.source, model.revision, model.allow_network, weights=True)
+            require_same_tokenizer(tokenizer_hash(tokenizer), tokenizer_hash(folder), model.source)
+        manifest = write_manifest(base, folder, config.model.source, tokenizer_hash(tokenizer))
+    tensors = [tensor for file in manifest["files"] for tensor in file["tensors"]]
+    metrics["base_tensors"] = len(tensors)
+    metrics["base_bytes"] = sum(file["size"] for file in manifest["files"])
+    write_json(paths.write("metrics/weights.json"), metrics)
+
+
+def require_same_tokenizer(prepared: str, source: str, name: str) -> None:
+    """Refuse a model whose tokenizer is not the one the data were prepared with.
+
+    Raises:
+        ModelError: when they differ.
+    """
+    if prepared != source:
+        raise ModelError(
+            f"model.source={name}: its tokenizer is not the one that data/prepared was made with.\n"
+            "Run `dvc repro`, which prepares the data again."
+        )
+
+
+def pretrain_settings(config: DictConfig) -> PretrainSettings:
+    """Gather what the pretraining of a scratch model needs."""
+    recipe = config.model.pretrain
+    shape = OmegaConf.to_container(config.model.scratch)
+    assert isinstance(shape, dict)
+    return PretrainSettings(
+        shape={str(name): value for name, value in shape.items()},
+        num_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        optim=OptimSettings(recipe.learning_rate, recipe.weight_decay, recipe.warmup_fraction),
+        arrangement=config.data.arrangement,
+        seed=config.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Small real parts for every test: a tiny Llama, a token store, the samples folder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.store import TokenStore, TokenStoreWriter
+from pipeline.device import mx
+from pipeline.model.scratch import initialize, llama_config, save_scratch
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--exhaustive", action="store_true", help="run the long sweeps too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "exhaustive: a long sweep, run by `make test-all`")
+    mx.disable_compile()  # the kernels it would build take longer than the tests
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--exhaustive"):
+        skip = pytest.mark.skip(reason="a long sweep: run `make test-all`")
+        for item in items:
+            if "exhaustive" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """The folder of real samples, which is no part of this repository."""
+    folder = (ROOT / os.environ.get("TIDEWHEEL_SAMPLES", "../shared")).resolve()
+    if not (folder / "models/stories260K").is_dir():
+        pytest.skip(f"no samples in {folder}; name their folder in TIDEWHEEL_SAMPLES")
+    return folder
+
+
+@pytest.fixture
+def tiny_config():
+    return llama_config(TINY_SHAPE, 64, {"bos_token_id": 1, "eos_token_id": 2})
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    return initialize(tiny_config, seed=0)
+
+
+@pytest.fixture
+def model_folder(tmp_path, tiny_model, tiny_config):
+    """A whole model folder, the tokenizer apart."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_scratch(tiny_model, tiny_config, folder)
+    return folder
+
+
+def random_documents(count, seed=0, shortest=4, longest=24):
+    """Make token ids and target masks; a third of the documents has a prompt."""
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        length = int(generator.integers(shortest, longest + 1))
+        ids = generator.integers(3, 64, length).astype(np.int32)
+        mask = np.arange(length) >= (length // 3 if index % 3 == 0 else 1)
+        mask[0] = False
+        yield ids, mask
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    """Write a token store of random documents, half of them with provenance."""
+
+    def make(name="train", count=24, seed=0, **lengths):
+        with TokenStoreWriter(tmp_path / name, 64) as writer:
+            for index, (ids, mask) in enumerate(random_documents(count, seed, **lengths)):
+                provenance = (0.9, 1.0) if index % 4 == 0 else (0.1, 6.0)
+                writer.add(ids, mask, *(provenance if index % 2 == 0 else (None, None)))
+        return TokenStore(tmp_path / name)
+
+    return make
