@@ -174,6 +174,12 @@ class TokenStore:
         return self._targets[start : start + self.lengths[index]]
 
 
+def held_out_store(prepared: Path) -> TokenStore:
+    """Open the split for the last judgement: test, or validation where there is no test row."""
+    test = TokenStore(prepared / "test")
+    return test if len(test) else TokenStore(prepared / "validation")
+
+
 def read_header(folder: Path) -> dict[str, int]:
     """Read what a store says about itself.
 
