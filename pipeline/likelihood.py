@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
-from pipeline.device import has_fused_attention, mx, nn
+from pipeline.device import mx, nn
 from pipeline.model.forward import forward
 from pipeline.objective import token_losses
 
@@ -40,13 +40,6 @@ class Share:
     low: float
     high: float
     n: int
-
-
-def resolved_arrangement(arrangement: str) -> str:
-    """Choose what the backend runs fastest: buckets on a CPU, packs where attention is fused."""
-    if arrangement != "auto":
-        return arrangement
-    return "packed" if has_fused_attention() else "bucketed"
 
 
 def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosses:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Batch, BatchPlan, arrange
+from pipeline.data.batches import Batch, BatchPlan, arrange, resolve_arrangement
 from pipeline.data.store import TokenStore
 from pipeline.device import (
+    has_fused_attention,
     matmul_flops_per_second,
     mlx_memory,
     nn,
@@ -19,7 +20,6 @@ from pipeline.device import (
     reset_peak_memory,
 )
 from pipeline.generate import Generation, generate_greedy
-from pipeline.likelihood import resolved_arrangement
 from pipeline.model.adapters import load_adapter, make_trainable
 from pipeline.model.base import load_base
 from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
@@ -85,7 +85,10 @@ def step_batches(store: TokenStore, plan: BatchPlan, work: Workload, step: int) 
     width = int(store.lengths.max())
     documents = plan.documents(step)
     return arrange(
-        store, documents, arrangement=resolved_arrangement(work.arrangement), width=width
+        store,
+        documents,
+        arrangement=resolve_arrangement(work.arrangement, has_fused_attention()),
+        width=width,
     )
 
 

@@ -59,6 +59,17 @@ class Batch:
         return len(self.documents) > len(self.inputs)
 
 
+def resolve_arrangement(asked: str, fused_attention: bool) -> Arrangement:
+    """Turn `auto` into what runs fastest: packs where attention is one kernel, else buckets.
+
+    Without such a kernel a packed row pays for the scores of its whole width squared.
+    """
+    if asked == "auto":
+        return "packed" if fused_attention else "bucketed"
+    assert asked in ("bucketed", "packed"), asked
+    return asked
+
+
 class BatchPlan:
     """Gives each step its documents.
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import evaluation_batches
+from pipeline.data.batches import Arrangement, evaluation_batches, resolve_arrangement
 from pipeline.data.store import TokenStore, held_out_store
-from pipeline.device import nn
+from pipeline.device import has_fused_attention, nn
 from pipeline.evaluate.statistics import Estimate, ratio_estimate, smallest_detectable_difference
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.files import write_text
@@ -19,7 +19,6 @@ from pipeline.likelihood import (
     DocumentLosses,
     document_losses,
     read_items,
-    resolved_arrangement,
     score_items,
 )
 from pipeline.model.adapters import load_adapter
@@ -39,7 +38,7 @@ class Pair:
 
 
 def held_out_losses(
-    pair: Pair, store: TokenStore, limit: int | None, arrangement: str
+    pair: Pair, store: TokenStore, limit: int | None, arrangement: Arrangement
 ) -> tuple[DocumentLosses, DocumentLosses]:
     """Measure both models on the same held-out documents, the first `limit` of them."""
     chosen = np.arange(len(store) if limit is None else min(limit, len(store)))
@@ -176,7 +175,9 @@ def evaluate(
     load_adapter(tuned, trained)
     pair = Pair(load_base(base, dtype).model, tuned)
     store = held_out_store(prepared)
-    losses = held_out_losses(pair, store, documents, resolved_arrangement(arrangement))
+    losses = held_out_losses(
+        pair, store, documents, resolve_arrangement(arrangement, has_fused_attention())
+    )
     write_losses(*losses, folder)
     metrics: dict[str, Any] = {"held_out": perplexity_metrics(*losses)}
     suite = prepared / "conflicts.jsonl"

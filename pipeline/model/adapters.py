@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import mx, nn, tree_flatten, tree_unflatten
+from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.files import read_json, write_json
 from pipeline.model import upstream
+from pipeline.model.tree import blocks, named_arrays
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -72,15 +73,15 @@ def apply(model: nn.Module, settings: AdapterSettings, seed: int) -> dict[str, A
         ConfigError: when a target matches nothing, or there are fewer blocks than asked for.
     """
     model.freeze()
-    blocks = model.layers
+    layers = blocks(model)
     if settings.mode == "full":
         refuse_quantized(model)
         model.unfreeze()
-        return {"fine_tune_type": "full", "num_layers": len(blocks)}
-    num_layers = len(blocks) if settings.num_layers is None else settings.num_layers
-    if num_layers > len(blocks):
-        raise ConfigError(f"lora.num_layers={num_layers}: the model has {len(blocks)} blocks.")
-    names = sorted({name for block in blocks[-num_layers:] for name in linear_layers(block)})
+        return {"fine_tune_type": "full", "num_layers": len(layers)}
+    num_layers = len(layers) if settings.num_layers is None else settings.num_layers
+    if num_layers > len(layers):
+        raise ConfigError(f"lora.num_layers={num_layers}: the model has {len(layers)} blocks.")
+    names = sorted({name for block in layers[-num_layers:] for name in linear_layers(block)})
     parameters = {
         "rank": settings.rank,
         "scale": settings.scale,
@@ -148,7 +149,7 @@ def make_trainable(model: nn.Module, mode: str) -> None:
 
 def expected_shapes(model: nn.Module, fine_tune_type: str) -> dict[str, tuple[int, ...]]:
     """List the tensors that an adapter of this type must hold."""
-    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    shapes = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     if fine_tune_type == "full":
         return shapes
     return {name: shape for name, shape in shapes.items() if name.endswith(ADAPTER_TENSORS)}

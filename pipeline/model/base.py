@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import compute_dtype, is_cpu, mx, nn, tree_flatten
+from pipeline.device import compute_dtype, is_cpu, mx, nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.files import cached_sha256_file, read_json, write_json
 from pipeline.model import upstream
 from pipeline.model.folder import WeightFile, read_config, read_weight_files
+from pipeline.model.tree import named_arrays, trainable_arrays
 
 MANIFEST = "manifest.json"
 FLOAT_DTYPES = {"F32", "F16", "BF16"}
@@ -123,7 +124,7 @@ def misfits(weights: dict[str, mx.array], config: dict[str, Any]) -> list[str]:
     found = {
         name: value.shape for name, value in (sanitize(weights) if sanitize else weights).items()
     }
-    wanted = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    wanted = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     problems = [f"{name}: not in any file" for name in sorted(wanted.keys() - found.keys())]
     problems += [
         f"{name}: config.json has no place for it" for name in sorted(found.keys() - wanted.keys())
@@ -226,7 +227,7 @@ def wanted_dtype(dtype: str) -> mx.Dtype | None:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count trainable and all parameters; a quantised weight counts as what it stands for."""
-    trainable = sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+    trainable = sum(value.size for value in trainable_arrays(model).values())
     total = 0
     for _, module in model.named_modules():
         packing = 32 // module.bits if isinstance(module, QUANTIZED_LAYERS) else 1

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
 from pipeline.model import upstream
+from pipeline.model.tree import blocks
 
 
 class SegmentMask:
@@ -53,7 +54,7 @@ def forward(
     """
     if segment_ids is None:
         return model(inputs)
-    return model(inputs, cache=[SegmentMask(segment_ids)] * len(model.layers))
+    return model(inputs, cache=[SegmentMask(segment_ids)] * len(blocks(model)))
 
 
 def check_packable(model: nn.Module) -> None:
@@ -76,7 +77,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
     Each block object gets a class of its own; other models of the same architecture in this
     process are not touched. (arXiv 1604.06174)
     """
-    for block in model.layers:
+    for block in blocks(model):
         block.__class__ = checkpointed(type(block))
 
 

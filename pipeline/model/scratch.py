@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import mx, nn, tree_flatten, tree_unflatten
+from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
 from pipeline.model.base import build
+from pipeline.model.tree import named_arrays
 
 INITIAL_STANDARD_DEVIATION = 0.02
 RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
@@ -59,7 +60,7 @@ def initialize(config: dict[str, Any], seed: int) -> nn.Module:
     shrink = (2 * config["num_hidden_layers"]) ** -0.5
     key = mx.random.key(seed)
     weights = {}
-    for name, value in sorted(tree_flatten(model.parameters())):
+    for name, value in sorted(named_arrays(model.parameters()).items()):
         if value.ndim < 2:
             continue
         key, own = mx.random.split(key)
@@ -74,6 +75,6 @@ def initialize(config: dict[str, Any], seed: int) -> nn.Module:
 
 def save_scratch(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
     """Write a whole Hugging Face folder, the tokenizer apart."""
-    weights = dict(sorted(tree_flatten(model.parameters())))
+    weights = dict(sorted(named_arrays(model.parameters()).items()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
     write_json(folder / "config.json", config)

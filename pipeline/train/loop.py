@@ -13,26 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Batch, BatchPlan, arrange, evaluation_batches
+from pipeline.data.batches import (
+    Arrangement,
+    Batch,
+    BatchPlan,
+    arrange,
+    evaluation_batches,
+    resolve_arrangement,
+)
 from pipeline.data.store import TokenStore
 from pipeline.device import (
     footprint_bytes,
+    has_fused_attention,
     mlx_memory,
     mx,
     nn,
-    numerics_fingerprint,
     reset_peak_memory,
-    tree_flatten,
-    tree_unflatten,
 )
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import TrainingError
 from pipeline.files import write_json
-from pipeline.likelihood import document_losses, resolved_arrangement
+from pipeline.likelihood import document_losses
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
-from pipeline.train.step import StepResult, TrainStep, trainable_arrays
+from pipeline.train.state import Progress, capture, put_back, require_same_numerics, weights_of
+from pipeline.train.step import StepResult, TrainStep
 
 EVALUATION_BATCH_TOKENS = 8192
 
@@ -54,31 +60,6 @@ class TrainSettings:
     on_non_finite: str
     arrangement: str
     seed: int
-
-
-@dataclass
-class Progress:
-    """How far a run has come; part of every checkpoint.
-
-    Attributes:
-        window_loss_sum: nats summed since the last validation.
-        window_tokens: targets seen since then.
-    """
-
-    step: int = 0
-    num_tokens: int = 0
-    skipped_steps: int = 0
-    recoveries: int = 0
-    reloads: int = 0
-    window_loss_sum: float = 0.0
-    window_tokens: int = 0
-    train_loss: float | None = None
-    val_loss: float | None = None
-    best_val_loss: float | None = None
-    best_step: int = 0
-    wall_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    peak_footprint_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +100,9 @@ class Trainer:
         """
         self.model, self.train_store, self.validation_store = model, train, validation
         self.settings, self.folder, self.weights = settings, folder, weights
-        self.arrangement = resolved_arrangement(settings.arrangement)
+        self.arrangement: Arrangement = resolve_arrangement(
+            settings.arrangement, has_fused_attention()
+        )
         self.width = int(max(train.lengths.max(), validation.lengths.max()))
         self.plan = BatchPlan(
             train.lengths,
@@ -147,51 +130,18 @@ class Trainer:
         """
         checkpoint = self.checkpoints.newest()
         if checkpoint is not None:
-            self.require_same_numerics(checkpoint)
-            self.load(checkpoint)
+            require_same_numerics(checkpoint, self.folder)
+            self.progress = put_back(checkpoint, self.model, self.optimizer)
             self.progress.recoveries += 1
         self.curve.resume_after(self.progress.step)
         self.validations.resume_after(self.progress.step)
         return self.progress.step
 
-    def require_same_numerics(self, checkpoint: Checkpoint) -> None:
-        """Refuse to go on where the same bits cannot be promised."""
-        then, now = checkpoint.state["numerics"], numerics_fingerprint()
-        changed = [
-            f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
-        ]
-        if changed:
-            raise CheckpointError(
-                f"{self.folder}: the run stands at step {checkpoint.step}, but numbers come out "
-                f"differently on this machine now: {', '.join(changed)}.\n"
-                "Go back to that environment, or delete the folder to start the run afresh."
-            )
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Put weights, optimizer, random key and counters back."""
-        groups: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": []}
-        for name, value in checkpoint.arrays.items():
-            group, _, rest = name.partition("/")
-            if group in groups:
-                groups[group].append((rest, value))
-        self.model.update(tree_unflatten(groups["model"]))
-        self.optimizer.state = tree_unflatten(groups["optimizer"])
-        high, low = checkpoint.arrays["random/key"].tolist()
-        mx.random.seed((high << 32) | low)
-        self.progress = Progress(**checkpoint.state["progress"])
-
     def save(self) -> None:
         """Commit all that the rest of the run depends on."""
         self.curve.sync()
         self.validations.sync()
-        arrays = {f"model/{name}": value for name, value in trainable_arrays(self.model).items()}
-        arrays |= {f"optimizer/{name}": value for name, value in tree_flatten(self.optimizer.state)}
-        arrays["random/key"] = mx.random.state[0]
-        state = {
-            "progress": dataclasses.asdict(self.progress),
-            "numerics": numerics_fingerprint(),
-        }
-        checkpoint = Checkpoint(self.progress.step, arrays, state)
+        checkpoint = capture(self.model, self.optimizer, self.progress)
         self.checkpoints.save(checkpoint, protect=self.progress.best_step)
 
     def steps(self) -> Iterator[StepReport]:
@@ -242,9 +192,8 @@ class Trainer:
         if not result.finite:
             self.handle_non_finite(step, result, batches)
         else:
-            self.progress.num_tokens += result.num_tokens
-            self.progress.window_loss_sum += result.train_loss * result.num_tokens
-            self.progress.window_tokens += result.num_tokens
+            loss_sum = result.train_loss * result.num_tokens
+            self.progress.add_losses(loss_sum, result.num_tokens)
         self.progress.step = step
         return result
 
@@ -290,7 +239,7 @@ class Trainer:
         self.curve.append(row)
         return StepReport(progress.step, result, learning_rate, speed, footprint, None)
 
-    def validate(self) -> float:
+    def validate(self) -> None:
         """Measure the loss on the fixed set; remember it, and whether it is the best so far."""
         progress = self.progress
         count = len(self.validation_store)
@@ -303,12 +252,7 @@ class Trainer:
             width=self.width,
             batch_tokens=EVALUATION_BATCH_TOKENS,
         )
-        progress.val_loss = document_losses(self.model, batches).mean
-        if progress.window_tokens:
-            progress.train_loss = progress.window_loss_sum / progress.window_tokens
-            progress.window_loss_sum, progress.window_tokens = 0.0, 0
-        if progress.best_val_loss is None or progress.val_loss < progress.best_val_loss:
-            progress.best_val_loss, progress.best_step = progress.val_loss, progress.step
+        progress.close_window(document_losses(self.model, batches).mean)
         self.validations.append(
             {
                 "step": progress.step,
@@ -316,13 +260,7 @@ class Trainer:
                 "val_loss": progress.val_loss,
             }
         )
-        return progress.val_loss
 
     def best_weights(self) -> dict[str, mx.array]:
         """Load the weights of the step with the least validation loss."""
-        arrays = self.checkpoints.load(self.progress.best_step).arrays
-        return {
-            name.removeprefix("model/"): value
-            for name, value in arrays.items()
-            if name.startswith("model/")
-        }
+        return weights_of(self.checkpoints.load(self.progress.best_step))

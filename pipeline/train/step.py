@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.batches import Batch
-from pipeline.device import mx, nn, optimizers, tree_flatten, tree_map, tree_reduce
+from pipeline.device import mx, nn, optimizers, tree_map
 from pipeline.model.forward import forward
+from pipeline.model.tree import named_arrays
 from pipeline.objective import loss_sums
 
 
@@ -86,14 +87,8 @@ class TrainStep:
 
 def global_norm(gradients: Any) -> mx.array:  # noqa: ANN401
     """Give the Euclidean norm over all tensors, in float32."""
-    total = tree_reduce(
-        lambda so_far, gradient: so_far + mx.square(gradient.astype(mx.float32)).sum(),
-        gradients,
-        mx.array(0.0),
-    )
-    return mx.sqrt(total)
-
-
-def trainable_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """List the weights that training changes, by name."""
-    return dict(tree_flatten(model.trainable_parameters()))
+    squares = [
+        mx.square(gradient.astype(mx.float32)).sum()
+        for gradient in named_arrays(gradients).values()
+    ]
+    return mx.sqrt(mx.stack(squares).sum())

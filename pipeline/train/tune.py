@@ -11,11 +11,11 @@ from pipeline.device import mx
 from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base
+from pipeline.model.tree import trainable_arrays
 from pipeline.objective import document_weights
 from pipeline.optim import OptimSettings
 from pipeline.train.loop import Trainer, TrainSettings
 from pipeline.train.progress import TrainingProgress
-from pipeline.train.step import trainable_arrays
 
 CONFLICTS = "conflicts.jsonl"
 

@@ -1,0 +1,113 @@
+"""What a run must remember to go on as if nothing had happened."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from pipeline.device import (
+    mx,
+    nn,
+    numerics_fingerprint,
+    optimizers,
+    tree_unflatten,
+)
+from pipeline.errors import CheckpointError
+from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.train.checkpoint import Checkpoint
+
+MODEL, OPTIMIZER, RANDOM_KEY = "model/", "optimizer/", "random/key"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        recoveries: how often it was taken up again from a checkpoint.
+        window_loss_sum: nats summed since the last validation.
+        window_tokens: targets seen since then.
+        train_loss: mean over the window that the last validation closed.
+    """
+
+    step: int = 0
+    num_tokens: int = 0
+    skipped_steps: int = 0
+    recoveries: int = 0
+    reloads: int = 0
+    window_loss_sum: float = 0.0
+    window_tokens: int = 0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    best_step: int = 0
+    wall_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_footprint_bytes: int = 0
+
+    def add_losses(self, loss_sum: float, num_tokens: int) -> None:
+        """Count what one update has seen."""
+        self.num_tokens += num_tokens
+        self.window_loss_sum += loss_sum
+        self.window_tokens += num_tokens
+
+    def close_window(self, val_loss: float) -> None:
+        """Take over what a validation found, and start a new window."""
+        self.val_loss = val_loss
+        if self.window_tokens:
+            self.train_loss = self.window_loss_sum / self.window_tokens
+            self.window_loss_sum, self.window_tokens = 0.0, 0
+        if self.best_val_loss is None or val_loss < self.best_val_loss:
+            self.best_val_loss, self.best_step = val_loss, self.step
+
+
+def capture(model: nn.Module, optimizer: optimizers.Optimizer, progress: Progress) -> Checkpoint:
+    """Gather trainable weights, optimizer state, random key and counters."""
+    arrays = {MODEL + name: value for name, value in trainable_arrays(model).items()}
+    arrays |= {OPTIMIZER + name: value for name, value in named_arrays(optimizer.state).items()}
+    arrays[RANDOM_KEY] = cast(list[mx.array], mx.random.state)[0]
+    state = {"progress": dataclasses.asdict(progress), "numerics": numerics_fingerprint()}
+    return Checkpoint(progress.step, arrays, state)
+
+
+def put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: optimizers.Optimizer) -> Progress:
+    """Restore what `capture` gathered; give the counters."""
+    model.update(tree_unflatten(list(weights_of(checkpoint).items())))
+    optimizer.state = tree_unflatten(list(with_prefix(checkpoint, OPTIMIZER).items()))
+    high, low = (int(half) for half in np.array(checkpoint.arrays[RANDOM_KEY]))
+    mx.random.seed((high << 32) | low)
+    return Progress(**checkpoint.state["progress"])
+
+
+def weights_of(checkpoint: Checkpoint) -> dict[str, mx.array]:
+    """Give the trainable weights of a checkpoint."""
+    return with_prefix(checkpoint, MODEL)
+
+
+def with_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, mx.array]:
+    """Pick the arrays of one group, by their own names."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint.arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def require_same_numerics(checkpoint: Checkpoint, folder: Path) -> None:
+    """Refuse to go on where the same bits cannot be promised.
+
+    Raises:
+        CheckpointError: with what has changed.
+    """
+    then, now = checkpoint.state["numerics"], numerics_fingerprint()
+    changed = [
+        f"{name}: {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder}: the run stands at step {checkpoint.step}, but numbers come out differently "
+            f"on this machine now ({', '.join(changed)}).\n"
+            "Go back to that environment, or delete the folder to start the run afresh."
+        )
