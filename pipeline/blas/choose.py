@@ -1,0 +1,172 @@
+"""Give MLX a fast BLAS: its Linux wheel for the CPU carries the reference one, 30 times slower.
+
+MLX calls `cblas_sgemm`, and of all libraries that offer the name to the whole process it gets the
+one that was loaded first. So a good one is loaded before MLX is imported. Nothing here imports MLX;
+`pipeline.device` does, between `route_blas` and `confirm_blas`.
+"""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.blas.library import NotUsable, address, use_library
+from pipeline.errors import DeviceError
+from pipeline.machine import PROC, allowed_cores
+
+log = logging.getLogger(__name__)
+
+SETTING = "TIDEWHEEL_BLAS"
+REMEDY = (
+    "Install a BLAS (Debian: libopenblas0) or a C compiler (Debian: gcc), "
+    f"or name a library in {SETTING}; {SETTING}=none takes MLX's own."
+)
+SYSTEM_LIBRARIES = (
+    "libopenblas.so.0",
+    "libopenblasp.so.0",
+    "libopenblas.so",
+    "libmkl_rt.so.3",
+    "libmkl_rt.so.2",
+    "libmkl_rt.so",
+    "libblis.so.4",
+    "libblis.so",
+)
+LIBRARY_NAMES = ("openblas", "mkl_rt", "blis")
+
+
+@dataclass(frozen=True)
+class Blas:
+    """The BLAS that MLX's float32 and float64 products go to on the CPU.
+
+    Attributes:
+        name: what it calls itself, with version and kernels where it tells.
+        path: the library; empty where nothing was routed.
+        num_threads: how many threads share a product.
+        problem: why nothing was routed, where something should have been.
+    """
+
+    name: str
+    path: str = ""
+    num_threads: int = 1
+    problem: str = ""
+
+
+def route_blas() -> Blas:
+    """Route MLX's matrix products to the best BLAS there is, before MLX is imported.
+
+    Raises:
+        DeviceError: when `TIDEWHEEL_BLAS` asks for what cannot be had.
+    """
+    setting = os.environ.get(SETTING, "")
+    num_threads = pin_threads()
+    if sys.platform != "linux" or setting == "none":
+        return Blas("Accelerate" if sys.platform == "darwin" else "MLX's own")
+    if not setting and expects_gpu():
+        return Blas("MLX's own", problem="MLX found no GPU though it is built for CUDA")
+    problems = []
+    for path, must_be_fast in candidates(setting):
+        try:
+            return Blas(*use_library(path, num_threads, must_be_fast))
+        except NotUsable as problem:
+            problems.append(str(problem))
+    problem = "; ".join(dict.fromkeys(problems)) or "no OpenBLAS, MKL or BLIS was found"
+    if setting:
+        raise DeviceError(f"{SETTING}={setting} cannot be used: {problem}.\n{REMEDY}")
+    return Blas("MLX's own", problem=problem)
+
+
+def confirm_blas(blas: Blas) -> Blas:
+    """Look, after MLX has multiplied on the CPU, whether it did so with the BLAS it was given.
+
+    Returns:
+        What is in use; when that is the slow one against our will, it is said aloud.
+    """
+    if blas.path and not is_bound():
+        blas = Blas("MLX's own", problem=f"MLX does not call {blas.path}")
+    if blas.problem:
+        log.warning("Matrix products will be slow: %s.\n%s", blas.problem, REMEDY)
+    return blas
+
+
+def is_bound(proc: Path = PROC) -> bool:
+    """Tell whether the table of functions in MLX's library holds the `cblas_sgemm` we see."""
+    wanted = address(ctypes.CDLL(None)).to_bytes(ctypes.sizeof(ctypes.c_void_p), sys.byteorder)
+    for line in (proc / "self" / "maps").read_text().splitlines():
+        span, rights = line.split()[:2]
+        if "mlx" in Path(line.split(maxsplit=5)[-1]).name and rights in ("r--p", "rw-p"):
+            start, end = (int(number, 16) for number in span.split("-"))
+            if wanted in ctypes.string_at(start, end - start):
+                return True
+    return False
+
+
+def expects_gpu() -> bool:
+    """Tell whether MLX is built for CUDA and the driver's library is on this machine."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    names = [distribution.name for distribution in importlib.metadata.distributions()]
+    return any(name.startswith("mlx-cuda") for name in names)
+
+
+def pin_threads() -> int:
+    """Fix how many threads share a product, because its last bits depend on it.
+
+    `OPENBLAS_NUM_THREADS` or else `OMP_NUM_THREADS` decides; without them, the cores we may use.
+    """
+    num_threads = allowed_cores()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0].strip()
+        if value and not (value.isdecimal() and int(value) > 0):
+            raise DeviceError(
+                f"{name}={value} is no number of threads.\nSet a positive number, or unset it."
+            )
+        num_threads = int(value) if value else num_threads
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
+        os.environ[name] = str(num_threads)
+    os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+    os.environ.setdefault("MKL_CBWR", "AUTO")  # the same bits wherever the arrays lie in memory
+    return num_threads
+
+
+def candidates(setting: str) -> Iterator[tuple[str, bool]]:
+    """List the libraries to try, best first.
+
+    Yields:
+        A path or name (empty: what the process offers already), and whether to pass it over when
+        something slow is known of it. NumPy's OpenBLAS stands before what is slow, but after what
+        the owner of the machine has installed.
+    """
+    if setting not in ("", "system", "numpy"):
+        yield setting, False
+        return
+    if not setting and address(ctypes.CDLL(None)):
+        yield "", False
+    if setting != "numpy":
+        yield from ((path, True) for path in system_libraries())
+    if setting != "system":
+        yield from ((path, False) for path in numpy_libraries())
+    if setting != "numpy":
+        yield from ((path, False) for path in system_libraries())
+
+
+def system_libraries() -> Iterator[str]:
+    """List the BLAS libraries that are beside Python or where the loader looks."""
+    for name in SYSTEM_LIBRARIES:
+        for path in (str(Path(sys.prefix) / "lib" / name), name):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(path)
+                yield path
+
+
+def numpy_libraries(proc: Path = PROC) -> list[str]:
+    """List the BLAS libraries that NumPy has loaded, wherever its package keeps them."""
+    lines = (proc / "self" / "maps").read_text().splitlines()
+    paths = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if "/" in line)
+    return [path for path in paths if any(name in Path(path).name for name in LIBRARY_NAMES)]

@@ -1,0 +1,151 @@
+"""One BLAS library: whether it multiplies as MLX expects, and putting it in MLX's way."""
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.blas.shim import ShimError, load_shim
+
+SPELLINGS = (("", "", False), ("scipy_", "64_", True), ("", "64_", True), ("scipy_", "", False))
+"""Prefix and suffix of names, and whether sizes have 64 bits, in the builds that are about."""
+THREAD_SETTERS = ("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads")
+ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
+
+
+class NotUsable(Exception):
+    """A library cannot stand in for MLX's own; the message says why."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded BLAS and how it spells its names."""
+
+    path: str
+    handle: ctypes.CDLL
+    prefix: str
+    suffix: str
+    wide: bool
+
+    def function(self, name: str) -> Any:  # noqa: ANN401
+        """Find a function by its usual name; None where the library has none."""
+        return getattr(self.handle, f"{self.prefix}{name}{self.suffix}", None)
+
+    def describe(self) -> str:
+        """Ask for name, version and kernels; the file's name where it cannot tell."""
+        if tell := self.function("openblas_get_config") or self.function(
+            "bli_info_get_version_str"
+        ):
+            tell.restype = ctypes.c_char_p
+            return f"{'' if self.function('openblas_get_config') else 'BLIS '}{tell().decode()}"
+        if tell := self.function("MKL_Get_Version_String"):
+            text = ctypes.create_string_buffer(200)
+            tell(text, len(text))
+            return text.value.decode().strip()
+        return Path(self.path).name or "a BLAS that was loaded before"
+
+    def set_threads(self, num_threads: int) -> int:
+        """Set the threads, as the library may be older than the environment; give what it took."""
+        for setter in filter(None, map(self.function, THREAD_SETTERS)):
+            setter(num_threads)
+        ask = self.function("openblas_get_num_threads")
+        return ask() if ask else num_threads
+
+    def is_slow(self, num_threads: int) -> bool:
+        """Tell whether it is BLIS (a third of OpenBLAS's rate, measured) or built without threads."""
+        parallel = self.function("openblas_get_parallel")
+        alone = parallel is not None and parallel() == 0 and num_threads > 1
+        return alone or self.function("bli_info_get_version_str") is not None
+
+
+def use_library(path: str, num_threads: int, must_be_fast: bool) -> tuple[str, str, int]:
+    """Check a library and put its products in the place of MLX's own.
+
+    Args:
+        path: a path, or a name for the loader; empty for what the process offers already.
+        num_threads: how many threads shall share a product.
+        must_be_fast: pass over a library that is known to be slow.
+
+    Returns:
+        What it calls itself, its path, and how many threads it uses.
+
+    Raises:
+        NotUsable: when it lacks what is needed, multiplies wrongly, or comes too late.
+    """
+    library = open_library(path)
+    if must_be_fast and library.is_slow(num_threads):
+        raise NotUsable(f"{path} is slow")
+    check_product(library, np.float32)
+    check_product(library, np.float64)
+    if path:
+        check_way(library)
+        offer(library)
+    return library.describe(), path or "preloaded", library.set_threads(num_threads)
+
+
+def open_library(path: str) -> Library:
+    """Load a library for ourselves alone, and find how it spells its names."""
+    try:
+        handle = ctypes.CDLL(path or None)
+    except OSError as error:
+        raise NotUsable(str(error)) from None
+    for spelling in SPELLINGS:
+        library = Library(path, handle, *spelling)
+        if library.function("cblas_sgemm") and library.function("cblas_dgemm"):
+            return library
+    raise NotUsable(f"{path} has no cblas_sgemm and cblas_dgemm")
+
+
+def check_product(library: Library, dtype: type) -> None:
+    """Multiply two small matrices and compare with sums that need no BLAS.
+
+    A library that takes sizes of 64 bits under the plain names would read whatever stands above
+    MLX's 32 bits. Here that makes every size negative, so that it refuses and is found out.
+    """
+    size = 8
+    a, b = np.arange(2 * size * size, dtype=dtype).reshape(2, size, size) / dtype(100)
+    c = np.zeros_like(a)
+    number = ctypes.c_float if dtype is np.float32 else ctypes.c_double
+    wide = ctypes.c_int64(size if library.wide else size - (1 << 32))
+    multiply = library.function("cblas_sgemm" if dtype is np.float32 else "cblas_dgemm")
+    multiply(
+        *(ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, wide, wide, wide, number(1)),
+        *(ctypes.c_void_p(a.ctypes.data), wide, ctypes.c_void_p(b.ctypes.data), wide),
+        *(number(0), ctypes.c_void_p(c.ctypes.data), wide),
+    )
+    if not np.allclose(c, np.einsum("mk,nk->mn", a, b)):
+        raise NotUsable(f"{library.path} multiplies wrongly, or takes sizes of 64 bits")
+
+
+def check_way(library: Library) -> None:
+    """Make sure that MLX will find what we offer, and not what was there before."""
+    if address(ctypes.CDLL(None)) not in (0, address(library.handle)):
+        raise NotUsable(f"{library.path} stands behind a cblas_sgemm that was loaded before")
+    if "mlx.core" in sys.modules:
+        raise NotUsable("mlx was imported before pipeline.device")
+
+
+def address(handle: ctypes.CDLL) -> int:
+    """Find where the `cblas_sgemm` of a library lies in memory; 0 where it has none."""
+    if not hasattr(handle, "cblas_sgemm"):
+        return 0
+    return ctypes.cast(handle.cblas_sgemm, ctypes.c_void_p).value or 0
+
+
+def offer(library: Library) -> None:
+    """Let all libraries loaded from now on see the products under their usual names."""
+    if not (library.prefix or library.suffix):
+        ctypes.CDLL(library.path, ctypes.RTLD_GLOBAL)
+        return
+    try:
+        shim = load_shim()
+    except ShimError as error:
+        raise NotUsable(str(error)) from None
+    gemms = [library.function(f"cblas_{kind}gemm") for kind in "sd"]
+    missing = shim.tidewheel_route(
+        *(ctypes.cast(gemm, ctypes.c_void_p) for gemm in gemms), int(library.wide)
+    )
+    assert not missing, "open_library looks for both"
