@@ -1,0 +1,111 @@
+"""The tokenizer: taken from the model as it is, or trained for a new one."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.errors import ModelError
+from pipeline.files import sha256_file
+from pipeline.inputs import TOKENIZER_FILES
+
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from its files, as they are: no network, no code from the folder.
+
+    Raises:
+        ModelError: when a file is missing or damaged, or there is no end-of-sequence token.
+    """
+    require_tokenizer(folder)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the library raises whatever its parsers do
+        raise ModelError(f"{folder}: the tokenizer cannot be read: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{folder}: the tokenizer names no end-of-sequence token, so no answer could end.\n"
+            "Set eos_token in tokenizer_config.json."
+        )
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Refuse a folder without tokenizer.json.
+
+    Raises:
+        ModelError: with what to do about it.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{folder} has no tokenizer.json.\nWrite one there with transformers: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Give the number that every id is below; ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None:
+    """Train a byte-level BPE tokenizer: any text at all, and back again without loss.
+
+    Args:
+        texts: what to train on; memory grows with the number of different words.
+        vocab_size: tokens to end with; fewer where the texts have not enough pairs to merge.
+        folder: gets files that transformers reads.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A {BOS} $B",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS
+    ).save_pretrained(folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files of a model folder, byte by byte.
+
+    Raises:
+        ModelError: when there is no tokenizer.json.
+    """
+    require_tokenizer(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Hash the tokenizer's files of a folder, whatever else is in it.
+
+    Raises:
+        ModelError: when there is no tokenizer.json.
+    """
+    require_tokenizer(folder)
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            digest.update(f"{name}\0{sha256_file(folder / name)}\n".encode())
+    return digest.hexdigest()
