@@ -6,7 +6,7 @@ it too (through `hydra_plugins/`), so that a wrong `-S` override fails before an
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -269,16 +269,26 @@ def check_known(names: list[str]) -> None:
     )
 
 
-def check_values(config: DictConfig) -> None:
+def inside(name: str, sections: Collection[str]) -> bool:
+    """Tell whether a parameter is one of these sections and keys, or stands in one."""
+    return any(name == section or name.startswith(f"{section}.") for section in sections)
+
+
+def check_values(config: DictConfig, sections: Collection[str] | None = None) -> None:
     """Refuse values out of range, all at once; `OmegaConf` has checked the types already.
+
+    Args:
+        config: the whole configuration.
+        sections: where a value must not be missing; everywhere if None.
 
     Raises:
         ConfigError: with every key, its value, and what it may be.
     """
     missing = OmegaConf.missing_keys(config)
-    problems = [f"{name} has no value; give one: {name}=..." for name in sorted(missing)]
+    needed = sorted(name for name in missing if sections is None or inside(name, sections))
+    problems = [f"{name} has no value; give one: {name}=..." for name in needed]
     for name, field in leaves():
-        value = None if name in missing else OmegaConf.select(config, name)
+        value = None if inside(name, missing) else OmegaConf.select(config, name)
         if value is not None and field.metadata:
             problems += [f"{name}={value}: {rule}" for rule in broken_rules(field, value)]
     problems += contradictions(config)
@@ -298,12 +308,20 @@ def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa
         yield "must be finite"
 
 
+def shown(value: int | None) -> str:
+    """Write a value as `conf/` has it."""
+    return "null" if value is None else str(value)
+
+
 def contradictions(config: DictConfig) -> Iterator[str]:
     """Say which parameters are right alone and wrong together."""
     data, model, train = config.data, config.model, config.train
     if not OmegaConf.missing_keys(data):
         if data.validation_fraction + data.test_fraction >= 1:
-            yield "data.validation_fraction + data.test_fraction leave nothing to train on"
+            yield (
+                f"data.validation_fraction={data.validation_fraction} and "
+                f"data.test_fraction={data.test_fraction}: they leave nothing to train on"
+            )
         if data.source == "jsonl" and data.path is None:
             yield "data.source=jsonl needs data.path=FILE_OR_FOLDER"
     if not OmegaConf.missing_keys(model):
@@ -316,7 +334,10 @@ def contradictions(config: DictConfig) -> Iterator[str]:
     if not OmegaConf.missing_keys(train) and (train.batch_size is None) == (
         train.batch_tokens is None
     ):
-        yield "give either train.batch_size or train.batch_tokens, and set the other to null"
+        yield (
+            f"train.batch_size={shown(train.batch_size)} and "
+            f"train.batch_tokens={shown(train.batch_tokens)}: give one, and set the other to null"
+        )
     if not OmegaConf.missing_keys(config.export):
         wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
         if wrong or not config.export.formats:

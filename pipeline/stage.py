@@ -5,6 +5,9 @@ Under DVC (`-cn repro`) it reads params.yaml and writes where dvc.yaml says. Not
 """
 
 import functools
+import os
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +22,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import schema
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.files import sha256_path
 from pipeline.inputs import ROOT
+
+COMPOSITION_ERRORS = (HydraException, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
@@ -98,19 +103,18 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     Raises:
         ConfigError: with the sections that it does read.
     """
-    known = schema.known_names()
-    for override in OverridesParser.create().parse_overrides(overrides):
-        asked = override.key_or_group
-        read = any(
-            asked == name or asked.startswith(f"{name}.") or name.startswith(f"{asked}.")
-            for name in (*names, "inputs")
-        )
-        if asked in known and not read:
-            raise ConfigError(
-                f"{override.input_line}: this stage reads only {', '.join(names)}.\n"
-                "Set it for the stage that reads it, or for all stages: "
-                f"dvc exp run -S {override.input_line}"
-            )
+    known, read = schema.known_names(), (*names, "inputs")
+    foreign = [
+        str(override.input_line)
+        for override in OverridesParser.create().parse_overrides(overrides)
+        if override.key_or_group in known
+        and not schema.inside(override.key_or_group, read)
+        and not any(schema.inside(name, [override.key_or_group]) for name in read)
+    ]
+    headline = f"this stage reads only {', '.join(names)}, and not:"
+    remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
+    sets = " ".join(f"-S {shlex.quote(override)}" for override in foreign)
+    report_problems(ConfigError, headline, foreign, remedy + sets)
 
 
 def earlier_run_of(config: DictConfig) -> Path | None:
@@ -119,11 +123,14 @@ def earlier_run_of(config: DictConfig) -> Path | None:
     Raises:
         ConfigError: when there is no such folder.
     """
-    if not isinstance(config.inputs, str):
+    if config.inputs is None or isinstance(config.inputs, DictConfig):
         return None
-    folder = Path(config.inputs).resolve()
+    folder = Path(str(config.inputs)).resolve()
     if not folder.is_dir():
-        raise ConfigError(f"inputs={config.inputs}: there is no such run folder.")
+        raise ConfigError(
+            f"inputs={config.inputs}: there is no such run folder (looked at {folder}).\n"
+            "Give the folder under runs/ that an earlier stage has written."
+        )
     return folder
 
 
@@ -137,7 +144,7 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
     def decorate(function: Callable[[DictConfig, Paths], Any]) -> Any:  # noqa: ANN401
         @functools.wraps(function)
         def run(config: DictConfig) -> Any:  # noqa: ANN401
-            schema.check_values(config)
+            schema.check_values(config, names)
             refuse_foreign_overrides(list(HydraConfig.get().overrides.task), names)
             OmegaConf.resolve(config)
             paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_run_of(config))
@@ -158,29 +165,45 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
 
 def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -> int:
     """Run a Hydra main; print what the user can mend without a traceback. Gives the exit code."""
-    arguments = [argument.replace("+experiment=", "experiment=") for argument in sys.argv[1:]]
-    sys.argv[1:] = arguments
+    sys.argv[1:] = arguments = usual_spelling(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what is caught below, and exits
     if "--help" in arguments or "-h" in arguments:
         print(help_text(function, names))
         return 0
     try:
         schema.check_known(unknown_candidates(arguments))
         main()
+    except COMPOSITION_ERRORS as error:
+        print(f"ConfigError: {composition_error(error)}", file=sys.stderr)
+        return 1
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def usual_spelling(arguments: list[str]) -> list[str]:
+    """Take Hydra's `+experiment=NAME` for `experiment=NAME`, which is how conf/ has it."""
+    return [re.sub(r"^\+experiment=", "experiment=", argument) for argument in arguments]
+
+
+def composition_error(error: Exception) -> ConfigError:
+    """Say what Hydra found wrong in conf/ or in an override, with the nearest parameter."""
+    text = "\n".join(dict.fromkeys([str(error), str(error.__cause__ or error)]))
+    asked = re.search(r"^Key .* not in [^$]*full_key: (\S+)", text, re.MULTILINE)
+    near = schema.nearest(asked[1]) if asked else None
+    return ConfigError(text + (f"\nDid you mean {near}?" if near else ""))
+
+
 def unknown_candidates(arguments: list[str]) -> list[str]:
-    """Pick the dotted keys that arguments set; groups, additions and Hydra's own are not judged."""
+    """Pick the keys that arguments set; those that are Hydra's own are not judged."""
     overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
         return []  # Hydra will say what is wrong with it
     own = ("hydra", "experiment", "debug")
-    keys = [item.key_or_group for item in parsed if not item.is_add() and not item.is_delete()]
+    keys = [item.key_or_group for item in parsed]
     return [key for key in keys if key.split(".")[0].split("/")[0] not in own]
 
 
@@ -197,7 +220,7 @@ def help_text(function: Callable, names: tuple[str, ...]) -> str:
         "Values come from conf/; by hand all is written under runs/. Parameters of this stage:",
     ]
     for name, field in schema.leaves():
-        if any(name == chosen or name.startswith(f"{chosen}.") for chosen in names):
+        if schema.inside(name, names):
             lines.append(f"  {name:<38} {describe(field)}")
     return "\n".join(lines)
 
@@ -213,7 +236,7 @@ def describe(field: Any) -> str:  # noqa: ANN401
     facts = field.metadata
     if not facts:
         return ""
-    kind = getattr(field.type, "__name__", None) or str(field.type)
+    kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
     bounds = [f"{word} {facts[side]}" for side, word in LIMITS.items() if facts[side] is not None]
     extra = [*facts["choices"], facts["unit"], *bounds]
     return f"{facts['help']} ({'; '.join([kind, *filter(None, extra)])})"

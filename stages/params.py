@@ -7,24 +7,32 @@ python -m stages.params experiment=smoke       write it with Hydra overrides
 
 import argparse
 import hashlib
+import json
 import os
-import re
+import shlex
 import sys
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline import schema
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_text
 from pipeline.inputs import fingerprints
-from pipeline.stage import ROOT, unknown_candidates
+from pipeline.stage import (
+    COMPOSITION_ERRORS,
+    ROOT,
+    composition_error,
+    unknown_candidates,
+    usual_spelling,
+)
 from pipeline.sweep_table import flat
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"
+ABSENT = "(absent)"
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -39,27 +47,40 @@ def composed(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("config", overrides=overrides)
         OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        text = "\n".join(dict.fromkeys([str(error), str(error.__cause__ or error)]))
-        asked = re.search(r"^Key .* not in [^$]*full_key: (\S+)", text, re.MULTILINE)
-        near = schema.nearest(asked[1]) if asked else None
-        raise ConfigError(text + (f"\nDid you mean {near}?" if near else "")) from error
+    except (*COMPOSITION_ERRORS, OmegaConfBaseException) as error:
+        raise composition_error(error) from error
     schema.check_values(config)
     return config
 
 
 def loaded() -> DictConfig:
-    """Read params.yaml, with the types of the schema."""
-    config = OmegaConf.merge(OmegaConf.structured(schema.Params), OmegaConf.load(FILE))
+    """Read params.yaml, with the types of the schema.
+
+    Raises:
+        ConfigError: when it has a key that the schema has not, or a value of another type.
+    """
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema.Params), OmegaConf.load(FILE))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"params.yaml: {composition_error(error)}") from error
     assert isinstance(config, DictConfig)
     return config
+
+
+def old_values() -> dict[str, Any]:
+    """List what params.yaml has, whatever somebody made of it; nothing if it cannot be read."""
+    try:
+        config = OmegaConf.create(FILE.read_text(encoding="utf-8"))
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return {}
+    return values(config) if isinstance(config, DictConfig) else {}
 
 
 def values(config: DictConfig) -> dict[str, Any]:
     """List the leaves of a configuration, the fingerprints apart."""
     container = OmegaConf.to_container(config)
     assert isinstance(container, dict)
-    return {name: value for name, value in flat(container) if not name.startswith("inputs")}
+    return {name: value for name, value in flat(container) if not schema.inside(name, ["inputs"])}
 
 
 def edited_by_hand() -> bool:
@@ -70,17 +91,21 @@ def edited_by_hand() -> bool:
     return bool(outs) and outs[0].md5 != hashlib.md5(FILE.read_bytes()).hexdigest()
 
 
-def refuse_edit(old: dict[str, Any], changed: list[str]) -> None:
+def refuse_edit(changed: dict[str, tuple[Any, Any]]) -> None:
     """Stop `dvc repro` before it overwrites what somebody wrote into params.yaml.
 
     Raises:
         ConfigError: with the three ways out.
     """
-    sets = " ".join(f"-S {name}={old[name]}" for name in changed if name in old)
+    sets = [
+        shlex.quote(f"{name}={json.dumps(old, ensure_ascii=False)}")
+        for name, (old, new) in changed.items()
+        if ABSENT not in (old, new)
+    ]
+    trial = f"try them with\n  dvc exp run -S {' -S '.join(sets)}\nor " if sets else ""
     raise ConfigError(
         "params.yaml has been edited, but it is written from conf/. Either set the values in "
-        f"conf/, or try them with\n  dvc exp run {sets}\nor drop them with\n"
-        "  python -m stages.params"
+        f"conf/, or {trial}drop them with\n  python -m stages.params"
     )
 
 
@@ -95,16 +120,19 @@ def complete_experiment(name: str) -> None:
 
 def refresh(config: DictConfig, check: bool) -> int:
     """Say what differs between params.yaml and conf/, and write it unless only asked to check."""
-    new = values(config)
-    old = values(loaded()) if FILE.exists() else {}
-    changed = sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name))
+    new, old = values(config), old_values()
+    pairs = {
+        name: (old.get(name, ABSENT), new.get(name, ABSENT))
+        for name in sorted(new.keys() | old.keys())
+    }
+    changed = {name: (then, now) for name, (then, now) in pairs.items() if then != now}
     if changed and old:
         print("params.yaml -> conf/")
-        print("\n".join(f"  {name}: {old.get(name)} -> {new.get(name)}" for name in changed))
+        print("\n".join(f"  {name}: {then} -> {now}" for name, (then, now) in changed.items()))
     if check:
         return int(bool(changed))
     if changed and os.environ.get("DVC_STAGE") and edited_by_hand():
-        refuse_edit(old, changed)
+        refuse_edit(changed)
     config.inputs = fingerprints(config)
     write_text(FILE, OmegaConf.to_yaml(config))
     return 0
@@ -123,7 +151,7 @@ def main() -> int:
         if experiment:
             complete_experiment(experiment)
             return 0
-        return refresh(composed(options.overrides), options.check)
+        return refresh(composed(usual_spelling(options.overrides)), options.check)
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
