@@ -24,16 +24,12 @@ def cache_folder() -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable; a rename is only safe after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(folder)
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable."""
-    descriptor = os.open(path, os.O_RDWR)
+    """Make the bytes of a file durable, also of one that may not be written."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -85,9 +81,17 @@ def new_folder(path: Path) -> Iterator[Path]:
 def replace_folder(partial: Path, path: Path) -> None:
     """Put a finished folder in the place of another one."""
     old = partial.with_name(f"{partial.name}.old")
+    for item in [*partial.rglob("*"), partial]:
+        if item.exists():  # a link may lead nowhere
+            sync_file(item)
     if path.exists():
         path.rename(old)
-    partial.rename(path)
+    try:
+        partial.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
