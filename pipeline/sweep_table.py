@@ -13,6 +13,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_text
 
 
@@ -39,8 +40,17 @@ def row_of(job: Path) -> dict[str, Any]:
 
 
 def write_table(folder: Path) -> str:
-    """Write table.csv and table.md for the jobs of a sweep; give the latter's text."""
+    """Write table.csv and table.md for the jobs of a sweep; give the latter's text.
+
+    Raises:
+        PipelineError: when the folder holds no job.
+    """
     jobs = [path.parent for path in folder.glob("*/.hydra")]
+    if not jobs:
+        raise PipelineError(
+            f"{folder}: no job of a sweep is here.\n"
+            "Give the folder of a sweep, runs/STAGE/sweep_TIME."
+        )
     rows = [row_of(job) for job in sorted(jobs, key=lambda job: (len(job.name), job.name))]
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
@@ -63,5 +73,15 @@ class SweepTable(Callback):
         print(f"{write_table(folder)}\n{folder}/table.md")
 
 
+def main(arguments: list[str]) -> int:
+    """Write the table of the sweep whose folder is given."""
+    try:
+        print(write_table(Path(*arguments)))
+    except PipelineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(write_table(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))
