@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.files import cache_folder
-from pipeline.inputs import TOKENIZER_FILES, is_hub_id, model_folder, require_network
+from pipeline.inputs import ROOT, TOKENIZER_FILES, is_hub_id, model_folder, require_network
 
 SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
@@ -39,7 +39,9 @@ def locate(source: str, revision: str | None, allow_network: bool, weights: bool
     patterns = SETTINGS + WEIGHTS if weights else SETTINGS
     environment = {name: value for name, value in os.environ.items() if name not in OFFLINE}
     command = [sys.executable, "-m", __name__, source, revision or "main", str(folder), *patterns]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise ModelError(
