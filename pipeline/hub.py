@@ -38,6 +38,7 @@ def locate(source: str, revision: str | None, allow_network: bool, weights: bool
     folder = cache_folder() / "hub" / name
     patterns = SETTINGS + WEIGHTS if weights else SETTINGS
     environment = {name: value for name, value in os.environ.items() if name not in OFFLINE}
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     command = [sys.executable, "-m", __name__, source, revision or "main", str(folder), *patterns]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False
