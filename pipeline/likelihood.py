@@ -169,7 +169,7 @@ def continuation_scores(
     return -np.asarray(losses.sum(axis=1), dtype=np.float64)
 
 
-def wilson(successes: float, n: int) -> Share:
+def wilson(successes: int, n: int) -> Share:
     """Give a share and its 95 % Wilson score interval, which holds at 0 and n too."""
     share = successes / n
     spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))

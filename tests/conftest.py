@@ -93,3 +93,13 @@ def make_store(tmp_path):
         return TokenStore(tmp_path / name)
 
     return make
+
+
+@pytest.fixture
+def readers():
+    """Import a library that reads what we write; `make readers` installs them."""
+
+    def find(name):
+        return pytest.importorskip(name, reason=f"{name} is absent: run `make readers`")
+
+    return find

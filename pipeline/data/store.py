@@ -8,7 +8,7 @@ written last: a store without it was never finished. Identical input gives ident
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Integer
@@ -86,7 +86,7 @@ class TokenStoreWriter:
         self.num_tokens += len(ids)
         self.num_targets += num_targets
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TokenStoreWriter":
         return self
 
     def __exit__(
@@ -180,7 +180,7 @@ def held_out_store(prepared: Path) -> TokenStore:
     return test if len(test) else TokenStore(prepared / "validation")
 
 
-def read_header(folder: Path) -> dict[str, int]:
+def read_header(folder: Path) -> dict[str, Any]:
     """Read what a store says about itself.
 
     Raises:

@@ -49,8 +49,8 @@ def compare(
     difference = paired_share_difference(before, after, clusters)
     return {
         "n": len(before),
-        "base": asdict(wilson(float(before.sum()), len(before))),
-        "tuned": asdict(wilson(float(after.sum()), len(after))),
+        "base": asdict(wilson(int(before.sum()), len(before))),
+        "tuned": asdict(wilson(int(after.sum()), len(after))),
         "difference": difference.value,
         "difference_low": difference.low,
         "difference_high": difference.high,

@@ -5,6 +5,7 @@ and started again ends with the same bits as one that is not.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class StepReport:
     learning_rate: float
     tokens_per_second: float
     footprint_bytes: int
-    val_loss: float | None
+    val_loss: float | None = None
+    is_best: bool = False
 
 
 class Trainer:
@@ -129,7 +131,9 @@ class Trainer:
             CheckpointError: when it was made where numbers come out differently.
         """
         checkpoint = self.checkpoints.newest()
-        if checkpoint is not None:
+        if checkpoint is None:
+            mx.random.seed(self.settings.seed)
+        else:
             require_same_numerics(checkpoint, self.folder)
             self.progress = put_back(checkpoint, self.model, self.optimizer)
             self.progress.recoveries += 1
@@ -146,31 +150,38 @@ class Trainer:
 
     def steps(self) -> Iterator[StepReport]:
         """Train to the end of the run, yielding after each update."""
-        settings = self.settings
         self.model.train()
         reset_peak_memory()
         began, before = time.monotonic(), self.progress.wall_seconds
-        if self.progress.step == 0 and self.progress.val_loss is None:
-            self.validate()
-            self.save()
-        while self.progress.step < settings.num_steps:
-            started = time.monotonic()
-            result = self.one_step()
-            seconds = time.monotonic() - started
-            step = self.progress.step
-            last = step == settings.num_steps
-            validated = last or step % settings.steps_per_eval == 0
-            report = self.report(result, seconds)
-            if validated:
+        try:
+            if self.progress.val_loss is None:
                 self.validate()
-            self.progress.wall_seconds = before + time.monotonic() - began
-            if last or step % settings.steps_per_save == 0 or self.progress.best_step == step:
                 self.save()
-            yield dataclasses.replace(
-                report, val_loss=self.progress.val_loss if validated else None
-            )
-        self.curve.close()
-        self.validations.close()
+            while self.progress.step < self.settings.num_steps:
+                report = self.advance()
+                self.progress.wall_seconds = before + time.monotonic() - began
+                if self.is_due(self.settings.steps_per_save) or report.is_best:
+                    self.save()
+                yield report
+        finally:
+            self.curve.close()
+            self.validations.close()
+
+    def is_due(self, interval: int) -> bool:
+        """Tell whether something that happens at intervals, and at the end, happens now."""
+        step = self.progress.step
+        return step % interval == 0 or step == self.settings.num_steps
+
+    def advance(self) -> StepReport:
+        """Make one step, and validate where that is due."""
+        started = time.monotonic()
+        result = self.one_step()
+        report = self.report(result, time.monotonic() - started)
+        if not self.is_due(self.settings.steps_per_eval):
+            return report
+        self.validate()
+        is_best = self.progress.best_step == self.progress.step
+        return dataclasses.replace(report, val_loss=self.progress.val_loss, is_best=is_best)
 
     def batches(self, step: int) -> list[Batch]:
         """Arrange the documents of a step; a pure function of the seed and the step."""
@@ -237,10 +248,14 @@ class Trainer:
             "reloads": progress.reloads,
         }
         self.curve.append(row)
-        return StepReport(progress.step, result, learning_rate, speed, footprint, None)
+        return StepReport(progress.step, result, learning_rate, speed, footprint)
 
     def validate(self) -> None:
-        """Measure the loss on the fixed set; remember it, and whether it is the best so far."""
+        """Measure the loss on the fixed set; remember it, and whether it is the best so far.
+
+        Raises:
+            TrainingError: when it is not finite.
+        """
         progress = self.progress
         count = len(self.validation_store)
         limit = self.settings.validation_documents
@@ -252,7 +267,13 @@ class Trainer:
             width=self.width,
             batch_tokens=EVALUATION_BATCH_TOKENS,
         )
-        progress.close_window(document_losses(self.model, batches).mean)
+        val_loss = document_losses(self.model, batches).mean
+        if not math.isfinite(val_loss):
+            raise TrainingError(
+                f"Step {progress.step}: the validation loss is {val_loss}; the weights are beyond "
+                "mending.\nLower optim.learning_rate, and start again."
+            )
+        progress.close_window(val_loss)
         self.validations.append(
             {
                 "step": progress.step,

@@ -1,0 +1,222 @@
+"""The loop: a run that is stopped anywhere ends with the bits of one that is not."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.device import mx
+from pipeline.errors import CheckpointError, TrainingError
+from pipeline.model.adapters import AdapterSettings, apply
+from pipeline.model.scratch import initialize
+from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.optim import OptimSettings
+from pipeline.train import state
+from pipeline.train.loop import Trainer, TrainSettings
+from pipeline.train.series import MACHINE_COLUMNS, TRAIN_COLUMNS
+
+SETTINGS = TrainSettings(
+    num_steps=9,
+    batch_size=5,
+    batch_tokens=None,
+    grad_accumulation_steps=2,
+    grad_checkpoint=False,
+    max_grad_norm=0.5,
+    steps_per_eval=4,
+    steps_per_save=2,
+    validation_documents=6,
+    keep_checkpoints=2,
+    on_non_finite="stop",
+    arrangement="bucketed",
+    seed=3,
+)
+
+
+@pytest.fixture
+def run(tmp_path, tiny_config, make_store):
+    """Start, or go on with, a run in a folder; stop after some steps when asked to."""
+    train, validation = make_store(), make_store("validation", 8, seed=9)
+
+    def go(name, stop_after=None, mode="lora", learning_rate=1e-2, weights=None, **changes):
+        model = initialize(tiny_config, seed=0)
+        apply(model, AdapterSettings(mode, 4, 8.0, 0.3, None, ("*",)), seed=5)
+        settings = dataclasses.replace(SETTINGS, **changes)
+        optim = OptimSettings(learning_rate, 0.01, 0.2)
+        trainer = Trainer(model, train, validation, settings, optim, tmp_path / name, weights)
+        trainer.restore()
+        for report in trainer.steps():
+            if report.step == stop_after:
+                return trainer
+        return trainer
+
+    return go
+
+
+def result(trainer):
+    """Everything that must be equal between equal runs, as bytes and numbers."""
+    arrays = {**trainable_arrays(trainer.model), **named_arrays(trainer.optimizer.state)}
+    rows = [
+        {name: value for name, value in row.items() if name not in MACHINE_COLUMNS}
+        for row in trainer.curve.rows()
+    ]
+    machine = {"recoveries", "reloads", "wall_seconds", "peak_memory_bytes", "peak_footprint_bytes"}
+    progress = dataclasses.asdict(trainer.progress)
+    return (
+        {name: np.array(value).tobytes() for name, value in arrays.items()},
+        rows,
+        trainer.validations.rows(),
+        {name: value for name, value in progress.items() if name not in machine},
+        np.array(mx.random.state[0]).tolist(),
+    )
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("arrangement", ["bucketed", "packed"])
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 8])
+def test_a_stopped_run_ends_with_the_same_bits(run, mode, arrangement, stop_after):
+    whole = result(run("whole", mode=mode, arrangement=arrangement))
+    mx.random.seed(99)  # whatever another process would have there
+    run("stopped", stop_after=stop_after, mode=mode, arrangement=arrangement)
+    mx.random.seed(77)
+    resumed = run("stopped", mode=mode, arrangement=arrangement)
+    assert resumed.progress.recoveries == 1
+    assert result(resumed) == whole
+
+
+@pytest.mark.parametrize("what", ["random key", "optimizer", "weights", "window"])
+def test_without_any_part_of_the_state_the_bits_differ(run, monkeypatch, what):
+    whole = result(run("whole"))
+    run("stopped", stop_after=7)
+    put_back = state.put_back
+
+    def forgetful(checkpoint, model, optimizer):
+        kept = {name: np.array(value) for name, value in trainable_arrays(model).items()}
+        fresh, key = dict(optimizer.state), mx.random.state[0] + 1
+        progress = put_back(checkpoint, model, optimizer)
+        if what == "random key":
+            mx.random.seed(int(key[1]))
+        if what == "optimizer":
+            optimizer.state = fresh
+        if what == "weights":
+            model.load_weights([(name, mx.array(value)) for name, value in kept.items()], False)
+        if what == "window":
+            progress.window_loss_sum = 0.0
+        return progress
+
+    monkeypatch.setattr("pipeline.train.loop.put_back", forgetful)
+    assert result(run("stopped")) != whole
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(run):
+    first = result(run("a"))
+    assert result(run("b")) == first
+    assert result(run("c", seed=4)) != first
+
+
+def test_how_often_it_saves_does_not_change_the_result(run):
+    assert result(run("a")) == result(run("b", steps_per_save=1))
+
+
+def test_validation_does_not_change_training(run):
+    often, seldom = run("a", steps_per_eval=1), run("b", steps_per_eval=9)
+    for name, value in trainable_arrays(often.model).items():
+        assert mx.array_equal(value, trainable_arrays(seldom.model)[name])
+
+
+def test_validation_is_of_the_start_of_every_interval_and_of_the_final_weights(run):
+    trainer = run("a")
+    assert [int(row["step"]) for row in trainer.validations.rows()] == [0, 4, 8, 9]
+    assert trainer.validations.rows()[-1]["val_loss"] == repr(trainer.progress.val_loss)
+    before = trainer.progress.val_loss
+    trainer.validations.resume_after(9)
+    trainer.validate()
+    trainer.validations.close()
+    assert trainer.progress.val_loss == before
+
+
+def test_the_window_mean_is_that_of_tokens(run, make_store):
+    trainer = run("a", num_steps=3, steps_per_eval=3)
+    rows = trainer.curve.rows()
+    counts = [sum(batch.num_targets for batch in trainer.batches(step)) for step in (1, 2, 3)]
+    losses = [float(row["train_loss"]) for row in rows]
+    assert trainer.progress.train_loss == pytest.approx(np.average(losses, weights=counts))
+    assert trainer.progress.num_tokens == sum(counts)
+
+
+def test_the_best_step_is_kept_and_can_be_read(run):
+    trainer = run("a", learning_rate=0.3, num_steps=12, steps_per_eval=1, mode="full")
+    rows = [(float(row["val_loss"]), int(row["step"])) for row in trainer.validations.rows()]
+    assert (trainer.progress.best_val_loss, trainer.progress.best_step) == min(rows)
+    assert trainer.progress.best_step < 11  # so that it had to be protected
+    best, last = trainer.best_weights(), trainable_arrays(trainer.model)
+    assert best.keys() == last.keys()
+    trainer.model.load_weights(list(best.items()), strict=False)
+    trainer.validations.resume_after(12)
+    trainer.validate()
+    trainer.validations.close()
+    assert trainer.progress.val_loss == trainer.progress.best_val_loss
+
+
+def test_document_weights_reach_the_gradient(run):
+    skewed = np.where(np.arange(24) % 2, 1.9, 0.1).astype(np.float32)
+    assert result(run("a", weights=skewed)) != result(run("b"))
+
+
+def test_batch_tokens_are_the_other_way_to_size_a_step(run):
+    trainer = run("a", batch_size=None, batch_tokens=60, num_steps=4)
+    for step in (1, 2, 3, 4):
+        documents = trainer.plan.documents(step)
+        assert trainer.train_store.lengths[documents].sum() <= 60
+
+
+def test_the_curve_has_a_row_per_step_with_all_columns(run):
+    rows = run("a").curve.rows()
+    assert [int(row["step"]) for row in rows] == list(range(1, 10))
+    assert tuple(rows[0]) == TRAIN_COLUMNS
+    assert float(rows[0]["learning_rate"]) == pytest.approx(1e-2 / 2)
+    assert all(int(row["footprint_bytes"]) > 1e6 for row in rows)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Make the gradient of the third step not a number."""
+    batches = Trainer.batches
+
+    def poisoned(self, step):
+        found = batches(self, step)
+        if step == 3:
+            found = [
+                dataclasses.replace(one, weights=one.weights * np.float32("nan")) for one in found
+            ]
+        return found
+
+    monkeypatch.setattr(Trainer, "batches", poisoned)
+
+
+def test_a_non_finite_gradient_stops_and_names_the_documents(run, tmp_path, poison):
+    message = r"(?s)Step 3: loss \d.*gradient norm nan; the update was not applied.*Lower optim"
+    with pytest.raises(TrainingError, match=message):
+        run("a")
+    written = json.loads((tmp_path / "a/non_finite-00000003.json").read_text())
+    assert written["documents"] == sorted(run("b", num_steps=1).plan.documents(3).tolist())
+
+
+def test_a_non_finite_step_can_be_skipped_and_is_counted(run, poison):
+    trainer = run("a", on_non_finite="skip")
+    assert (trainer.progress.skipped_steps, trainer.progress.step) == (1, 9)
+    assert int(trainer.optimizer.step) == 8
+    assert trainer.progress.val_loss < 5
+
+
+def test_weights_that_are_not_finite_are_not_trained_on(run):
+    with pytest.raises(TrainingError, match="Step 4: the validation loss is nan"):
+        run("a", learning_rate=math.inf, on_non_finite="skip")
+
+
+def test_other_numerics_are_refused(run, monkeypatch):
+    run("a", stop_after=5)
+    monkeypatch.setattr(state, "numerics_fingerprint", lambda: {"device": "abacus"})
+    with pytest.raises(CheckpointError, match=r"stands at step 4, .*device: cpu -> abacus"):
+        run("a")
