@@ -120,13 +120,15 @@ def reset_peak_memory() -> None:
 
 
 def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
-    """Measure how fast MLX multiplies square float32 matrices: the roof over every step.
+    """Measure how fast MLX multiplies square matrices, as the roof over every training step.
+
+    The dtype is that of training: float32 on the CPU, bfloat16 elsewhere.
 
     Args:
         size: rows and columns.
         seconds: how long to go on after a first product; the best one counts.
     """
-    a, b = mx.random.normal((2, size, size), key=mx.random.key(0))
+    a, b = mx.random.normal((2, size, size), dtype=compute_dtype(), key=mx.random.key(0))
     mx.eval(a @ b)
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:

@@ -79,9 +79,10 @@ def memory_limits() -> dict[str, int]:
             limit = read_limit(folder / name)
             if limit is not None:
                 limits[str(folder / name)] = limit
-    data_limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    if data_limit != resource.RLIM_INFINITY:
-        limits["ulimit -d"] = data_limit
+    for option, kind in (("-d", resource.RLIMIT_DATA), ("-v", resource.RLIMIT_AS)):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            limits[f"ulimit {option}"] = limit
     return limits
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.blas.library import NotUsable, address, use_library
 from pipeline.errors import DeviceError
 from pipeline.machine import PROC, allowed_cores
@@ -64,6 +66,8 @@ def route_blas() -> Blas:
     """
     setting = os.environ.get(SETTING, "")
     num_threads = pin_threads()
+    if sys.platform != "linux" and setting not in ("", "none"):
+        raise DeviceError(f"{SETTING}={setting}: there is a choice on Linux only.\nUnset it.")
     if sys.platform != "linux" or setting == "none":
         return Blas("Accelerate" if sys.platform == "darwin" else "MLX's own")
     if not setting and expects_gpu():
@@ -146,12 +150,13 @@ def candidates(setting: str) -> Iterator[tuple[str, bool]]:
     if setting not in ("", "system", "numpy"):
         yield setting, False
         return
+    from_numpy = numpy_libraries()  # before we load any others ourselves
     if not setting and address(ctypes.CDLL(None)):
         yield "", False
     if setting != "numpy":
         yield from ((path, True) for path in system_libraries())
     if setting != "system":
-        yield from ((path, False) for path in numpy_libraries())
+        yield from ((path, False) for path in from_numpy)
     if setting != "numpy":
         yield from ((path, False) for path in system_libraries())
 
@@ -167,6 +172,8 @@ def system_libraries() -> Iterator[str]:
 
 def numpy_libraries(proc: Path = PROC) -> list[str]:
     """List the BLAS libraries that NumPy has loaded, wherever its package keeps them."""
+    home = str(Path(np.__file__).parents[1])
     lines = (proc / "self" / "maps").read_text().splitlines()
-    paths = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if "/" in line)
-    return [path for path in paths if any(name in Path(path).name for name in LIBRARY_NAMES)]
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
+    loaded = [path for path in paths if any(name in Path(path).name for name in LIBRARY_NAMES)]
+    return sorted(loaded, key=lambda path: (not path.startswith(home), path))

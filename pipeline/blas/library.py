@@ -55,7 +55,7 @@ class Library:
         return ask() if ask else num_threads
 
     def is_slow(self, num_threads: int) -> bool:
-        """Tell whether it is BLIS (a third of OpenBLAS's rate, measured) or built without threads."""
+        """Tell whether it is BLIS (measured: a third of OpenBLAS's rate) or has no threads."""
         parallel = self.function("openblas_get_parallel")
         alone = parallel is not None and parallel() == 0 and num_threads > 1
         return alone or self.function("bli_info_get_version_str") is not None
