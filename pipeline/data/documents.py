@@ -1,0 +1,168 @@
+"""Tokenized rows are made to fit the model, and go into the store of their split."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.data.encode import Encoded
+from pipeline.data.ingest import Row
+from pipeline.data.records import Record
+from pipeline.data.store import TokenStoreWriter
+from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
+
+HISTOGRAM_BINS = 64
+
+
+class Fitter:
+    """Makes documents fit the model, and counts what that took.
+
+    Args:
+        vocab_size: the model knows the ids below it.
+        max_seq_len: longest document, in tokens.
+        long_documents: what happens to a longer one: truncate, split or refuse.
+
+    Attributes:
+        counts: truncated_documents, truncated_tokens, split_documents, pieces_without_targets,
+            rows_without_targets.
+    """
+
+    def __init__(self, vocab_size: int, max_seq_len: int, long_documents: str) -> None:
+        self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
+        self.long_documents = long_documents
+        self.counts = Counter(
+            truncated_documents=0,
+            truncated_tokens=0,
+            split_documents=0,
+            pieces_without_targets=0,
+            rows_without_targets=0,
+        )
+        self._refused: list[str] = []
+
+    def fit(self, row: Row, encoded: Encoded) -> list[Encoded]:
+        """Give what is stored of a row: one document, several pieces, or nothing to be learnt.
+
+        Raises:
+            DataError: when documents are too long, and that is refused.
+            ModelError: when the model does not know one of the ids.
+        """
+        ids, _ = encoded
+        if ids.max() >= self.vocab_size:
+            raise ModelError(
+                f"{row.file}, line {row.line}: the tokenizer gives id {ids.max()}, and the model's "
+                f"vocab_size is {self.vocab_size}.\nThe tokenizer belongs to another model."
+            )
+        if len(ids) > self.max_seq_len:
+            self.note_long(row, len(ids))
+        pieces = list(cut(encoded, self.max_seq_len, self.long_documents == "split"))
+        kept = [piece for piece in pieces if piece[1].any()]
+        if not kept:
+            self.counts["rows_without_targets"] += 1
+        else:
+            self.counts["pieces_without_targets"] += len(pieces) - len(kept)
+        return kept
+
+    def note_long(self, row: Row, length: int) -> None:
+        """Count a document that is too long, or refuse it once enough of them are known."""
+        if self.long_documents == "refuse":
+            self._refused.append(f"{row.file}, line {row.line}: {length} tokens")
+            if len(self._refused) == MAX_LISTED_PROBLEMS:
+                self.finish()
+        elif self.long_documents == "split":
+            self.counts["split_documents"] += 1
+        else:
+            self.counts["truncated_documents"] += 1
+            self.counts["truncated_tokens"] += length - self.max_seq_len
+
+    def finish(self) -> None:
+        """Stop the stage if a document was too long and that is refused.
+
+        Raises:
+            DataError: with the first documents.
+        """
+        report_problems(
+            DataError,
+            f"Documents longer than data.max_seq_len={self.max_seq_len}, the first of them:",
+            self._refused,
+            "Shorten them, or set data.long_documents to truncate or split.",
+        )
+
+
+def cut(encoded: Encoded, max_seq_len: int, keep_all: bool) -> Iterator[Encoded]:
+    """Cut a document into pieces of at most `max_seq_len` tokens.
+
+    A piece begins with the last token of the one before, so that every target is still there,
+    once.
+
+    Args:
+        encoded: ids and target mask.
+        max_seq_len: longest piece.
+        keep_all: else only the first piece.
+    """
+    ids, mask = encoded
+    for start in range(0, len(ids) - 1 if keep_all else 1, max_seq_len - 1):
+        piece = slice(start, start + max_seq_len)
+        piece_mask = mask[piece].copy()
+        piece_mask[0] = False
+        yield ids[piece], piece_mask
+
+
+class SplitStore:
+    """Writes one split, and keeps its figures; a context manager.
+
+    Args:
+        folder: of the store.
+        vocab_size: every id is below it.
+        max_seq_len: longest document, in tokens.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int, max_seq_len: int) -> None:
+        self.max_seq_len, self.longest = max_seq_len, 0
+        self.writer = TokenStoreWriter(folder, vocab_size)
+        self.with_provenance = self.half_provenance = 0
+        self._bin_tokens = -(-max_seq_len // HISTOGRAM_BINS)
+        self._histogram = [0] * HISTOGRAM_BINS
+
+    def add(self, record: Record, piece: Encoded) -> None:
+        """Append a document that fits."""
+        provenance = (record.authority_weight, record.provenance_entropy)
+        self.writer.add(*piece, *provenance)
+        self.longest = max(self.longest, len(piece[0]))
+        self._histogram[(len(piece[0]) - 1) // self._bin_tokens] += 1
+        self.with_provenance += None not in provenance
+        self.half_provenance += provenance.count(None) == 1
+
+    def facts(self) -> dict[str, Any]:
+        """Say what is in the split; lengths in tokens."""
+        documents, tokens = self.writer.num_documents, self.writer.num_tokens
+        return {
+            "documents": documents,
+            "tokens": tokens,
+            "targets": self.writer.num_targets,
+            "mean_length": tokens / max(documents, 1),
+            "longest": self.longest,
+            "occupancy_if_padded": tokens / max(documents * self.longest, 1),
+            "provenance_share": self.with_provenance / max(documents, 1),
+            "half_provenance_documents": self.half_provenance,
+        }
+
+    def length_histogram(self) -> list[tuple[int, int, int]]:
+        """Count documents by length: from, to (inclusive), documents."""
+        starts = range(1, self.max_seq_len + 1, self._bin_tokens)
+        return [
+            (start, start + self._bin_tokens - 1, count)
+            for start, count in zip(starts, self._histogram, strict=False)
+        ]
+
+    def __enter__(self) -> "SplitStore":
+        self.writer.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.writer.__exit__(kind, error, traceback)

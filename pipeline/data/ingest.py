@@ -1,0 +1,162 @@
+"""Rows from files or from the built-in world: read, checked, and given their split."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
+from pipeline.data.records import Record, RowError, parse_record
+from pipeline.data.splits import Split, split_of
+from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, report_problems
+
+QUARANTINE = "quarantine.jsonl"
+WORLD = Path("conflicts")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that was read and checked, and where it stands.
+
+    Attributes:
+        file: the file; `conflicts` for the built-in world.
+        line: its number, from 1.
+        raw: the bytes of the line.
+        record: what they say.
+        split: where it belongs.
+    """
+
+    file: Path
+    line: int
+    raw: bytes
+    record: Record
+    split: Split
+
+
+class BadRows:
+    """Collects rows that cannot be used, and stops the stage when they are more than allowed.
+
+    Reading goes on until 20 problems are known or the rows end, so that one run shows them all.
+
+    Args:
+        allowed: how many may be left out (`data.max_bad_rows`).
+        quarantine: where those are written; the file is made with the first one. None: nowhere.
+    """
+
+    def __init__(self, allowed: int, quarantine: Path | None = None) -> None:
+        self.allowed, self.quarantine, self.count = allowed, quarantine, 0
+        self._problems: list[str] = []
+
+    def add(self, file: Path, line: int, raw: bytes, reason: str) -> None:
+        """Take a row out.
+
+        Raises:
+            DataError: when there are too many, and enough to show.
+        """
+        self.count += 1
+        if len(self._problems) < MAX_LISTED_PROBLEMS:
+            self._problems.append(f"{file}, line {line}: {reason}")
+        if self.count <= self.allowed and self.quarantine:
+            entry = {"file": file.name, "line": line, "reason": reason}
+            entry["row"] = raw.decode("utf-8", errors="replace")
+            with self.quarantine.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if self.count >= max(self.allowed + 1, MAX_LISTED_PROBLEMS):
+            self.finish()
+
+    def finish(self) -> None:
+        """Stop the stage if more rows are bad than may be.
+
+        Raises:
+            DataError: with the first problems.
+        """
+        if self.count <= self.allowed:
+            return
+        report_problems(
+            DataError,
+            f"{self.count} bad rows so far, and data.max_bad_rows={self.allowed}:",
+            self._problems,
+            f"Mend them, or set data.max_bad_rows higher to move bad rows into {QUARANTINE}.",
+        )
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Says which split a row belongs to.
+
+    Rows of `valid.jsonl` (or `validation.jsonl`) and `test.jsonl` in a folder belong to the split
+    of that name. A folder with a validation file has made its splits: all its other rows are
+    trained on. In a folder without one, validation rows are drawn from the other files by hash,
+    and test rows too unless there is a `test.jsonl`. The name of a file given by itself, and
+    `train.jsonl`, say nothing.
+    """
+
+    validation_fraction: float
+    test_fraction: float
+    by_name: bool = False
+
+    def for_files(self, path: Path, files: Sequence[Path]) -> "Splitter":
+        """Make the rule for what `data.path` holds."""
+        if path.is_file():
+            return self
+        named = {split_named_by(file) for file in files}
+        if "validation" in named:
+            return Splitter(0.0, 0.0, by_name=True)
+        test_fraction = 0.0 if "test" in named else self.test_fraction
+        return Splitter(self.validation_fraction, test_fraction, by_name=True)
+
+    def split(self, file: Path, record: Record) -> Split:
+        """Choose the split of a row."""
+        named = split_named_by(file) if self.by_name else None
+        if named in ("validation", "test"):
+            return named
+        return split_of(record.split_key(), self.validation_fraction, self.test_fraction)
+
+
+@dataclass(frozen=True)
+class JsonlRows:
+    """The rows of `data.path`, which can be read as often as needed.
+
+    Raises:
+        DataError: when there are no files.
+    """
+
+    path: Path
+    splitter: Splitter
+    max_line_bytes: int
+
+    def total_bytes(self) -> int:
+        """Give the size of all files."""
+        return sum(file.stat().st_size for file in jsonl_files(self.path))
+
+    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
+        """Give the good rows; add the others to `bad`, and what was met to `counts`.
+
+        Blank lines are passed over and counted.
+        """
+        files = jsonl_files(self.path)
+        splitter = self.splitter.for_files(self.path, files)
+        for file in files:
+            for line, raw in iterate_lines(file, self.max_line_bytes, counts):
+                if not raw.strip():
+                    counts["blank_lines"] += 1
+                    continue
+                counts["rows"] += 1
+                try:
+                    record = parse_record(parse_line(raw, self.max_line_bytes))
+                except RowError as error:
+                    bad.add(file, line, raw, str(error))
+                    continue
+                yield Row(file, line, raw, record, splitter.split(file, record))
+
+
+def world_rows(
+    rows: Iterable[Mapping[str, Any]], splitter: Splitter, counts: Counter[str]
+) -> Iterator[Row]:
+    """Give the rows that the built-in world makes."""
+    for line, row in enumerate(rows, start=1):
+        counts["rows"] += 1
+        record = parse_record(row)
+        yield Row(WORLD, line, b"", record, splitter.split(WORLD, record))

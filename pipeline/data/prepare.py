@@ -1,0 +1,306 @@
+"""Rows to token stores: read, check, split, tokenize, fit, count; in constant memory."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.data.conflicts import pretraining_rows, suite_items, training_rows
+from pipeline.data.documents import Fitter, SplitStore
+from pipeline.data.duplicates import DuplicateCounter
+from pipeline.data.encode import Encoded, Encoder
+from pipeline.data.ingest import QUARANTINE, BadRows, JsonlRows, Row, Splitter, world_rows
+from pipeline.data.records import RowError
+from pipeline.data.splits import SPLITS
+from pipeline.data.suite import suite_rows
+from pipeline.data.tokenizer import (
+    copy_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    vocabulary_size,
+)
+from pipeline.errors import ConfigError, DataError
+
+SUITE = "conflicts.jsonl"
+ROW_COUNTS = (
+    "rows",
+    "bad_rows",
+    "blank_lines",
+    "bom_files",
+    "crlf_lines",
+    "missing_final_newlines",
+    "duplicate_documents",
+    "leaked_documents",
+)
+DEFAULT_MAX_SEQ_LEN = 2048
+BATCH_ROWS = 1024
+BATCH_BYTES = 1 << 20
+TOKENIZER_BYTES = 1 << 25
+"""A tokenizer is trained on a sample of about this size: enough to count pairs of letters by, and
+the memory that its different words take stays bounded."""
+SPLIT_REMEDY = (
+    "Give more rows, set data.validation_fraction higher or lower, or put rows of your choice "
+    "into valid.jsonl beside train.jsonl, in one folder."
+)
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What `data.*` says, and what the model has to do with it.
+
+    Attributes:
+        seed: of the built-in world.
+        source: `conflicts` or `jsonl`.
+        path: a JSONL file or a folder of them; None for the built-in world.
+        max_seq_len: longest document, in tokens.
+        long_documents: what happens to a longer one: truncate, split or refuse.
+        max_bad_rows: rows that may be left out.
+        max_line_bytes: longest line of a file.
+        validation_fraction: share of the documents, by hash.
+        test_fraction: share of the documents, by hash.
+        tokenizer_source: the model's folder; None: train a tokenizer on the training split.
+        vocab_size: of the model that exists, or of the tokenizer to train.
+        num_documents: of the built-in world, to fine-tune on.
+        num_pretrain_documents: of the built-in world, for a new model to learn the language.
+        num_contests: of the built-in world, in the suite.
+    """
+
+    seed: int
+    source: str
+    path: Path | None
+    max_seq_len: int
+    long_documents: str
+    max_bad_rows: int
+    max_line_bytes: int
+    validation_fraction: float
+    test_fraction: float
+    tokenizer_source: Path | None
+    vocab_size: int
+    num_documents: int
+    num_pretrain_documents: int
+    num_contests: int
+
+
+def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
+    """Choose the longest document: what was asked for, else what the model can, up to a limit.
+
+    Raises:
+        ConfigError: when the model has fewer positions than that.
+    """
+    if asked is None:
+        return min(positions or DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN)
+    if positions is not None and asked > positions:
+        raise ConfigError(
+            f"data.max_seq_len={asked}: the model has {positions} positions.\n"
+            f"Set it to {positions} or less, or to null."
+        )
+    return asked
+
+
+def prepare(
+    settings: PrepareSettings, folder: Path, progress: Progress | None = None
+) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
+    """Write everything that training reads into a folder that exists and is empty.
+
+    That is `tokenizer/`; the stores `train/`, `validation/` and `test/`, which may be empty; for
+    the built-in world its suite `conflicts.jsonl` and, for a new model, the store `pretrain/`;
+    and `quarantine.jsonl` where rows were left out.
+
+    Args:
+        settings: see there.
+        folder: where to write; temporary files are in it too, and gone at the end.
+        progress: called with what is being done and the rows done so far.
+
+    Returns:
+        The metrics; and how many documents of the training split have which length (from, to,
+        documents).
+
+    Raises:
+        DataError: when rows cannot be used, or too few are left.
+        ModelError: when the tokenizer cannot be used.
+    """
+    return Preparation(settings, folder, progress or (lambda what, rows: None)).run()
+
+
+class Preparation:
+    """One call of `prepare`, which see."""
+
+    def __init__(self, settings: PrepareSettings, folder: Path, progress: Progress) -> None:
+        self.settings, self.folder, self.progress = settings, folder, progress
+        self.rules = Splitter(settings.validation_fraction, settings.test_fraction)
+        self.is_world = settings.source == "conflicts"
+        self.is_scratch = settings.tokenizer_source is None
+
+    def run(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
+        """Provide the tokenizer, write the splits with it, then what the built-in world adds."""
+        self.provide_tokenizer(self.folder / "tokenizer")
+        tokenizer = load_tokenizer(self.folder / "tokenizer")
+        self.encoder = Encoder(tokenizer)
+        size = vocabulary_size(tokenizer) if self.is_scratch else self.settings.vocab_size
+        self.vocab_size = size
+        metrics, histogram = self.write_splits()
+        if self.is_world:
+            self.write_suite(tokenizer)
+        if self.is_world and self.is_scratch:
+            metrics |= self.write_pretraining()
+        return metrics, histogram
+
+    def rows(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
+        """Read all rows from the start, and stop where too many are bad."""
+        settings = self.settings
+        if self.is_world:
+            made = training_rows(settings.seed, settings.num_documents)
+            yield from world_rows(made, self.rules, counts)
+        else:
+            yield from self.files().read(bad, counts)
+        bad.finish()
+
+    def files(self) -> JsonlRows:
+        """Give the files of `data.path`."""
+        path, longest = self.settings.path, self.settings.max_line_bytes
+        assert path is not None, "checked with the parameters"
+        return JsonlRows(path, self.rules, longest)
+
+    def provide_tokenizer(self, folder: Path) -> None:
+        """Take the model's tokenizer, or train one on the training split.
+
+        Raises:
+            DataError: when there is nothing to train one on.
+        """
+        if self.settings.tokenizer_source is not None:
+            copy_tokenizer(self.settings.tokenizer_source, folder)
+            return
+        texts = self.tokenizer_texts()
+        first = next(texts, None)
+        if first is None:
+            raise DataError(f"{self.name()}: no row falls into train.\n{SPLIT_REMEDY}")
+        train_tokenizer(chain([first], texts), self.settings.vocab_size, folder)
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Give texts of the training split; of very many, a sample that each row's hash decides."""
+        # The built-in world needs no sample: its words are few, however many rows it makes.
+        total = 0 if self.is_world else self.files().total_bytes()
+        share = min(1.0, TOKENIZER_BYTES / max(total, 1))
+        bad = BadRows(self.settings.max_bad_rows)
+        for number, row in enumerate(self.rows(bad, Counter())):
+            if number % BATCH_ROWS == 0:
+                self.progress("tokenizer", number)
+            if row.split == "train" and in_sample(row.record.content_hash(), share):
+                yield from row.record.content.parts()
+
+    def write_splits(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
+        """Write train, validation and test, and gather what there is to say about them."""
+        counts: Counter[str] = Counter(dict.fromkeys(ROW_COUNTS, 0))
+        bad = BadRows(self.settings.max_bad_rows, self.folder / QUARANTINE)
+        fitter = self.fitter()
+        with ExitStack() as stack:
+            stores = {split: stack.enter_context(self.store(split)) for split in SPLITS}
+            duplicates = stack.enter_context(DuplicateCounter(self.folder / ".hashes"))
+            for row, pieces in self.fitted(self.rows(bad, counts), fitter, bad, "rows"):
+                duplicates.add(row.record.content_hash(), row.split)
+                for piece in pieces:
+                    stores[row.split].add(row.record, piece)
+            counts["duplicate_documents"], counts["leaked_documents"] = duplicates.count()
+        facts = {split: store.facts() for split, store in stores.items()}
+        self.check_sizes({split: facts[split]["documents"] for split in SPLITS}, fitter)
+        counts["bad_rows"] = bad.count
+        metrics: dict[str, Any] = {**counts, **fitter.counts}
+        metrics |= {"max_seq_len": self.settings.max_seq_len, "vocab_size": self.vocab_size}
+        for split in SPLITS:
+            metrics |= {f"{split}_{name}": value for name, value in facts[split].items()}
+        return metrics, stores["train"].length_histogram()
+
+    def write_suite(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Write the held-out questions of the built-in world."""
+        items = suite_items(self.settings.seed, self.settings.num_contests)
+        with (self.folder / SUITE).open("w", encoding="utf-8", newline="\n") as file:
+            for item in suite_rows(tokenizer, items):
+                file.write(json.dumps(item, ensure_ascii=False) + "\n")
+
+    def write_pretraining(self) -> dict[str, Any]:
+        """Write what a new model learns the language from; it has no splits."""
+        settings, bad, fitter = self.settings, BadRows(0), self.fitter()
+        made = pretraining_rows(settings.seed, settings.num_pretrain_documents)
+        rows = world_rows(made, Splitter(0.0, 0.0), Counter())
+        with self.store("pretrain") as store:
+            for row, pieces in self.fitted(rows, fitter, bad, "pretraining rows"):
+                for piece in pieces:
+                    store.add(row.record, piece)
+        return {f"pretrain_{name}": value for name, value in store.facts().items()}
+
+    def fitter(self) -> Fitter:
+        """Make what fits documents to the model."""
+        return Fitter(self.vocab_size, self.settings.max_seq_len, self.settings.long_documents)
+
+    def store(self, name: str) -> SplitStore:
+        """Start a store."""
+        return SplitStore(self.folder / name, self.vocab_size, self.settings.max_seq_len)
+
+    def fitted(
+        self, rows: Iterator[Row], fitter: Fitter, bad: BadRows, what: str
+    ) -> Iterator[tuple[Row, list[Encoded]]]:
+        """Tokenize and fit rows, and give those of which something is left to be learnt."""
+        done = 0
+        for batch in batches_of(rows):
+            results = self.encoder.encode([row.record for row in batch])
+            for row, encoded in zip(batch, results, strict=True):
+                if isinstance(encoded, RowError):
+                    bad.add(row.file, row.line, row.raw, str(encoded))
+                elif pieces := fitter.fit(row, encoded):
+                    yield row, pieces
+            done += len(batch)
+            self.progress(what, done)
+        bad.finish()
+        fitter.finish()
+
+    def check_sizes(self, documents: dict[str, int], fitter: Fitter) -> None:
+        """Refuse to go on without a training or a validation split.
+
+        Raises:
+            DataError: with how many documents there are, and what to do.
+        """
+        total, lost = sum(documents.values()), fitter.counts["rows_without_targets"]
+        if lost and not total:
+            raise DataError(
+                f"{self.name()}: none of the {lost} rows has anything to be learnt within "
+                f"data.max_seq_len={self.settings.max_seq_len} tokens.\n"
+                "Set it higher, or data.long_documents=split."
+            )
+        for split in ("train", "validation"):
+            if not documents[split]:
+                raise DataError(
+                    f"{self.name()}: of {total} documents none falls into {split}.\n{SPLIT_REMEDY}"
+                )
+
+    def name(self) -> str:
+        """Name the data in a message."""
+        if self.is_world:
+            return f"data.conflicts.num_documents={self.settings.num_documents}"
+        return f"data.path={self.settings.path}"
+
+
+def batches_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Gather rows to tokenize together: so many, or so many bytes."""
+    batch, size = list[Row](), 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.raw)
+        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def in_sample(content_hash: bytes, share: float) -> bool:
+    """Tell whether a row is in a sample of this share; its split depends on other bits."""
+    digest = hashlib.blake2b(content_hash, digest_size=8, person=b"tokenizer").digest()
+    return int.from_bytes(digest) < share * 2**64
