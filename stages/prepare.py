@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from pipeline.console import RowCounter
 from pipeline.data.prepare import PrepareSettings, prepare, resolve_max_seq_len
 from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
@@ -35,8 +36,8 @@ def main(config: DictConfig, paths: Paths) -> None:
     """Turn rows into tokens: writes data/prepared and metrics/prepare.json."""
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)
-    with new_folder(paths.write("data/prepared")) as folder:
-        metrics, histogram = prepare(settings, folder)
+    with new_folder(paths.write("data/prepared")) as folder, RowCounter("prepare") as counter:
+        metrics, histogram = prepare(settings, folder, counter.show)
     write_json(paths.write("metrics/prepare.json"), metrics)
     write_histogram(paths.write("plots/lengths.csv"), histogram)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.console import TrainingProgress
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
 from pipeline.likelihood import primary_share, read_items
@@ -15,7 +16,6 @@ from pipeline.model.tree import trainable_arrays
 from pipeline.objective import document_weights
 from pipeline.optim import OptimSettings
 from pipeline.train.loop import Trainer, TrainSettings
-from pipeline.train.progress import TrainingProgress
 
 CONFLICTS = "conflicts.jsonl"
 

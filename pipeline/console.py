@@ -1,4 +1,4 @@
-"""What a person sees while a model trains."""
+"""What a person sees while a stage works: a bar in a terminal, plain lines elsewhere."""
 
 import sys
 from types import TracebackType
@@ -54,3 +54,30 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class RowCounter:
+    """Counts rows while they are read; nobody knows beforehand how many there are."""
+
+    def __init__(self, title: str) -> None:
+        self.console = Console(file=sys.stderr)
+        self.title = title
+        self.status = self.console.status(f"{title} ...")
+
+    def __enter__(self) -> "RowCounter":
+        """Start to draw."""
+        self.status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+        self.status.stop()
+
+    def show(self, what: str, rows: int) -> None:
+        """Show how many rows are done."""
+        self.status.update(f"{self.title}: {what}, {rows:,} rows")
