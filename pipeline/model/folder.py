@@ -25,6 +25,8 @@ FOREIGN_MAGIC = {
     b"GGUF": "a GGUF file",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
 }
+MAX_HEADER_BYTES = 100_000_000
+"""What the safetensors library accepts."""
 CONVERT = (
     "Only safetensors are read. Save the model with transformers' "
     "`save_pretrained(..., safe_serialization=True)` and name that folder."
@@ -57,10 +59,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as JSON ({error}).\n"
+            "Give the folder that holds config.json and *.safetensors."
+        ) from error
     if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{path}: has no `model_type`, so its architecture is unknown.")
+        raise ModelError(
+            f"{path}: has no `model_type`, so its architecture is unknown.\n"
+            "Use the config.json that the model was saved with."
+        )
     if "model_file" in config:
         raise ModelError(
             f"{path}: asks to run {config['model_file']}, code of its own; that is never done.\n"
@@ -112,14 +120,17 @@ def read_weight_map(folder: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         entries = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: has no readable `weight_map` ({error}).") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{path}: has no readable `weight_map` ({error}).\n"
+            "Fetch the index again, or remove it where the folder holds one *.safetensors."
+        ) from error
     problems = [
         f"{name}: {file}"
         for name, file in entries.items()
-        if not inside(folder / file, folder) or not file.endswith(".safetensors")
+        if Path(file).name != file or not file.endswith(".safetensors")
     ]
-    headline = f"{path}: names files that are not *.safetensors inside the folder:"
+    headline = f"{path}: names files that are not *.safetensors in this very folder:"
     report_problems(ModelError, headline, problems, "Use an index that comes with its files.")
     return entries
 
@@ -143,10 +154,20 @@ def file_problem(path: Path, folder: Path) -> str | None:
         return f"{path.name}: is missing"
     with path.open("rb") as file:
         start = file.read(32)
+    if opens_header(start):
+        return None
     for magic, kind in FOREIGN_MAGIC.items():
         if start.startswith(magic):
             return f"{path.name}: is {kind}"
     return None
+
+
+def opens_header(start: bytes) -> bool:
+    """Tell whether a file begins as safetensors: the length of a JSON object, and the object.
+
+    Some lengths have the first bytes of a pickle: 640 is 80 02.
+    """
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
 
 
 def read_header(path: Path) -> WeightFile:
@@ -189,4 +210,6 @@ def check_index(folder: Path, files: list[WeightFile]) -> None:
             for name, file in read_weight_map(folder).items()
             if seen.get(name) != file
         ]
-    report_problems(ModelError, f"{folder}: index and files do not agree:", problems)
+    headline = f"{folder}: its files do not agree on where tensors are:"
+    remedy = "Fetch the model again; files of another version may be among them."
+    report_problems(ModelError, headline, problems, remedy)
