@@ -8,7 +8,7 @@ from pipeline.device import mx, nn
 from pipeline.files import write_json
 from pipeline.inputs import TOKENIZER_FILES
 from pipeline.model.adapters import fuse
-from pipeline.model.base import QUANTIZED
+from pipeline.model.check import QUANTIZED
 from pipeline.model.upstream import dequantize_model, load_model, save_model
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)

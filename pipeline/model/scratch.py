@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
-from pipeline.model.base import build
+from pipeline.model.build import build
 from pipeline.model.tree import named_arrays
 
 INITIAL_STANDARD_DEVIATION = 0.02

@@ -15,6 +15,18 @@ def trainable_arrays(model: nn.Module) -> dict[str, mx.array]:
     return named_arrays(model.trainable_parameters())
 
 
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
+    """Give the shape of every array of a tree by its dotted name."""
+    return {name: value.shape for name, value in named_arrays(tree).items()}
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Give the transformer blocks, the first one first."""
     return cast(Any, model).layers
+
+
+def quantized_layers(model: nn.Module) -> list[Any]:
+    """List the layers whose weight is packed into integers, whatever their class."""
+    return [
+        layer for _, layer in model.named_modules() if "scales" in layer and "bits" in vars(layer)
+    ]

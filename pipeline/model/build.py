@@ -1,0 +1,58 @@
+"""A model as mlx-lm builds it from a config.json, with or without its weights."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.device import nn
+from pipeline.errors import ModelError
+from pipeline.model import upstream
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """Build the architecture that a config.json names; no array is computed yet.
+
+    Raises:
+        ModelError: when mlx-lm does not know it, or its config.json lacks something.
+    """
+    try:
+        model_class, arguments_class = upstream.model_classes(config)
+        return model_class(arguments_class.from_dict(config))
+    except Exception as error:  # each architecture reads its settings in its own way
+        raise ModelError(
+            f"config.json: model_type={config.get('model_type')} cannot be built ({error!r}).\n"
+            "Use an architecture that this version of mlx-lm has, with its whole config.json."
+        ) from error
+
+
+@contextlib.contextmanager
+def linked(config: Path, weights: list[Path]) -> Iterator[Path]:
+    """Give a folder in which config and shards stand side by side, by links, as mlx-lm wants it."""
+    with tempfile.TemporaryDirectory(prefix="tidewheel-") as name:
+        folder = Path(name)
+        shutil.copyfile(config, folder / "config.json")
+        for number, path in enumerate(weights):
+            (folder / f"model-{number:05d}.safetensors").symlink_to(path.resolve())
+        yield folder
+
+
+def load_lazily(folder: Path, source: Path) -> nn.Module:
+    """Build the model of a folder over its weights; they are read when they are first needed.
+
+    Args:
+        folder: config.json and model*.safetensors, nothing else.
+        source: the folder that the user knows, for the message.
+
+    Raises:
+        ModelError: when mlx-lm refuses it, as for tensors that are missing or too many.
+    """
+    try:
+        return upstream.load_model(folder, lazy=True, strict=True)[0]
+    except Exception as error:  # each architecture and quantisation fails in its own way
+        raise ModelError(
+            f"{source}: mlx-lm cannot load it ({error!r}).\n"
+            "Use weights and config.json that belong together, of a kind mlx-lm can load."
+        ) from error
