@@ -20,8 +20,8 @@ def key(
     help: str,
     *,
     unit: str = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
+    minimum: int | float | None = None,
+    maximum: int | float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:  # noqa: ANN401
     """Declare one parameter; its value comes from `conf/`."""
@@ -249,8 +249,11 @@ def known_names() -> set[str]:
 
 
 def nearest(name: str) -> str | None:
-    """Find the parameter whose name is most like this one."""
-    return next(iter(difflib.get_close_matches(name, sorted(known_names()), n=1)), None)
+    """Find the parameter whose name is most like this one; the same key elsewhere comes first."""
+    known = sorted(known_names())
+    elsewhere = [other for other in known if other.endswith("." + name.rpartition(".")[2])]
+    like = difflib.get_close_matches(name, elsewhere, n=1, cutoff=0)
+    return next(iter(like or difflib.get_close_matches(name, known, n=1)), None)
 
 
 def check_known(names: list[str]) -> None:
