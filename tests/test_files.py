@@ -1,0 +1,255 @@
+"""Files are whole or absent, whatever fails; hashes notice changes; locks die with their owner."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import files
+from pipeline.files import (
+    FileLock,
+    cached_sha256_file,
+    new_folder,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_path,
+    write_json,
+    write_text,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/tidewheel"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fail(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def python(code, *arguments, **options):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    return path
+
+
+# Whole or absent
+
+
+@pytest.mark.parametrize(("place", "step"), [(os, "fsync"), (Path, "chmod"), (Path, "replace")])
+def test_text_that_cannot_be_written_leaves_the_old_text(folder, monkeypatch, place, step):
+    write_text(folder / "a.txt", "old")
+    monkeypatch.setattr(place, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(folder / "a.txt", "new")
+    assert (folder / "a.txt").read_text() == "old"
+    assert names(folder) == ["a.txt"]
+
+
+def test_text_is_written_as_it_is(folder):
+    write_text(folder / "deep/a.txt", "Ä\nb\r\n")
+    assert (folder / "deep/a.txt").read_bytes() == "Ä\nb\r\n".encode()
+    assert (folder / "deep/a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_returns_as_it_went(folder):
+    value = {"ö": [1, 2.5, None, True], "empty": {}}
+    write_json(folder / "a.json", value)
+    assert read_json(folder / "a.json") == value
+    assert "ö" in (folder / "a.json").read_text()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_json_refuses_what_is_no_json_and_keeps_the_old(folder, number):
+    write_json(folder / "a.json", {"loss": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(folder / "a.json", {"loss": number})
+    assert read_json(folder / "a.json") == {"loss": 1.0}
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one(folder):
+    with new_folder(folder / "model") as partial:
+        (partial / "old").touch()
+        assert not (folder / "model").exists()
+    with new_folder(folder / "model") as partial:
+        (partial / "new").touch()
+        assert names(folder / "model") == ["old"]
+    assert names(folder / "model") == ["new"]
+    assert names(folder) == ["model"]
+    assert (folder / "model").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
+def test_a_folder_that_fails_leaves_the_old_one(folder, error):
+    (folder / "model").mkdir()
+    (folder / "model/old").touch()
+    with pytest.raises(error), new_folder(folder / "model") as partial:
+        (partial / "new").touch()
+        raise error
+    assert names(folder / "model") == ["old"]
+    assert names(folder) == ["model"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(folder, monkeypatch):
+    (folder / "model").mkdir()
+    (folder / "model/old").touch()
+    real = Path.rename
+
+    def rename(self, target):
+        if (self / "new").exists():
+            fail()
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="No space left"), new_folder(folder / "model") as partial:
+        (partial / "new").touch()
+    assert names(folder / "model") == ["old"]
+    assert names(folder) == ["model"]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(folder, monkeypatch):
+    synced, real = [], files.sync_file
+
+    def sync(path):
+        synced.append((path.name, (folder / "model").exists()))
+        real(path)
+
+    monkeypatch.setattr(files, "sync_file", sync)
+    with new_folder(folder / "model") as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub/a").touch(0o444)
+        (partial / "broken").symlink_to("nowhere")
+    assert {("sub", False), ("a", False), (partial.name, False)} <= set(synced)
+    assert synced[-1] == ("folder", True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import files
+folder = Path(sys.argv[1])
+with files.new_folder(folder / "model") as partial:
+    (partial / "half").write_text("x" * 1000)
+    if sys.argv[2] == "folder":
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+files.write_text(folder / "a.txt", "new")
+"""
+
+
+@pytest.mark.parametrize("what", ["folder", "text"])
+def test_a_kill_leaves_the_old_or_the_new_and_no_half(folder, what):
+    write_text(folder / "a.txt", "old")
+    with new_folder(folder / "model") as partial:
+        (partial / "old").touch()
+    child = python(KILLED, folder, what)
+    assert child.wait() == -signal.SIGKILL
+    assert (folder / "a.txt").read_text() == "old"
+    assert names(folder / "model") == (["old"] if what == "folder" else ["half"])
+
+
+# Hashes
+
+
+def test_hashes_are_sha256(folder):
+    (folder / "empty").touch()
+    assert sha256_bytes(b"") == sha256_file(folder / "empty") == EMPTY_SHA256
+    (folder / "blocks").write_bytes(b"ab" * files.HASH_BLOCK_BYTES)
+    assert sha256_file(folder / "blocks") == sha256_bytes(b"ab" * files.HASH_BLOCK_BYTES)
+
+
+def test_a_folder_is_hashed_with_its_names(folder):
+    (folder / "a").write_text("1")
+    (folder / "b").write_text("2")
+    before = sha256_path(folder)
+    assert sha256_path(folder / "a") == sha256_bytes(b"1")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/a.pyc").write_text("compiled")
+    assert sha256_path(folder) == before
+    (folder / "b").rename(folder / "c")
+    renamed = sha256_path(folder)
+    (folder / "c").write_text("3")
+    assert len({before, renamed, sha256_path(folder)}) == 3
+
+
+def test_a_cached_hash_reads_an_unchanged_file_once(folder, monkeypatch):
+    (folder / "a").write_text("1")
+    digest = cached_sha256_file(folder / "a")
+    monkeypatch.setattr(files, "sha256_file", fail)
+    assert cached_sha256_file(folder / "a") == digest == sha256_bytes(b"1")
+
+
+@pytest.mark.parametrize("text", ["2", "11"])
+def test_a_cached_hash_notices_a_changed_file(folder, text):
+    (folder / "a").write_text("1")
+    os.utime(folder / "a", ns=(0, 1_000_000_000))
+    cached_sha256_file(folder / "a")
+    (folder / "a").write_text(text)
+    if len(text) == 2:  # the size alone tells
+        os.utime(folder / "a", ns=(0, 1_000_000_000))
+    assert cached_sha256_file(folder / "a") == sha256_bytes(text.encode())
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", "{}", '{"size": 1}', "null"])
+def test_a_spoilt_cache_is_made_again(folder, cache, record):
+    (folder / "a").write_text("1")
+    cached_sha256_file(folder / "a")
+    (known,) = (cache / "sha256").iterdir()
+    known.write_text(record)
+    assert cached_sha256_file(folder / "a") == sha256_bytes(b"1")
+    assert read_json(known)["sha256"] == sha256_bytes(b"1")
+
+
+# Locks
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pipeline.files import FileLock
+lock = FileLock(Path(sys.argv[1]))
+print(lock.acquire(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_names_its_owner_and_dies_with_it(folder):
+    child = python(HOLDER, folder / "lock", stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "True\n"
+        lock = FileLock(folder / "lock")
+        assert not lock.acquire()
+        assert lock.owner() == str(child.pid)
+    finally:
+        child.kill()
+        child.communicate()
+    assert lock.acquire()
+    assert lock.owner() == str(os.getpid())
+    lock.release()
+
+
+def test_a_lock_given_back_can_be_taken(folder):
+    first, second = FileLock(folder / "sub/lock"), FileLock(folder / "sub/lock")
+    assert first.owner() == "unknown"
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()

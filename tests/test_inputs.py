@@ -1,0 +1,173 @@
+"""External files: found, fingerprinted, refused when they are no longer the same."""
+
+import os
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline import inputs
+from pipeline.errors import ConfigError, DataError, ModelError, PipelineError
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    """Let paths be relative to a folder of this test, with a model and some rows in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    model = tmp_path / "llama"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "run_me.py"):
+        (model / name).write_text(name)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for name in ("b.jsonl", "a.jsonl", "notes.txt"):
+        (rows / name).write_text(name)
+    return tmp_path
+
+
+def config_of(data="rows", model="llama", fingerprints=None):
+    source = "jsonl" if data else "conflicts"
+    return OmegaConf.create(
+        {
+            "data": {"source": source, "path": data},
+            "model": {"source": model},
+            "inputs": fingerprints or dict.fromkeys(inputs.PARTS),
+        }
+    )
+
+
+def fingerprinted(**named):
+    config = config_of(**named)
+    return config_of(**named, fingerprints=inputs.fingerprints(config))
+
+
+def test_each_part_has_the_files_that_its_stage_reads():
+    found = inputs.fingerprints(config_of())
+    assert {part: sorted(files) for part, files in found.items()} == {
+        "data": ["a.jsonl", "b.jsonl"],
+        "tokenizer": ["config.json", "tokenizer.json"],
+        "model": ["config.json", "model.safetensors"],
+    }
+    assert found["data"]["a.jsonl"]["size"] == len("a.jsonl")
+    assert len(found["data"]["a.jsonl"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("model", ["scratch", "organisation/name"])
+def test_what_is_no_file_has_no_fingerprint(model):
+    assert inputs.fingerprints(config_of(data=None, model=model)) == {
+        "data": {},
+        "tokenizer": {},
+        "model": {},
+    }
+
+
+def test_a_fingerprint_does_not_depend_on_where_the_files_lie(root):
+    before = inputs.fingerprints(config_of())
+    (root / "rows").rename(root / "moved")
+    assert inputs.fingerprints(config_of(data="moved")) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "is_hub_id"),
+    [
+        ("scratch", False),
+        ("llama", False),
+        ("organisation/name", True),
+        ("./llama", False),
+        ("../llama", False),
+        ("~/llama", False),
+        ("/llama", False),
+        ("llama/", False),
+        ("a/b/c", False),
+        ("rows/deep", False),
+    ],
+)
+def test_hub_ids_are_told_from_folders(root, source, is_hub_id):
+    (root / "rows/deep").mkdir()
+    assert inputs.is_hub_id(source) == is_hub_id
+
+
+def test_paths_are_those_of_the_repository_or_absolute(root, monkeypatch):
+    assert inputs.external("rows") == root / "rows"
+    assert inputs.external(str(root / "rows")) == root / "rows"
+    monkeypatch.delenv("DVC_ROOT")
+    assert inputs.external("rows") == inputs.ROOT / "rows"
+    monkeypatch.setenv("HOME", str(root))
+    assert inputs.external("~/rows") == root / "rows"
+
+
+def test_data_may_be_one_file(root):
+    assert inputs.data_files("rows/notes.txt") == [root / "rows/notes.txt"]
+    assert inputs.data_files("rows") == [root / "rows/a.jsonl", root / "rows/b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("nowhere", "there is no such file or folder"), ("llama", r"the folder has no \*\.jsonl")],
+)
+def test_missing_data_are_refused(path, reason):
+    with pytest.raises(
+        DataError, match=rf"data\.path={path}: {reason} \(looked at .*\nGive a JSONL file"
+    ):
+        inputs.fingerprints(config_of(data=path))
+
+
+def test_a_missing_model_is_refused():
+    match = r"model\.source=nowhere: there is no such folder \(looked at .*\nGive a Hugging Face"
+    with pytest.raises(ModelError, match=match):
+        inputs.fingerprints(config_of(model="nowhere"))
+
+
+def test_a_folder_that_is_no_model_is_refused():
+    match = r"model\.source=rows: the folder has no config\.json\.\nGive the folder that holds"
+    with pytest.raises(ModelError, match=match):
+        inputs.model_folder("rows")
+
+
+def test_a_hub_id_needs_allow_network():
+    inputs.require_network("organisation/name", allow_network=True)
+    match = r"model\.source=organisation/name: .*\n?.*add model\.allow_network=true"
+    with pytest.raises(ConfigError, match=match):
+        inputs.require_network("organisation/name", allow_network=False)
+
+
+# Changes
+
+
+@pytest.mark.parametrize("part", inputs.PARTS)
+def test_unchanged_files_pass(part):
+    inputs.check_unchanged(fingerprinted(), part)
+
+
+def test_by_hand_there_is_nothing_to_compare_with(root):
+    config = config_of()
+    (root / "rows/a.jsonl").write_text("changed")
+    inputs.check_unchanged(config, "data", "tokenizer", "model")
+
+
+def test_all_changes_are_told_at_once_with_the_remedy(root):
+    config = fingerprinted()
+    (root / "rows/a.jsonl").write_text("changed")
+    (root / "rows/b.jsonl").unlink()
+    (root / "rows/c.jsonl").touch()
+    (root / "llama/model.safetensors").write_text("changed too")
+    with pytest.raises(PipelineError) as caught:
+        inputs.check_unchanged(config, "data", "model")
+    assert str(caught.value).splitlines() == [
+        "External files changed since params.yaml was written:",
+        "  a.jsonl: differs",
+        "  b.jsonl: is gone",
+        "  c.jsonl: is new",
+        "  model.safetensors: differs",
+        inputs.REMEDY,
+    ]
+    inputs.check_unchanged(config, "tokenizer")
+
+
+def test_the_same_size_does_not_hide_a_change(root):
+    config = fingerprinted()
+    path = root / "rows/a.jsonl"
+    path.write_text("A.jsonl")
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    with pytest.raises(PipelineError, match=r"a\.jsonl: differs"):
+        inputs.check_unchanged(config, "data")

@@ -1,0 +1,200 @@
+"""Every parameter has a type, a meaning and a range; all that is wrong is told at once."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline import schema
+from pipeline.errors import ConfigError
+from stages.params import composed
+
+JSONL = ("data=jsonl", "data.path=rows.jsonl")
+
+
+def changed(*overrides, **values):
+    """Compose conf/, then set values without asking."""
+    config = composed(list(overrides))
+    for name, value in values.items():
+        OmegaConf.update(config, name.replace("__", "."), value)
+    return config
+
+
+def refusal(config, sections=None):
+    with pytest.raises(ConfigError) as caught:
+        schema.check_values(config, sections)
+    headline, *problems = str(caught.value).splitlines()
+    assert headline == "These parameters cannot be used:"
+    return [problem.strip() for problem in problems]
+
+
+def test_the_defaults_can_be_used():
+    schema.check_values(composed([]))
+
+
+def test_every_parameter_explains_itself():
+    facts = {name: field.metadata for name, field in schema.leaves() if name != "inputs"}
+    assert len(facts) > 60
+    assert [name for name, fact in facts.items() if len(fact["help"]) < 5] == []
+    assert [name for name, fact in facts.items() if fact["help"].endswith(".")] == []
+
+
+BOUNDED = [
+    (name, side, sign)
+    for name, field in schema.leaves()
+    for side, sign in (("minimum", -1), ("maximum", 1))
+    if field.metadata and field.metadata[side] is not None
+]
+
+
+@pytest.mark.parametrize(("name", "side", "sign"), BOUNDED)
+def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, sign):
+    field = dict(schema.leaves())[name]
+    bound = field.metadata[side]
+    assert not list(schema.broken_rules(field, bound))
+    step = 1 if "int" in str(field.type) else 1e-9
+    word = "at least" if sign < 0 else "at most"
+    assert list(schema.broken_rules(field, bound + sign * step)) == [f"must be {word} {bound}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("lora.rank", 0, "must be at least 1"),
+        ("seed", -1, "must be at least 0"),
+        ("optim.learning_rate", float("nan"), "must be at least 0"),
+        ("optim.learning_rate", float("inf"), "must be finite"),
+        ("train.max_grad_norm", -1.0, "must be at least 0"),
+        ("data.test_fraction", 0.95, "must be at most 0.9"),
+        ("train.mode", "head", "must be one of lora, full"),
+        ("model.scratch.hidden_size", 4, "must be at least 8"),
+    ],
+)
+def test_a_value_out_of_range_is_told_with_its_rule(name, value, rule):
+    config = composed([])
+    OmegaConf.update(config, name, value)
+    assert refusal(config) == [f"{name}={value}: {rule}"]
+
+
+def test_null_is_in_the_range_of_what_may_be_null():
+    schema.check_values(changed(train__max_grad_norm=None, validate__documents=None))
+
+
+def test_all_problems_are_told_at_once():
+    config = changed(seed=-1, lora__rank=0, train__batch_size=None, export__formats=["gguf"])
+    assert refusal(config) == [
+        "seed=-1: must be at least 0",
+        "lora.rank=0: must be at least 1",
+        "train.batch_size=null and train.batch_tokens=null: give one, and set the other to null",
+        "export.formats=['gguf']: must be some of adapter, fused",
+    ]
+
+
+def test_missing_values_are_named_where_they_are_needed():
+    config = changed(data__path="???", lora__rank="???")
+    assert refusal(config) == [
+        "data.path has no value; give one: data.path=...",
+        "lora.rank has no value; give one: lora.rank=...",
+    ]
+    assert refusal(config, ["seed", "lora"]) == ["lora.rank has no value; give one: lora.rank=..."]
+    schema.check_values(config, ["seed", "data.source"])
+
+
+def test_a_missing_section_is_one_missing_value():
+    config = changed(model__scratch="???")
+    assert refusal(config) == ["model.scratch has no value; give one: model.scratch=..."]
+
+
+CONTRADICTIONS = [
+    (
+        [],
+        {"train__batch_tokens": 99},
+        "train.batch_size=32 and train.batch_tokens=99: give one, and set the other to null",
+    ),
+    (
+        [],
+        {"data__validation_fraction": 0.5, "data__test_fraction": 0.5},
+        "data.validation_fraction=0.5 and data.test_fraction=0.5: they leave nothing to train on",
+    ),
+    ([*JSONL], {"data__path": None}, "data.source=jsonl needs data.path=FILE_OR_FOLDER"),
+    (
+        [],
+        {"model__source": "llama"},
+        "model.source=llama does not go with this model group; choose model=tiny for a scratch "
+        "model, model=local for one that exists",
+    ),
+    (
+        ["model=local", "model.source=llama"],
+        {"model__source": "scratch"},
+        "model.source=scratch does not go with this model group; choose model=tiny for a scratch "
+        "model, model=local for one that exists",
+    ),
+    (
+        [],
+        {"model__pretrain": None},
+        "model.source=scratch does not go with this model group; choose model=tiny for a scratch "
+        "model, model=local for one that exists",
+    ),
+    ([], {"export__formats": []}, "export.formats=[]: must be some of adapter, fused"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "values", "problem"), CONTRADICTIONS)
+def test_what_is_right_alone_may_be_wrong_together(overrides, values, problem):
+    assert refusal(changed(*overrides, **values)) == [problem]
+
+
+def test_the_alternatives_are_no_contradiction():
+    schema.check_values(changed(train__batch_size=None, train__batch_tokens=99))
+    schema.check_values(changed(*JSONL))
+    schema.check_values(changed("model=local", "model.source=llama"))
+
+
+# Names
+
+
+def test_known_names_are_sections_and_keys():
+    known = schema.known_names()
+    assert {"seed", "lora", "lora.rank", "data.conflicts", "model.scratch.vocab_size"} <= known
+    assert not known & {"", "hydra", "lora.", "rank"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("lora.rnak", "lora.rank"),
+        ("lora.ranks", "lora.rank"),
+        ("rank", "lora.rank"),
+        ("train.learning_rate", "optim.learning_rate"),
+        ("model.vocab_size", "model.scratch.vocab_size"),
+        ("train.steps_per_evaluation", "train.steps_per_eval"),
+        ("model.scratch.vocabsize", "model.scratch.vocab_size"),
+        ("sed", "seed"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest(wrong, right):
+    match = rf"no such parameter:\n  unknown key {wrong}; did you mean {right}\?\n`--help` lists"
+    with pytest.raises(ConfigError, match=match):
+        schema.check_known([wrong])
+
+
+def test_a_key_like_no_other_is_only_unknown():
+    with pytest.raises(ConfigError, match=r"unknown key xyzzy\n"):
+        schema.check_known(["lora.rank", "xyzzy"])
+
+
+def test_every_unknown_key_is_told():
+    with pytest.raises(ConfigError, match=r"(?s)unknown key lora\.rnak;.*unknown key sed;"):
+        schema.check_known(["lora.rnak", "lora.rank", "sed"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "expected"),
+    [
+        ("lora.rank", ["lora"], True),
+        ("lora.rank", ["lora.rank"], True),
+        ("lora", ["lora.rank"], False),
+        ("lora_two.rank", ["lora"], False),
+        ("lora.rank", [], False),
+    ],
+)
+def test_inside_is_by_whole_names(name, sections, expected):
+    assert schema.inside(name, sections) is expected
