@@ -34,15 +34,17 @@ class Paths:
     """Where a stage reads and where it writes; names are those of dvc.yaml."""
 
     out: Path
-    earlier_run: Path | None = None
+    earlier_runs: tuple[Path, ...] = ()
 
     def read(self, name: str) -> Path:
-        """Find what another stage wrote: in the folder given as `inputs=`, else here.
+        """Find what another stage wrote: in the runs given as `inputs=`, else here.
+
+        That run may have been given an earlier one, in which is looked next.
 
         Raises:
             PipelineError: when no stage has written it yet.
         """
-        folders = [ROOT] if self.earlier_run is None else [self.earlier_run, ROOT]
+        folders = [*self.earlier_runs, ROOT]
         for folder in folders:
             if (folder / name).exists():
                 return folder / name
@@ -117,21 +119,24 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     report_problems(ConfigError, headline, foreign, remedy + sets)
 
 
-def earlier_run_of(config: DictConfig) -> Path | None:
-    """Read `inputs=RUN_FOLDER`, given by hand.
+def earlier_runs_of(config: DictConfig) -> tuple[Path, ...]:
+    """Read `inputs=RUN_FOLDER`, given by hand, and the `inputs=` of the run it names.
 
     Raises:
         ConfigError: when there is no such folder.
     """
     if config.inputs is None or isinstance(config.inputs, DictConfig):
-        return None
+        return ()
     folder = Path(str(config.inputs)).resolve()
     if not folder.is_dir():
         raise ConfigError(
             f"inputs={config.inputs}: there is no such run folder (looked at {folder}).\n"
             "Give the folder under runs/ that an earlier stage has written."
         )
-    return folder
+    recorded = folder / ".hydra/config.yaml"
+    before = OmegaConf.load(recorded) if recorded.is_file() else OmegaConf.create({"inputs": None})
+    assert isinstance(before, DictConfig)
+    return (folder, *earlier_runs_of(before))
 
 
 def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
@@ -147,7 +152,7 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
             schema.check_values(config, names)
             refuse_foreign_overrides(list(HydraConfig.get().overrides.task), names)
             OmegaConf.resolve(config)
-            paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_run_of(config))
+            paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_runs_of(config))
             config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
             return function(select(config, names), paths)
 
