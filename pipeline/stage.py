@@ -125,18 +125,21 @@ def earlier_runs_of(config: DictConfig) -> tuple[Path, ...]:
     Raises:
         ConfigError: when there is no such folder.
     """
-    if config.inputs is None or isinstance(config.inputs, DictConfig):
-        return ()
-    folder = Path(str(config.inputs)).resolve()
-    if not folder.is_dir():
-        raise ConfigError(
-            f"inputs={config.inputs}: there is no such run folder (looked at {folder}).\n"
-            "Give the folder under runs/ that an earlier stage has written."
-        )
-    recorded = folder / ".hydra/config.yaml"
-    before = OmegaConf.load(recorded) if recorded.is_file() else OmegaConf.create({"inputs": None})
-    assert isinstance(before, DictConfig)
-    return (folder, *earlier_runs_of(before))
+    runs: list[Path] = []
+    named = config.inputs
+    while named is not None and not isinstance(named, DictConfig):
+        folder = Path(str(named)).resolve()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"inputs={named}: there is no such run folder (looked at {folder}).\n"
+                "Give the folder under runs/ that an earlier stage has written."
+            )
+        if folder in runs:  # several stages may write to one folder
+            break
+        runs.append(folder)
+        recorded = folder / ".hydra/config.yaml"
+        named = OmegaConf.select(OmegaConf.load(recorded), "inputs") if recorded.is_file() else None
+    return tuple(runs)
 
 
 def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
