@@ -1,0 +1,315 @@
+"""A stage sees the parameters it names, isolates its runs, and says what the user can mend."""
+
+import re
+import sys
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
+
+from pipeline import stage as module
+from pipeline import sweep_table
+from pipeline.errors import ConfigError, PipelineError, TrainingError
+from pipeline.files import sha256_path, write_json
+from pipeline.stage import Paths, stage
+from stages.params import composed
+
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch, capsys):
+    """Run a stage made of a function, as `python -m stages.toy` would; give code, out and err."""
+
+    def run(function, sections, *arguments):
+        function.__module__ = "__main__"  # Hydra looks for conf/ beside this file's folder
+        folder = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
+        options = [*QUIET, f"{folder}={tmp_path / 'run'}"]
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["stages/toy.py", *arguments, *options])
+        with pytest.raises(SystemExit) as end:
+            stage(*sections)(function)()
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def seen(toy):
+    """Run a stage that only looks at what it is given."""
+
+    def run(sections, *arguments):
+        found = []
+
+        def look(config, paths):
+            """Look."""
+            found.append((config, paths))
+
+        code, _, err = toy(look, sections, *arguments)
+        assert (code, err) == (0, "")
+        return found[0]
+
+    return run
+
+
+def refuse(config, paths):
+    """Never come here."""
+    raise AssertionError("the stage ran")
+
+
+# What a stage is given
+
+
+def test_a_stage_gets_its_sections_with_their_values(seen):
+    config, _ = seen(["seed", "lora", "train.mode"], "lora.rank=3", "seed=0")
+    assert OmegaConf.to_container(config) == {
+        "seed": 0,
+        "lora": {"rank": 3, "alpha": 16.0, "dropout": 0.0, "num_layers": None, "targets": ["*"]},
+        "train": {"mode": "lora"},
+    }
+
+
+@pytest.mark.parametrize("name", ["optim", "train.num_steps", "inputs"])
+def test_what_it_did_not_name_is_an_error(seen, name):
+    config, _ = seen(["seed", "train.mode"])
+    with pytest.raises(ConfigAttributeError):
+        getattr(config.train if name == "train.num_steps" else config, name.split(".")[-1])
+
+
+def test_by_hand_all_is_written_under_the_run_folder(seen, tmp_path):
+    _, paths = seen(["seed"])
+    assert paths == Paths(tmp_path / "run")
+    assert paths.write("metrics/train.json") == tmp_path / "run/metrics/train.json"
+    assert (tmp_path / "run/metrics").is_dir()
+
+
+def test_under_dvc_it_reads_params_yaml_and_writes_beside_it(toy, tmp_path, monkeypatch):
+    values = OmegaConf.to_container(composed(["lora.rank=5"]))
+    values["inputs"] = {"data": {"a.b": {"size": 1}}, "tokenizer": {}, "model": {}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(tmp_path)
+    found = []
+    code, *_ = toy(
+        lambda config, paths: found.append((config, paths)),
+        ["lora.rank", "inputs.data"],
+        "-cn",
+        "repro",
+    )
+    config, paths = found[0]
+    assert code == 0
+    assert config == {"lora": {"rank": 5}, "inputs": {"data": {"a.b": {"size": 1}}}}
+    assert paths.earlier_runs == ()
+
+
+def test_by_hand_there_are_no_fingerprints(seen, tmp_path):
+    config, _ = seen(["inputs.data"], f"inputs={tmp_path}")
+    assert config == {"inputs": {"data": None}}
+
+
+@pytest.mark.parametrize("override", ["experiment=smoke", "+experiment=smoke"])
+def test_experiments_can_be_spelled_in_both_ways(seen, override):
+    config, _ = seen(["train"], override)
+    assert config.train.num_steps == composed(["experiment=smoke"]).train.num_steps != 300
+
+
+def test_a_group_may_lack_values_that_the_stage_does_not_read(seen):
+    config, _ = seen(["train.batch_size", "data.arrangement"], "data=jsonl")
+    assert config.train.batch_size == 4
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lora.rnak=3"], "unknown key lora.rnak; did you mean lora.rank?"),
+        (["+lora.rnak=3"], "unknown key lora.rnak; did you mean lora.rank?"),
+        (["++rank=3"], "unknown key rank; did you mean lora.rank?"),
+        (["lora.rank=0", "seed=-1"], "seed=-1: must be at least 0\n  lora.rank=0: must be at"),
+        (["lora.rank=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        (["lora.rank=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
+        (["lora.rank=null"], "field 'lora.rank' is not Optional"),
+        (["lora.rank=["], "no viable alternative at input '['"),
+        (["lora=huge"], "Could not find 'lora/huge'\n\nAvailable options in 'lora':\n\tdefault"),
+        (["inputs=nowhere"], "inputs=nowhere: there is no such run folder (looked at /"),
+        (["inputs=7"], "Give the folder under runs/ that an earlier stage has written."),
+        (["optim.learning_rate=1"], "this stage reads only seed, lora, and not:\n  optim.lear"),
+    ],
+)
+def test_what_the_user_can_mend_has_no_traceback(toy, arguments, message):
+    code, out, err = toy(refuse, ["seed", "lora"], *arguments)
+    assert code == 1
+    assert "ConfigError: " in err
+    assert message in err
+    assert "Traceback" not in err + out
+
+
+def test_all_foreign_overrides_are_told_with_a_command_that_takes_them():
+    with pytest.raises(ConfigError) as caught:
+        module.refuse_foreign_overrides(
+            ["seed=1", "data=jsonl", "data.path='a b'", "lora.targets=[a]", "experiment=smoke"],
+            ("seed", "train.mode"),
+        )
+    assert str(caught.value).splitlines() == [
+        "this stage reads only seed, train.mode, and not:",
+        "  data=jsonl",
+        "  data.path='a b'",
+        "  lora.targets=[a]",
+        "Set them for the stage that reads them, or for all stages:",
+        """  dvc exp run -S data=jsonl -S 'data.path='"'"'a b'"'"'' -S 'lora.targets=[a]'""",
+    ]
+
+
+@pytest.mark.parametrize("override", ["train.mode=full", "train=default", "inputs=x", "seed=1"])
+def test_a_section_may_be_set_above_or_below_what_is_read(override):
+    module.refuse_foreign_overrides([override], ("seed", "train.mode"))
+
+
+def test_an_error_of_the_family_is_printed_and_exits_with_1(toy):
+    def diverge(config, paths):
+        """Diverge."""
+        raise TrainingError("the loss is nan at step 3.\nLower optim.learning_rate.")
+
+    code, out, err = toy(diverge, ["seed"])
+    assert code == 1
+    assert err.endswith("TrainingError: the loss is nan at step 3.\nLower optim.learning_rate.\n")
+    assert "Traceback" not in err + out
+
+
+def test_a_defect_of_ours_keeps_its_traceback(toy):
+    with pytest.raises(AssertionError, match="the stage ran"):
+        toy(refuse, ["seed"])
+
+
+def test_an_interrupt_is_no_success(toy):
+    def interrupted(config, paths):
+        """Stop."""
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy(interrupted, ["seed"])
+
+
+# Sweeps
+
+
+def test_a_failed_job_does_not_stop_the_sweep(toy, tmp_path, capsys):
+    def train(config, paths):
+        """Train."""
+        if config.lora.rank == 2:
+            raise TrainingError("the loss is nan")
+        write_json(paths.write("metrics/train.json"), {"val_loss": config.lora.rank / 2})
+
+    code, _, err = toy(train, ["lora"], "-m", "lora.rank=1,2,4")
+    assert code == 1
+    assert err.endswith("TrainingError: the loss is nan\n")
+    assert sweep_table.main([str(tmp_path / "run")]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| job | lora.rank | val_loss | failed |"
+    assert rows == ["| 0 | 1 | 0.5 |  |", "| 1 | 2 |  | yes |", "| 2 | 4 | 2.0 |  |"]
+    assert (tmp_path / "run/table.csv").exists()
+
+
+def test_a_sweep_that_succeeds_prints_its_table(toy, tmp_path):
+    def train(config, paths):
+        """Train."""
+        write_json(paths.write("metrics/train.json"), {"val_loss": config.lora.rank / 2})
+
+    code, out, err = toy(train, ["lora"], "-m", "lora.rank=1,2")
+    assert (code, err) == (0, "")
+    assert f"| 1 | 2 | 1.0 |\n{tmp_path / 'run'}/table.md\n" in out
+
+
+# Help
+
+
+def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
+    def train(config, paths):
+        """Train: writes models/trained."""
+
+    code, out, _ = toy(train, ["seed", "lora", "train.mode", "benchmark.prompt_tokens"], "--help")
+    told = dict(re.findall(r"^  (\S+) +(.+)$", out, re.MULTILINE))
+    assert code == 0
+    assert out.startswith("Train: writes models/trained.\n\nusage: python -m stages.toy [KEY=")
+    assert told == {
+        "seed": "of data order, initial weights and dropout (int; from 0)",
+        "lora.rank": "width of the bottleneck (int; from 1)",
+        "lora.alpha": "scale of the update times rank: scale = alpha / rank (float; from 0)",
+        "lora.dropout": "share of adapter inputs dropped (float; from 0; to 0.99)",
+        "lora.num_layers": "adapt this many last blocks; null: all (int | None; from 1)",
+        "lora.targets": "linear layers, by name or pattern (`*` is all of them) (list[str])",
+        "train.mode": "what is trained (str; lora; full)",
+        "benchmark.prompt_tokens": "prompt of the timed generation (int; tokens; from 1)",
+    }
+
+
+# Outputs of other stages
+
+
+def test_an_output_is_looked_for_in_the_earlier_run_then_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROOT", tmp_path / "root")
+    for folder in ("earlier/data/prepared", "root/data/prepared", "root/models/base"):
+        (tmp_path / folder).mkdir(parents=True)
+    paths = Paths(tmp_path / "out", (tmp_path / "earlier",))
+    assert paths.read("data/prepared") == tmp_path / "earlier/data/prepared"
+    assert paths.read("models/base") == tmp_path / "root/models/base"
+    assert Paths(tmp_path / "out").read("data/prepared") == tmp_path / "root/data/prepared"
+
+
+def test_inputs_lead_to_the_run_that_the_earlier_run_was_given(seen, tmp_path):
+    for name, before in (("third", "second"), ("second", "first"), ("first", "null")):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        text = f"inputs: {before if before == 'null' else tmp_path / before}\n"
+        (tmp_path / name / ".hydra/config.yaml").write_text(text)
+    _, paths = seen(["seed"], f"inputs={tmp_path}/third")
+    assert paths.earlier_runs == tuple(tmp_path / name for name in ("third", "second", "first"))
+
+
+def test_two_stages_may_share_a_run_folder(seen, tmp_path):
+    (tmp_path / "run").mkdir()
+    _, paths = seen(["seed"], f"inputs={tmp_path}/run")
+    assert (tmp_path / "run/.hydra/config.yaml").is_file()
+    assert paths.earlier_runs == (tmp_path / "run",)
+
+
+@pytest.mark.parametrize(
+    ("name", "maker"),
+    [
+        ("data/prepared", "prepare"),
+        ("data/prepared/tokenizer", "prepare"),
+        ("models/base", "weights"),
+        ("models/trained/best", "train"),
+        ("models/export/fused", "export"),
+        ("metrics/validate.json", "validate"),
+        ("plots/train.csv", "train"),
+    ],
+)
+def test_a_missing_output_names_the_stage_to_run(tmp_path, monkeypatch, name, maker):
+    descriptions = module.dvc_stages()
+    monkeypatch.setattr(module, "dvc_stages", lambda: descriptions)
+    monkeypatch.setattr(module, "ROOT", tmp_path / "root")
+    match = (
+        rf"{name} is missing \(looked in {tmp_path}/earlier, {tmp_path}/root\)\.\n"
+        rf"Run `dvc repro {maker}` first, or name the run that made it: inputs=RUN_FOLDER"
+    )
+    with pytest.raises(PipelineError, match=match):
+        Paths(tmp_path / "out", (tmp_path / "earlier",)).read(name)
+
+
+def test_only_outputs_have_a_maker():
+    assert module.maker_of("pipeline/stage.py") == ""
+    assert module.maker_of("data/prepared_too") == ""
+
+
+def test_a_hash_of_dependencies_follows_the_earlier_run(tmp_path):
+    (tmp_path / "data/prepared").mkdir(parents=True)
+    (tmp_path / "models/base").mkdir(parents=True)
+    (tmp_path / "data/prepared/a").write_text("1")
+    paths = Paths(tmp_path, (tmp_path,))
+    before = module.dependency_hashes("train", paths)
+    assert before["stages/train.py"] == sha256_path(module.ROOT / "stages/train.py")
+    (tmp_path / "data/prepared/a").write_text("2")
+    after = module.dependency_hashes("train", paths)
+    assert [name for name in before if before[name] != after[name]] == ["data/prepared"]
