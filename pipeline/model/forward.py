@@ -1,6 +1,6 @@
 """Running a model over a batch, whichever way its documents are arranged."""
 
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Bool, Float, Int
 
@@ -8,6 +8,9 @@ from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
 from pipeline.model import upstream
 from pipeline.model.tree import blocks
+
+PACKING_TOLERANCE, PACKING_TOLERANCE_16 = 1e-3, 0.1
+"""Shares of the logits' deviation that float32 and 16-bit numbers may differ by."""
 
 
 class SegmentMask:
@@ -58,17 +61,50 @@ def forward(
 
 
 def check_packable(model: nn.Module) -> None:
-    """Refuse to pack documents for a model that carries state from token to token.
+    """Refuse to pack documents for a model that reads one otherwise when others stand before it.
 
     Raises:
-        ConfigError: when a layer is no attention layer.
+        ConfigError: when a layer is no attention layer, or a probe shows a difference.
     """
     kinds = {type(cache).__name__ for cache in upstream.make_prompt_cache(model)}
+    remedy = "Use data.arrangement=bucketed."
     if foreign := sorted(kinds - {"KVCache", "RotatingKVCache"}):
         raise ConfigError(
             f"data.arrangement=packed: this model keeps {', '.join(foreign)}, which would leak "
-            "from one document into the next. Use data.arrangement=bucketed."
+            f"from one document into the next. {remedy}"
         )
+    try:
+        difference, allowed = packing_difference(model)
+    except ValueError as error:
+        raise ConfigError(
+            f"data.arrangement=packed: this model takes no mask of our own ({error}). {remedy}"
+        ) from error
+    if not difference <= allowed:
+        raise ConfigError(
+            "data.arrangement=packed: this model reads a document otherwise when another one "
+            f"stands before it: its logits differ by {difference:.2g} of their deviation. Its "
+            f"positions may be absolute, or it masks in its own way. {remedy}"
+        )
+
+
+def packing_difference(model: nn.Module) -> tuple[float, float]:
+    """Pack a document in three places of two rows that are divided differently; compare logits.
+
+    Returns:
+        The greatest difference as a share of the logits' deviation, and what rounding may cause.
+    """
+    rows = mx.array([[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 0, 1, 2, 3, 2, 3]])
+    segment_ids = mx.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 2, 2]])
+    training = model.training
+    model.eval()  # dropout would tell them apart
+    try:
+        logits = forward(model, rows, segment_ids)
+    finally:
+        model.train(training)
+    found = logits.astype(mx.float32)
+    copies = mx.stack([found[0, :4], found[0, 4:], found[1, 2:6]])
+    difference = float(mx.abs(copies - copies[:1]).max() / mx.std(copies))
+    return difference, PACKING_TOLERANCE if logits.dtype == mx.float32 else PACKING_TOLERANCE_16
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
@@ -82,13 +118,36 @@ def checkpoint_blocks(model: nn.Module) -> None:
 
 
 def checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
-    """Derive a block class whose call keeps only its input for the backward pass."""
+    """Derive a block class whose call keeps only its input for the backward pass.
+
+    The backward pass must drop the same units as the forward pass: where random numbers were
+    drawn, it starts from the key that the forward pass started from.
+    """
 
     def call(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
+        first = random_key()
+
         def run(parameters: dict[str, Any], hidden: mx.array) -> mx.array:
+            now = random_key()
             self.update(parameters)
-            return kind.__call__(self, hidden, *args, **kwargs)
+            if now is first:  # the forward pass, or a model without random numbers
+                return kind.__call__(self, hidden, *args, **kwargs)
+            set_random_key(first)
+            output = kind.__call__(self, hidden, *args, **kwargs)
+            set_random_key(now)
+            return output
 
         return mx.checkpoint(run)(self.trainable_parameters(), hidden)
 
     return type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})
+
+
+def random_key() -> mx.array:
+    """Give the key of MLX's random numbers; the same object until one is drawn."""
+    return cast(list[mx.array], mx.random.state)[0]
+
+
+def set_random_key(key: mx.array) -> None:
+    """Go on drawing from a key; MLX lets it be set by a seed only, whose halves it is."""
+    high, low = cast(list[int], key.tolist())
+    mx.random.seed((high << 32) | low)
