@@ -14,7 +14,7 @@ from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.files import read_json, write_json
 from pipeline.model import upstream
-from pipeline.model.tree import blocks, named_arrays
+from pipeline.model.tree import blocks, quantized_layers, shapes
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -80,7 +80,10 @@ def apply(model: nn.Module, settings: AdapterSettings, seed: int) -> dict[str, A
         return {"fine_tune_type": "full", "num_layers": len(layers)}
     num_layers = len(layers) if settings.num_layers is None else settings.num_layers
     if num_layers > len(layers):
-        raise ConfigError(f"lora.num_layers={num_layers}: the model has {len(layers)} blocks.")
+        raise ConfigError(
+            f"lora.num_layers={num_layers}: the model has {len(layers)} blocks.\n"
+            "Give that many at most, or null for all of them."
+        )
     names = sorted({name for block in layers[-num_layers:] for name in linear_layers(block)})
     parameters = {
         "rank": settings.rank,
@@ -100,7 +103,7 @@ def refuse_quantized(model: nn.Module) -> None:
     Raises:
         ConfigError: with the modes that can.
     """
-    if any(isinstance(module, nn.QuantizedLinear) for _, module in model.named_modules()):
+    if quantized_layers(model):
         raise ConfigError("train.mode=full: the base is quantised. Use train.mode=lora.")
 
 
@@ -149,10 +152,10 @@ def make_trainable(model: nn.Module, mode: str) -> None:
 
 def expected_shapes(model: nn.Module, fine_tune_type: str) -> dict[str, tuple[int, ...]]:
     """List the tensors that an adapter of this type must hold."""
-    shapes = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
+    whole = shapes(model.parameters())
     if fine_tune_type == "full":
-        return shapes
-    return {name: shape for name, shape in shapes.items() if name.endswith(ADAPTER_TENSORS)}
+        return whole
+    return {name: shape for name, shape in whole.items() if name.endswith(ADAPTER_TENSORS)}
 
 
 def fuse(model: nn.Module) -> None:
@@ -175,7 +178,7 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def fused_layer(layer: Any) -> nn.Module:  # noqa: ANN401
     """Give the plain layer that does what a layer and its adapter do together."""
-    layer.linear.set_dtype(
-        mx.float32
-    )  # of a quantised layer: its scales, hence what they unpack to
-    return layer.fuse(dequantize=True)
+    layer.linear.set_dtype(mx.float32)  # scales too, hence what a weight unpacks to
+    upstream.dequantize_model(layer)
+    layer.linear.set_dtype(mx.float32)  # some kinds of quantisation unpack to bfloat16
+    return layer.fuse()
