@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.device import mx, nn
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json
 from pipeline.model.adapters import CONFIG, WEIGHTS, save_adapter
 from pipeline.model.base import assembled
 from pipeline.model.upstream import load_adapters, load_model
@@ -19,8 +19,7 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
     """
     weights = mx.load(str(trained / WEIGHTS))
     assert isinstance(weights, dict)
-    save_adapter(folder, weights, read_json(trained / CONFIG))
-    write_json(folder / CONFIG, {**read_json(trained / CONFIG), "model": base_source})
+    save_adapter(folder, weights, {**read_json(trained / CONFIG), "model": base_source})
 
 
 def read_back(base: Path, folder: Path) -> nn.Module:
