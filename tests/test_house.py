@@ -1,0 +1,441 @@
+"""The house: imports go down, DVC knows what each stage reads, conf/ and README are right."""
+
+import ast
+import dataclasses
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.cli.parser import get_main_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from mlx_lm.models.llama import ModelArgs as LlamaArgs
+from omegaconf import OmegaConf
+
+from pipeline import schema
+from pipeline.errors import PipelineError
+from pipeline.stage import maker_of, refuse_foreign_overrides
+from stages import params
+from tests.house import EXEMPT, ROOT, imports, reached, stages
+
+# Imports
+
+ROWS = {
+    0: ["errors", "files"],
+    1: ["blas", "console", "device", "hub", "inputs", "machine", "schema", "sweep_table"],
+    2: ["data", "stage"],
+    3: ["model"],
+    4: ["likelihood", "objective", "optim"],
+    5: ["generate", "train"],
+    6: ["evaluate", "formats"],
+    7: ["benchmark", "serve"],
+}
+PARTS = {part: row for row, parts in ROWS.items() for part in parts}
+PACKAGES = {"data", "model", "train", "evaluate", "formats", "benchmark", "serve"}
+MAY_IMPORT = {
+    "mlx": {"pipeline/device.py"},
+    "mlx_lm": {"pipeline/model/upstream.py", "pipeline/generate.py"},
+}
+MODULES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("pipeline", "stages", "hydra_plugins")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def part_of(file):
+    """Name the part of pipeline/ that a file belongs to."""
+    return Path(file).parts[1].removesuffix(".py")
+
+
+def may_import(importer, imported):
+    """Say whether a part of pipeline/ may import another one."""
+    if importer == imported:
+        return True
+    same_row = PARTS[importer] == PARTS[imported]
+    return PARTS[imported] < PARTS[importer] or (same_row and not {importer, imported} & PACKAGES)
+
+
+def inner_imports(file):
+    """List the project's files that a file imports, packages without code apart."""
+    return {other for other in imports(file) if (ROOT / other).stat().st_size}
+
+
+def outside_imports(file):
+    """List the top-level packages that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("train", "model", True),
+        ("train", "train", True),
+        ("device", "blas", True),
+        ("train", "generate", False),
+        ("evaluate", "formats", False),
+        ("model", "train", False),
+        ("errors", "schema", False),
+    ],
+)
+def test_the_rule_of_the_rows(importer, imported, allowed):
+    assert may_import(importer, imported) is allowed
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if (ROOT / file).stat().st_size])
+def test_imports_follow_the_rows(file):
+    if file.startswith("pipeline/"):
+        wrong = [
+            other
+            for other in inner_imports(file)
+            if other.startswith("stages/") or not may_import(part_of(file), part_of(other))
+        ]
+    elif file.startswith("stages/"):
+        wrong = [other for other in inner_imports(file) if other.startswith("stages/")]
+    else:
+        wrong = sorted(inner_imports(file) - {"pipeline/schema.py"})
+    assert wrong == []
+
+
+def test_there_are_no_import_cycles():
+    done = set()
+
+    def visit(file, path):
+        assert file not in path, " -> ".join([*path[path.index(file) :], file])
+        if file not in done:
+            for other in imports(file):
+                visit(other, [*path, file])
+            done.add(file)
+
+    for file in MODULES:
+        visit(file, [])
+    assert done == set(MODULES)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_mlx_is_imported_in_one_place(package):
+    assert {file for file in MODULES if package in outside_imports(file)} == MAY_IMPORT[package]
+
+
+def test_there_are_no_reexports():
+    packages = [
+        ROOT / "pipeline",
+        ROOT / "stages",
+        *(ROOT / "pipeline" / part for part in PACKAGES),
+    ]
+    inits = [package / "__init__.py" for package in packages if package.exists()]
+    assert [path for path in inits if path.stat().st_size] == []
+    assert not [file for file in MODULES if "util" in file]
+
+
+# The graph
+
+
+def called(stage_name, function):
+    """List the strings that a stage's module gives to a function, such as `paths.read`."""
+    for node in ast.walk(ast.parse((ROOT / f"stages/{stage_name}.py").read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == function:
+            yield from (item.value for item in node.args if isinstance(item, ast.Constant))
+
+
+HYDRA_STAGES = [name for name in stages() if name != "params"]
+
+
+@pytest.mark.parametrize("name", HYDRA_STAGES)
+def test_dvc_knows_what_a_stage_depends_on(name):
+    code = reached(f"stages/{name}.py") - EXEMPT
+    data = set(called(name, "paths.read"))
+    assert all(maker_of(item) not in ("", name) for item in data)
+    assert sorted(stages()[name]["deps"]) == sorted(code | data)
+
+
+@pytest.mark.parametrize("name", HYDRA_STAGES)
+def test_dvc_knows_which_parameters_a_stage_reads(name):
+    assert stages()[name]["params"] == list(called(name, "stage"))
+    assert set(called(name, "stage")) <= schema.known_names() | {
+        f"inputs.{part}" for part in ("data", "tokenizer", "model")
+    }
+
+
+@pytest.mark.parametrize("name", HYDRA_STAGES)
+def test_dvc_runs_a_stage_by_its_module(name):
+    assert stages()[name]["cmd"] == f"python -m stages.{name} -cn repro"
+
+
+def test_dvc_knows_what_params_depends_on():
+    description = stages()["params"]
+    assert description["cmd"] == "python -m stages.params"
+    assert reached("stages/params.py") - EXEMPT <= set(description["deps"])
+    assert set(description["deps"]) - EXEMPT == {"conf", "stages/params.py"}
+
+
+LOADED = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+print(*(module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", 0)))
+"""
+
+
+@pytest.mark.parametrize("name", list(stages()))
+def test_nothing_is_imported_that_the_graph_does_not_show(name):
+    command = [sys.executable, "-c", LOADED, f"stages.{name}"]
+    files = subprocess.check_output(command, cwd=ROOT, text=True).split()
+    ours = {file.removeprefix(f"{ROOT}/") for file in files if file.startswith(f"{ROOT}/pipeline/")}
+    loaded = {file for file in ours if (ROOT / file).stat().st_size}
+    assert loaded
+    assert loaded <= reached(f"stages/{name}.py")
+
+
+# Parameters
+
+
+def test_params_yaml_is_what_conf_gives():
+    committed = OmegaConf.load(ROOT / "params.yaml")
+    assert params.values(committed) == params.values(params.composed([]))
+    assert set(committed.inputs) == {"data", "tokenizer", "model"}
+
+
+@cache
+def words_of(file):
+    """List the names and strings in a module: attributes, keywords, fields, literals."""
+    kinds = {ast.Attribute: "attr", ast.keyword: "arg", ast.Constant: "value"}
+    tree = ast.walk(ast.parse((ROOT / file).read_text()))
+    found = [getattr(node, kinds[type(node)]) for node in tree if type(node) in kinds]
+    tree = ast.walk(ast.parse((ROOT / file).read_text()))
+    fields = [ast.unparse(node.target) for node in tree if isinstance(node, ast.AnnAssign)]
+    return {word for word in [*found, *fields] if isinstance(word, str)}
+
+
+def test_every_key_is_read_by_some_code():
+    read = set().union(*(words_of(file) for file in MODULES if file != "pipeline/schema.py"))
+    shape = {f"model.scratch.{field.name}" for field in dataclasses.fields(LlamaArgs)}
+    names = [name for name, _ in schema.leaves() if name not in shape]
+    assert [name for name in names if name.split(".")[-1] not in read] == []
+
+
+def test_every_key_belongs_to_a_stage():
+    sections = {section for name in HYDRA_STAGES for section in stages()[name]["params"]}
+    names = [name for name, _ in schema.leaves() if name != "inputs"]
+    assert [name for name in names if not schema.inside(name, sections)] == []
+
+
+CONF = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", [file for file in CONF if len(file.parts) > 1], ids=str)
+def test_every_file_of_conf_can_be_chosen(file):
+    group, option = file.parts[0], file.stem
+    text = (ROOT / "conf" / file).read_text()
+    asked = re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)
+    config = params.composed([f"{group}={option}", *(f"{group}.{key}=some" for key in asked)])
+    schema.check_values(config)
+
+
+def test_conf_gives_every_value_but_those_it_asks_for():
+    asked = [path for path in CONF if "???" in (ROOT / "conf" / path).read_text()]
+    assert [str(path) for path in asked] == ["data/jsonl.yaml", "model/local.yaml"]
+    assert OmegaConf.missing_keys(params.composed([])) == set()
+
+
+def test_conf_does_not_depend_on_the_machine():
+    texts = {path: (ROOT / "conf" / path).read_text() for path in CONF}
+    assert not [path for path, text in texts.items() if "${oc.env" in text]
+    assert not [path for path in CONF if path.name == "dvc.yaml"]
+    assert "${" not in (ROOT / "dvc.yaml").read_text()
+
+
+# README
+
+SHELL = {".", "cd", "export", "source", "git", "curl", "uv", "brew", "open"}
+
+
+def shell_commands(text):
+    """Give each command of the shell blocks of a text, without prompts, comments and outputs."""
+    for block in re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.DOTALL | re.M):
+        lines = block.replace("\\\n", " ").splitlines()
+        prompted = [line[2:] for line in lines if line.startswith("$ ")]
+        for line in prompted or lines:
+            words = shlex.split(line, comments=True)
+            yield from split_commands(words)
+
+
+def split_commands(words):
+    """Split a line at `&&`, `;` and `|`; drop variables set before a command."""
+    command = []
+    for word in [*words, ";"]:
+        if word in ("&&", "|", ";", "&", ">"):
+            if command:
+                yield command
+            command = []
+        elif command or not re.match(r"[A-Z_]+=", word):
+            command.append(word)
+
+
+def problem_with(command):
+    """Say why a command cannot run here; None if it can."""
+    program, *arguments = command
+    try:
+        if program == "make":
+            return problem_with_make(arguments)
+        if program == "dvc":
+            return problem_with_dvc(arguments)
+        if program in ("python", "python3"):
+            return problem_with_python(arguments)
+    except PipelineError as error:
+        return str(error)
+    found = program in SHELL or shutil.which(program, path=str(Path(sys.executable).parent))
+    return None if found or shutil.which(program) else f"no program {program}"
+
+
+def problem_with_make(arguments):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    unknown = [item for item in arguments if "=" not in item and item not in targets]
+    return f"no target {unknown}" if unknown else None
+
+
+def problem_with_dvc(arguments):
+    try:
+        options = get_main_parser().parse_args(arguments)
+    except Exception as error:
+        return f"dvc does not take this: {error!r}"
+    unknown = [name for name in vars(options).get("targets") or [] if name not in stages()]
+    if unknown and options.cmd in ("repro", "exp"):
+        return f"no stage {unknown}"
+    params.composed(one_job(vars(options).get("set_param") or []))
+    return None
+
+
+def problem_with_python(arguments):
+    if arguments[:1] != ["-m"]:
+        return None if Path(ROOT, arguments[0]).exists() else f"no file {arguments[0]}"
+    name, *rest = arguments[1:]
+    if importlib.util.find_spec(name) is None:
+        return f"no module {name}"
+    if not name.startswith("stages."):
+        return None
+    flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "-cn", "repro"}
+    wrong = [item for item in rest if "=" not in item and item not in flags]
+    overrides = [item for item in rest if "=" in item and not item.startswith("inputs=")]
+    params.composed(one_job(overrides))
+    if name != "stages.params":
+        refuse_foreign_overrides(overrides, tuple(called(name.split(".")[1], "stage")))
+    return f"no option {wrong}" if wrong else None
+
+
+def one_job(overrides):
+    """Take the first value of each sweep."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [
+        f"{item.get_key_element()}={next(iter(item.sweep_string_iterator()))}"
+        if item.is_sweep_override()
+        else item.input_line
+        for item in parsed
+    ]
+
+
+def readme_commands():
+    return [" ".join(map(shlex.quote, c)) for c in shell_commands((ROOT / "README.md").read_text())]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_of_the_readme_can_run(command):
+    assert problem_with(shlex.split(command)) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make repro",
+        "make env BACKEND=cuda12",
+        "python -m stages.train lora.rank=8 train.num_steps=10",
+        "python -m stages.train -m lora.rank=2,4,8",
+        "python -m stages.export inputs=runs/train/TIME",
+        "python -m stages.params experiment=smoke",
+        "dvc exp run --queue -S lora.rank=2,4 -S experiment=smoke",
+        "dvc repro train",
+        "dvc metrics diff main",
+        "git clone https://example.org/x",
+    ],
+)
+def test_a_good_command_passes(command):
+    assert problem_with(shlex.split(command)) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("make reproduce", "no target"),
+        ("python -m stages.trian", "no module"),
+        ("python -m stages.train lora.rnak=8", "did you mean lora.rank"),
+        ("python -m stages.train lora.rank=0", "must be at least 1"),
+        ("python -m stages.train validate.documents=3", "this stage reads only"),
+        ("python -m stages.train -m lora.rank=x,2", "could not be converted"),
+        ("python -m stages.train --dry-run", "no option"),
+        ("python setup.py", "no file"),
+        ("dvc reproduce", "dvc does not take this"),
+        ("dvc repro trian", "no stage"),
+        ("dvc exp run -S lora.rank=abc", "could not be converted"),
+        ("tidewheel train", "no program"),
+    ],
+)
+def test_a_wrong_command_is_noticed(command, problem):
+    assert problem in problem_with(shlex.split(command))
+
+
+def test_commands_are_found_in_shell_blocks():
+    text = (
+        "```bash\nA=1 make repro  # long\ncd x && dvc \\\n repro | head\n```\n"
+        "```python\nimport x\n```\n```console\n$ make test\noutput\n```\n"
+    )
+    assert list(shell_commands(text)) == [
+        ["make", "repro"],
+        ["cd", "x"],
+        ["dvc", "repro"],
+        ["head"],
+        ["make", "test"],
+    ]
+
+
+# Files
+
+MACHINE = re.compile(r"(?<![\w.:/~$}*-])/(?:home|Users|root|mnt|work|workspace|private)/\w+")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("see " + "/home" + "/me/x", True), ("https://x.org/home/me", False), ("a/work/b", False)],
+)
+def test_paths_of_a_machine_are_noticed(text, names):
+    assert bool(MACHINE.search(text)) is names
+
+
+def test_no_file_names_a_path_of_a_machine():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git repository: which files are tracked is not known")
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    files = [ROOT / name for name in tracked if name and (ROOT / name).is_file()]
+    texts = {file: file.read_text(errors="ignore") for file in files}
+    found = {file.name: MACHINE.findall(text) for file, text in texts.items()}
+    assert {name: paths for name, paths in found.items() if paths} == {}
+
+
+def test_a_stage_fits_on_a_page():
+    lengths = {name: (ROOT / f"stages/{name}.py").read_text().count("\n") for name in HYDRA_STAGES}
+    assert {name: length for name, length in lengths.items() if length >= 100} == {}
+
+
+def test_dvc_yaml_is_read_as_dvc_reads_it():
+    described = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    files = {path for plot in described["plots"] for entry in plot.values() for path in entry["y"]}
+    assert {maker_of(path) for path in files} <= set(stages())
+    assert all(maker_of(item["path"]) for item in described["artifacts"].values())
