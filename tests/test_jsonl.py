@@ -1,0 +1,136 @@
+"""Lines come whole and numbered, in constant memory, whatever their ends are."""
+
+import json
+import tracemalloc
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
+from pipeline.data.records import RowError
+from pipeline.errors import DataError
+
+lines_of_bytes = st.lists(st.binary(max_size=40).map(lambda line: line.translate(None, b"\r\n")))
+
+
+def read(file, max_line_bytes=64):
+    counts = Counter()
+    return list(iterate_lines(file, max_line_bytes, counts)), +counts
+
+
+@settings(deadline=None)
+@given(lines_of_bytes, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans())
+def test_lines_are_what_was_written(tmp_path_factory, lines, newline, bom, ends):
+    lines = [line for line in lines if not line.startswith(b"\xef\xbb\xbf")]
+    file = tmp_path_factory.getbasetemp() / "lines.jsonl"
+    body = newline.join([*lines, b"last"]) + (newline if ends else b"")
+    file.write_bytes((b"\xef\xbb\xbf" if bom else b"") + body)
+    found, counts = read(file)
+    assert found == list(enumerate([*lines, b"last"], start=1))
+    assert counts["bom_files"] == bom
+    assert counts["missing_final_newlines"] == (not ends)
+    assert counts["crlf_lines"] == (body.count(b"\r\n"))
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 10, 11, 3 << 20])
+def test_a_long_line_comes_cut_and_the_next_one_whole(tmp_path, size, newline):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"a" * size + newline + (b"next\n" if newline else b""))
+    found, _ = read(file, max_line_bytes=8)
+    expected = [b"a" * min(size, 9), b"next"] if newline else [b"a" * min(size, 9)] * (size > 0)
+    assert [line for _, line in found] == expected
+
+
+def test_an_empty_file_has_no_lines(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+    assert read(tmp_path / "rows.jsonl") == ([], Counter())
+
+
+def test_memory_does_not_grow_with_the_line(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    with file.open("wb") as stream:
+        for _ in range(32):
+            stream.write(b"x" * (1 << 20))
+    tracemalloc.start()
+    found, _ = read(file, max_line_bytes=1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(line) for _, line in found] == [1001]
+    assert peak < 4 << 20
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"gone\.jsonl cannot be read: No such file"):
+        read(tmp_path / "gone.jsonl")
+
+
+def test_files_of_a_folder_come_by_name(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "notes.txt"):
+        (tmp_path / name).touch()
+    assert jsonl_files(tmp_path) == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    assert jsonl_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+
+
+def test_what_has_no_files(tmp_path):
+    with pytest.raises(DataError, match=r"data.path=.*: the folder has no \*.jsonl"):
+        jsonl_files(tmp_path)
+    with pytest.raises(DataError, match=r"data.path=.*nowhere: there is no such file or folder"):
+        jsonl_files(tmp_path / "nowhere")
+    (tmp_path / "rows.jsonl").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"rows.jsonl is not a file.\nRename or remove"):
+        jsonl_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.jsonl", "train"),
+        ("valid.jsonl", "validation"),
+        ("validation.jsonl", "validation"),
+        ("test.jsonl", "test"),
+        ("tests.jsonl", None),
+    ],
+)
+def test_names_of_splits(tmp_path, name, split):
+    assert split_named_by(tmp_path / name) == split
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=8),
+        max_size=4,
+    )
+)
+def test_a_line_is_its_json(value):
+    for ensure_ascii in (True, False):
+        assert parse_line(json.dumps(value, ensure_ascii=ensure_ascii).encode(), 1 << 20) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "invalid JSON: Expecting property name"),
+        (b'{"text": "a"} {"text": "b"}', "invalid JSON: Extra data"),
+        (b'{"text": "a"', "invalid JSON: Expecting ',' delimiter"),
+        (b'{"x": NaN}', "invalid JSON: NaN is no JSON number"),
+        (b"[-Infinity]", "invalid JSON: -Infinity is no JSON number"),
+        (b"1" * 5000, "invalid JSON: Exceeds the limit"),
+        (b"[" * 200_000, "invalid JSON: nested too deeply"),
+        (b'{"text": "\xff"}', "invalid UTF-8 at byte 10: invalid start byte"),
+        ('{"text": "a"}'.encode("utf-16-le"), "NUL byte; the file may be UTF-16"),
+        (b"x" * 200_001, "the line is longer than data.max_line_bytes=200000"),
+    ],
+)
+def test_bad_lines(line, message):
+    with pytest.raises(RowError, match=message):
+        parse_line(line, 200_000)

@@ -1,0 +1,180 @@
+"""Rows are checked one by one, and their hashes see content, not its dress."""
+
+import math
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.records import (
+    HASH_BYTES,
+    Answer,
+    Conversation,
+    RowError,
+    Text,
+    normalised,
+    parse_record,
+)
+
+USER, ASSISTANT = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+spaces = st.text(" \t\n\u00a0\u3000", min_size=1, max_size=3)
+
+
+@settings(deadline=None)
+@given(st.lists(words.filter(lambda word: word.strip()), min_size=1), st.data())
+def test_case_space_and_composition_do_not_change_the_hash(parts, data):
+    plain = unicodedata.normalize("NFC", " ".join(" ".join(parts).split()))
+    dressed = data.draw(spaces).join(["", *plain.split(" "), ""])
+    dressed = unicodedata.normalize("NFD", dressed)
+    assert parse_record({"text": plain}).content_hash() == (
+        parse_record({"text": dressed}).content_hash()
+    )
+
+
+@settings(deadline=None)
+@given(st.text("aB \n", min_size=1).map("x{}".format))
+def test_case_does_not_change_the_hash(text):
+    hashes = {
+        parse_record({"text": dressed}).content_hash()
+        for dressed in (text, text.upper(), text.lower())
+    }
+    assert len(hashes) == 1
+    assert normalised("STRASSE") == normalised("straße")
+
+
+@settings(deadline=None)
+@given(st.text("ab ", min_size=1), st.text("ab ", min_size=1))
+def test_different_content_has_different_hashes(first, second):
+    records = [
+        parse_record({"prompt": f"x{one}", "completion": f"y{two}"})
+        for one, two in [(first, second), (second, first)]
+    ]
+    same = normalised(f"x{first}") == normalised(f"x{second}")
+    assert (records[0].content_hash() == records[1].content_hash()) == same
+    assert len(records[0].content_hash()) == HASH_BYTES
+
+
+def test_shapes_do_not_share_hashes():
+    rows = [
+        {"text": "a b"},
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a b", "completion": "b"},
+        {"messages": [USER, ASSISTANT]},
+        {"messages": [USER, USER, ASSISTANT]},
+        {"messages": [USER, ASSISTANT], "tools": [{"name": "search"}]},
+    ]
+    assert len({parse_record(row).content_hash() for row in rows}) == len(rows)
+
+
+def test_the_cluster_decides_the_split_and_not_the_content_hash():
+    alone, first, second = (
+        parse_record({"text": text, **cluster})
+        for text, cluster in [("a", {}), ("a", {"cluster": "k"}), ("b", {"cluster": "k"})]
+    )
+    assert first.split_key() == second.split_key() != alone.split_key() == alone.content_hash()
+    assert first.content_hash() == alone.content_hash() != second.content_hash()
+    # a document whose text is the name of a cluster is not in that cluster
+    assert parse_record({"text": "k"}).split_key() != first.split_key()
+
+
+@pytest.mark.parametrize(
+    ("row", "content"),
+    [
+        ({"text": "a"}, Text("a")),
+        ({"text": "a", "id": 3, "prompt": None, "messages": None}, Text("a")),
+        ({"prompt": "a", "completion": " b"}, Answer("a", " b")),
+        ({"messages": [USER, ASSISTANT]}, Conversation([USER, ASSISTANT])),
+        (
+            {"messages": [{"role": "system", "content": ""}, USER, ASSISTANT], "tools": []},
+            Conversation([{"role": "system", "content": ""}, USER, ASSISTANT], []),
+        ),
+    ],
+)
+def test_shapes(row, content):
+    assert parse_record(row).content == content
+
+
+def test_an_answer_may_be_a_call_without_content():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    result = {"role": "tool", "content": ""}
+    record = parse_record({"messages": [USER, call, result, ASSISTANT]})
+    assert record.content == Conversation([USER, call, result, ASSISTANT])
+
+
+@pytest.mark.parametrize(
+    ("row", "authority", "entropy"),
+    [
+        ({}, None, None),
+        ({"authority_weight": 0, "provenance_entropy": 0}, 0.0, 0.0),
+        ({"auth_weight": 0.99, "prov_entropy": 6.5}, 0.99, 6.5),
+        ({"authority_weight": 0.5, "provenance_entropy": None}, 0.5, None),
+    ],
+)
+def test_provenance(row, authority, entropy):
+    record = parse_record({"text": "a", **row})
+    assert (record.authority_weight, record.provenance_entropy) == (authority, entropy)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1], "the row is a list, not an object"),
+        ("text", "the row is a string, not an object"),
+        (None, "the row is null"),
+        ({}, "needs text, prompt and completion, or messages; the row has nothing"),
+        ({"content": "a", "id": 1}, "the row has content, id$"),
+        ({"text": None}, "the row has nothing"),
+        ({"text": "a", "messages": [USER, ASSISTANT]}, "has text, messages at once"),
+        ({"text": "a", "completion": "b"}, "has text, completion at once"),
+        ({"prompt": "a"}, "completion is missing beside prompt"),
+        ({"completion": "a"}, "prompt is missing beside completion"),
+        ({"text": 3}, "text is a number, not a string"),
+        ({"text": ["a"]}, "text is a list, not a string"),
+        ({"text": True}, "text is a boolean, not a string"),
+        ({"text": ""}, "text is empty"),
+        ({"text": " \n\t\u3000"}, "text is only white space"),
+        ({"prompt": "a", "completion": " "}, "completion is only white space"),
+        ({"text": "a\0b"}, "text holds a NUL character"),
+        ({"text": "a\ud800b"}, r"text holds half a surrogate pair \(\\ud800\)"),
+        ({"text": "a", "cluster": 3}, "cluster is a number, not a string"),
+        ({"text": "a", "cluster": ""}, "cluster is empty"),
+        ({"text": "a", "authority_weight": "high"}, "authority_weight is a string, not a number"),
+        ({"text": "a", "authority_weight": True}, "authority_weight is a boolean, not a number"),
+        ({"text": "a", "authority_weight": 0.995}, "is 0.995, not between 0 and 0.99"),
+        ({"text": "a", "auth_weight": -0.1}, "auth_weight is -0.1, not between"),
+        ({"text": "a", "authority_weight": math.nan}, "authority_weight is nan, not between"),
+        ({"text": "a", "prov_entropy": -1}, "prov_entropy is -1, not between 0 and 64"),
+        ({"text": "a", "provenance_entropy": math.inf}, "provenance_entropy is inf"),
+        ({"text": "a", "provenance_entropy": 10**400}, "provenance_entropy is 1000"),
+        (
+            {"text": "a", "auth_weight": 0, "authority_weight": 0},
+            "authority_weight and auth_weight are the same thing; keep one",
+        ),
+        ({"messages": {"role": "user"}}, "messages is an object, not a list"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": ["hello"]}, r"messages\[0\] is a string, not an object"),
+        ({"messages": [{"content": "a"}]}, r"messages\[0\]: unknown role None"),
+        ({"messages": [USER, {"role": "bot", "content": "a"}]}, "unknown role 'bot'; it must be"),
+        ({"messages": [{"role": ["user"]}, ASSISTANT]}, "unknown role"),
+        ({"messages": [{"role": "user"}, ASSISTANT]}, r"messages\[0\] \(user\) has no content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}, ASSISTANT]},
+            r"messages\[0\]: content is a list, not a string",
+        ),
+        ({"messages": [{"role": "user", "content": " "}, ASSISTANT]}, r"\(user\): content is emp"),
+        ({"messages": [USER, {"role": "assistant", "content": ""}]}, "content is empty"),
+        ({"messages": [USER]}, "the last message is from 'user'; training needs an answer"),
+        ({"messages": [USER, ASSISTANT, USER]}, "the last message is from 'user'"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "a", "tool_calls": ["\0"]}]},
+            r"messages\[1\] holds a NUL",
+        ),
+        ({"messages": [USER, ASSISTANT], "tools": "search"}, "tools is not a list of objects"),
+        ({"messages": [USER, ASSISTANT], "tools": [{"\udfff": 1}]}, "tools holds half a surr"),
+    ],
+)
+def test_bad_rows(row, message):
+    with pytest.raises(RowError, match=message):
+        parse_record(row)

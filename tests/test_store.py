@@ -1,0 +1,163 @@
+"""What goes into a store comes out, and a damaged store is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from pipeline.data.store import (
+    DOCUMENTS,
+    HEADER,
+    TARGETS,
+    TOKENS,
+    TokenStore,
+    TokenStoreWriter,
+    held_out_store,
+)
+from pipeline.errors import DataError
+
+FILES = (TOKENS, TARGETS, DOCUMENTS, HEADER)
+numbers = st.none() | st.floats(0, 64, width=32)
+
+
+@st.composite
+def stores(draw):
+    """Draw a vocabulary and documents with at least one target each."""
+    vocab_size = draw(st.sampled_from([2, 512, 1 << 16, (1 << 16) + 1, 262_144]))
+    documents = []
+    for _ in range(draw(st.integers(0, 5))):
+        ids = draw(
+            npst.arrays(np.int32, st.integers(2, 20), elements=st.integers(0, vocab_size - 1))
+        )
+        mask = draw(npst.arrays(np.bool_, len(ids)))
+        mask[0], mask[-1] = False, True
+        documents.append((ids, mask, draw(numbers), draw(numbers)))
+    return vocab_size, documents
+
+
+def write(folder, vocab_size, documents):
+    with TokenStoreWriter(folder, vocab_size) as writer:
+        for document in documents:
+            writer.add(*document)
+    return TokenStore(folder)
+
+
+@settings(deadline=None, max_examples=15)
+@given(stores())
+def test_what_goes_in_comes_out(tmp_path_factory, drawn):
+    vocab_size, documents = drawn
+    store = write(tmp_path_factory.getbasetemp() / "store", vocab_size, documents)
+    assert (len(store), store.vocab_size) == (len(documents), vocab_size)
+    assert store.total_tokens == sum(len(ids) for ids, *_ in documents)
+    assert store.total_targets == sum(mask.sum() for _, mask, *_ in documents)
+    for index, (ids, mask, authority, entropy) in enumerate(documents):
+        np.testing.assert_array_equal(store.tokens(index), ids)
+        np.testing.assert_array_equal(store.target_mask(index), mask)
+        assert (store.lengths[index], store.num_targets[index]) == (len(ids), mask.sum())
+        expected = [np.nan if value is None else value for value in (authority, entropy)]
+        found = [store.authority_weight[index], store.provenance_entropy[index]]
+        np.testing.assert_array_equal(found, expected)
+
+
+@settings(deadline=None, max_examples=15)
+@given(stores())
+def test_the_same_documents_give_the_same_bytes(tmp_path_factory, drawn):
+    folders = [tmp_path_factory.getbasetemp() / name for name in ("one", "two")]
+    for folder in folders:
+        write(folder, *drawn)
+    for name in FILES:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+@pytest.mark.parametrize(("vocab_size", "bytes_per_token"), [(1 << 16, 2), ((1 << 16) + 1, 4)])
+def test_the_vocabulary_decides_the_width(tmp_path, vocab_size, bytes_per_token):
+    ids = np.array([0, vocab_size - 1], np.int32)
+    store = write(tmp_path, vocab_size, [(ids, np.array([False, True]), None, None)])
+    assert (tmp_path / TOKENS).stat().st_size == 2 * bytes_per_token
+    assert store.tokens(0).tolist() == [0, vocab_size - 1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "reason"),
+    [
+        ([1, 2], [False, False], "without targets"),
+        ([1, 2], [True, True], "nothing predicts the first"),
+        ([1, 8], [False, True], "outside the vocabulary"),
+        ([-1, 2], [False, True], "outside the vocabulary"),
+    ],
+)
+def test_what_a_store_never_holds(tmp_path, ids, mask, reason):
+    with (
+        pytest.raises(AssertionError, match=reason),
+        TokenStoreWriter(tmp_path, vocab_size=8) as writer,
+    ):
+        writer.add(np.array(ids, np.int32), np.array(mask), None, None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, 8, [(np.arange(5, dtype=np.int32), np.arange(5) > 1, 0.5, None)] * 3)
+    return tmp_path
+
+
+def test_a_store_that_was_never_finished(tmp_path):
+    write(tmp_path, 8, [])
+    with pytest.raises(KeyboardInterrupt), TokenStoreWriter(tmp_path, 8):
+        raise KeyboardInterrupt
+    with pytest.raises(DataError, match=r"holds no finished token store.*\nRun the prepare stage"):
+        TokenStore(tmp_path)
+
+
+@pytest.mark.parametrize("name", [TOKENS, TARGETS, DOCUMENTS])
+def test_files_that_were_cut_grown_or_lost(folder, name):
+    whole = (folder / name).read_bytes()
+    for damaged in (whole[:-1], whole + b"\0", b""):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{name} has {len(damaged)} bytes; .* asks for"):
+            TokenStore(folder)
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=rf"{name} is missing; .*\nRun the prepare stage again"):
+        TokenStore(folder)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{", r"store\.json is damaged"),
+        ("[]", r"store\.json is damaged"),
+        ("{}", r"store\.json is damaged: KeyError"),
+        ({"format": "tidewheel token store 9"}, "format 'tidewheel token store 9'; this version"),
+        ({"num_documents": -3}, r"store\.json is damaged: .* are no counts"),
+        ({"num_tokens": "15"}, "are no counts"),
+        ({"vocab_size": 1 << 17}, r"tokens\.bin has 30 bytes; store\.json asks for 60"),
+        ({"num_documents": 2}, r"documents\.bin has"),
+    ],
+)
+def test_headers_that_are_wrong(folder, header, message):
+    if isinstance(header, dict):
+        whole = json.loads((folder / HEADER).read_text())
+        header = json.dumps({**whole, **header})
+    (folder / HEADER).write_text(header)
+    with pytest.raises(DataError, match=message):
+        TokenStore(folder)
+
+
+def test_a_table_that_belongs_to_other_tokens(folder):
+    table = np.fromfile(folder / DOCUMENTS, np.int64)
+    table[1] += 1  # the length of the first document
+    table[-4] += 1  # where the last one starts
+    table.tofile(folder / DOCUMENTS)
+    with pytest.raises(DataError, match=r"documents\.bin does not end where tokens\.bin does"):
+        TokenStore(folder)
+
+
+def test_the_last_judgement_takes_validation_where_there_is_no_test(folder):
+    document = (np.arange(5, dtype=np.int32), np.arange(5) > 1, None, None)
+    write(folder / "test", 8, [])
+    write(folder / "validation", 8, [document])
+    assert held_out_store(folder).folder == folder / "validation"
+    write(folder / "test", 8, [document])
+    assert held_out_store(folder).folder == folder / "test"
