@@ -3,13 +3,14 @@
 from omegaconf import DictConfig
 
 from pipeline.evaluate.compare import evaluate
+from pipeline.evaluate.picture import draw
 from pipeline.files import new_folder, write_json
 from pipeline.stage import Paths, stage
 
 
 @stage("data.arrangement", "model.dtype", "validate")
 def main(config: DictConfig, paths: Paths) -> None:
-    """Validate: writes models/validation (a row per item) and metrics/validate.json."""
+    """Validate: writes models/validation (a row per item), metrics/validate.json and a picture."""
     with new_folder(paths.write("models/validation")) as folder:
         metrics = evaluate(
             base=paths.read("models/base"),
@@ -23,6 +24,7 @@ def main(config: DictConfig, paths: Paths) -> None:
             sample_tokens=config.validate.sample_tokens,
         )
     write_json(paths.write("metrics/validate.json"), metrics)
+    draw(paths.read("plots/train.csv").parent, metrics, paths.write("plots/overview.png"))
 
 
 if __name__ == "__main__":
