@@ -1,10 +1,10 @@
 """Text from a model, token by token with a KV cache, by mlx-lm's own generator."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.device import keep_open_file_limit, nn
+from pipeline.device import keep_open_file_limit, mx, nn
 from pipeline.model.upstream import TokenizerWrapper
 
 with keep_open_file_limit():
@@ -31,7 +31,12 @@ class Generation:
 
 
 def generate_greedy(
-    model: nn.Module, tokenizer: TokenizerWrapper, prompt_ids: Sequence[int], max_tokens: int
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    prompt_ids: Sequence[int],
+    max_tokens: int,
+    *,
+    endless: bool = False,
 ) -> Generation:
     """Continue a prompt with the likeliest token each time.
 
@@ -40,11 +45,20 @@ def generate_greedy(
         tokenizer: turns tokens into text, and knows which ones end it.
         prompt_ids: at least one token.
         max_tokens: tokens to generate at most.
+        endless: never choose a token that ends the text, so that every run is as long.
     """
     model.eval()
     pieces, token_ids, finish_reason = [], [], "length"
     started = first = time.perf_counter()
-    for response in stream_generate(model, tokenizer, list(prompt_ids), max_tokens=max_tokens):
+    processors = [forbid(sorted(tokenizer.eos_token_ids))] if endless else []
+    stream = stream_generate(
+        model,
+        tokenizer,
+        list(prompt_ids),
+        max_tokens=max_tokens,
+        logits_processors=processors,
+    )
+    for response in stream:
         if not token_ids:
             first = time.perf_counter()
         pieces.append(response.text)
@@ -52,3 +66,14 @@ def generate_greedy(
         finish_reason = response.finish_reason or finish_reason
     ended = time.perf_counter()
     return Generation("".join(pieces), token_ids, finish_reason, first - started, ended - first)
+
+
+def forbid(token_ids: list[int]) -> Callable[[mx.array, mx.array], mx.array]:
+    """Make a logits processor that rules tokens out."""
+
+    def process(tokens: mx.array, logits: mx.array) -> mx.array:
+        del tokens
+        logits[..., mx.array(token_ids)] = -mx.inf
+        return logits
+
+    return process

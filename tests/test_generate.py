@@ -84,3 +84,13 @@ def test_the_model_is_set_to_evaluation(story):
     model.train()
     generate_greedy(model, tokenizer, [tokenizer.bos_token_id], 1)
     assert not model.training
+
+
+def test_an_endless_generation_is_as_long_as_asked(story, told):
+    model, tokenizer = story
+    last = told.token_ids[9]
+    ending = TokenizerWrapper(tokenizer._tokenizer, eos_token_ids=[last])
+    endless = generate_greedy(model, ending, [tokenizer.bos_token_id], 40, endless=True)
+    assert len(endless.token_ids) == 40
+    assert last not in endless.token_ids
+    assert endless.token_ids[:9] == told.token_ids[:9]

@@ -109,21 +109,16 @@ def generation_speed(
     """
     prompt = np.concatenate([store.tokens(index) for index in range(min(len(store), 64))])
     ids = np.resize(prompt, work.prompt_tokens).tolist()
-    endless = without_end(tokenizer)
-    generate_greedy(model, endless, ids, 2)
+    generate_greedy(model, tokenizer, ids, 2, endless=True)
     runs = [
-        generate_greedy(model, endless, ids, work.generated_tokens) for _ in range(work.num_runs)
+        generate_greedy(model, tokenizer, ids, work.generated_tokens, endless=True)
+        for _ in range(work.num_runs)
     ]
     return {
         "generation_tokens_per_second": statistics.median(map(decoding_rate, runs)),
         "time_to_first_token_seconds": statistics.median(run.first_token_seconds for run in runs),
         "generated_tokens": len(runs[0].token_ids),
     }
-
-
-def without_end(tokenizer: TokenizerWrapper) -> TokenizerWrapper:
-    """Give the same tokenizer with no token that ends a text, so that every run is as long."""
-    return type(tokenizer)(tokenizer._tokenizer, eos_token_ids=[-1])
 
 
 def decoding_rate(run: Generation) -> float:

@@ -1,0 +1,356 @@
+"""The whole graph, as a user runs it: a real DVC in a copy of the repository."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@example.org",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@example.org",
+}
+STAGES = ("params", "prepare", "weights", "train", "export", "validate", "benchmark")
+
+
+def run(folder, *command, check=True):
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def stage(folder, name, *overrides, check=True):
+    return run(folder, sys.executable, "-m", f"stages.{name}", *overrides, check=check)
+
+
+def ran(done):
+    """List the stages that a `dvc repro` or `dvc exp run` really ran."""
+    return [name for name in STAGES if f"Running stage '{name}'" in done.stdout]
+
+
+def fresh_clone(folder):
+    """Copy what git tracks, without results, into a repository of its own."""
+    files = run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout.split("\n")
+    for name in filter(None, files):
+        source = ROOT / name
+        if source.is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, folder / name)
+    run(folder, "git", "init", "--quiet", "--initial-branch=main")
+    commit(folder)
+    return folder
+
+
+def commit(folder):
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--allow-empty", "--message", "x")
+
+
+def read(folder, name):
+    return json.loads((folder / "metrics" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A repository whose conf/ is the smoke experiment, after one `dvc repro`."""
+    folder = fresh_clone(tmp_path_factory.mktemp("smoke") / "repository")
+    config = folder / "conf/config.yaml"
+    config.write_text(config.read_text().replace("experiment: null", "experiment: smoke"))
+    stage(folder, "params")
+    done = run(folder, "dvc", "repro")
+    assert ran(done) == list(STAGES)
+    commit(folder)
+    return folder
+
+
+def test_every_output_is_there(smoke):
+    for name in (
+        "data/prepared/train/tokens.bin",
+        "data/prepared/tokenizer/tokenizer.json",
+        "data/prepared/conflicts.jsonl",
+        "models/base/manifest.json",
+        "models/base/model.safetensors",
+        "models/trained/adapters.safetensors",
+        "models/trained/adapter_config.json",
+        "models/trained/best/adapters.safetensors",
+        "models/export/adapter/adapters.safetensors",
+        "models/export/fused/model.safetensors",
+        "models/export/fused/tokenizer.json",
+        "models/validation/samples.jsonl",
+        "models/validation/conflicts.jsonl",
+        "models/validation/documents.jsonl",
+        "plots/lengths.csv",
+        "plots/overview.png",
+    ):
+        assert (smoke / name).stat().st_size > 0, name
+
+
+def test_checkpoints_of_finished_runs_are_gone(smoke):
+    assert not list((smoke / ".checkpoints").glob("*/step-*"))
+
+
+def test_train_metrics_are_complete(smoke):
+    metrics = read(smoke, "train")
+    names = (
+        "train_loss val_loss best_val_loss best_step num_steps num_tokens tokens_per_second "
+        "peak_memory_bytes peak_footprint_bytes trainable_parameters total_parameters reloads "
+        "recoveries skipped_steps wall_seconds conflicts_primary_share "
+        "conflicts_primary_share_low conflicts_primary_share_high conflicts_primary_share_n"
+    )
+    assert not set(names.split()) - metrics.keys()
+    assert metrics["num_steps"] == 12
+    assert metrics["conflicts_primary_share_n"] == 80
+    with (smoke / "plots/train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    with (smoke / "plots/validation.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert (int(last["step"]), float(last["val_loss"])) == (12, metrics["val_loss"])
+
+
+def test_a_scratch_model_starts_at_the_loss_of_guessing(smoke):
+    metrics = read(smoke, "weights")
+    assert metrics["pretrain_first_loss"] == pytest.approx(
+        metrics["pretrain_uniform_loss"], rel=0.02
+    )
+
+
+def test_exports_agree_with_what_was_trained(smoke):
+    metrics = read(smoke, "export")
+    assert metrics["adapter"]["max_abs_logit_difference"] == 0
+    for name in ("adapter", "fused"):
+        part = metrics[name]
+        assert part["max_abs_logit_difference"] <= 2e-5 * part["logit_std"]
+        assert part["adapter_effect"] > 100 * part["max_abs_logit_difference"]
+
+
+def test_validation_has_n_and_intervals(smoke):
+    metrics = read(smoke, "validate")
+    contest = metrics["conflicts"]["contest"]
+    assert contest["n"] == 80
+    for name in ("base", "tuned"):
+        assert contest[name]["low"] <= contest[name]["share"] <= contest[name]["high"]
+    assert set(metrics["conflicts"]) == {
+        "contest",
+        "two_primary",
+        "two_authority",
+        "mass_on_options",
+    }
+    held_out = metrics["held_out"]
+    assert held_out["base"]["perplexity_low"] < held_out["base"]["perplexity"]
+    assert contest["tuned"]["share"] == read(smoke, "train")["conflicts_primary_share"]
+
+
+def test_the_benchmark_names_the_machine_and_the_blas(smoke):
+    metrics = read(smoke, "benchmark")
+    assert metrics["machine"]["blas"]
+    assert 0 < metrics["roofline_share"] < 1
+    assert metrics["generated_tokens"] == 8
+
+
+def test_the_second_repro_does_nothing(smoke):
+    assert "up to date" in run(smoke, "dvc", "repro").stdout
+    assert "up to date" in run(smoke, "dvc", "status").stdout
+
+
+def test_what_an_edit_reruns(smoke):
+    """A comment reruns nothing but params; the rank does not prepare or pretrain again."""
+    file = smoke / "conf/lora/default.yaml"
+    text = file.read_text()
+    file.write_text(f"# a comment\n{text}")
+    assert ran(run(smoke, "dvc", "repro")) == ["params"]
+    file.write_text(text.replace("rank: 8", "rank: 2"))
+    assert ran(run(smoke, "dvc", "repro")) == [
+        "params",
+        "train",
+        "export",
+        "validate",
+        "benchmark",
+    ]
+    file.write_text(text)
+    back = run(smoke, "dvc", "repro")
+    assert "Stage 'train' is cached" in back.stdout
+    assert read(smoke, "train")["trainable_parameters"] == 4 * trainable_parameters(smoke, 2)
+    run(smoke, "git", "checkout", "--quiet", ".")
+    run(smoke, "dvc", "checkout", "--quiet")
+
+
+def trainable_parameters(folder, rank):
+    """Count by the formula: rank · (inputs + outputs) of every linear layer."""
+    shape = json.loads((folder / "models/base/config.json").read_text())
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    head = hidden // shape["num_attention_heads"]
+    kv = head * shape["num_key_value_heads"]
+    attention = 2 * (hidden + hidden) + 2 * (hidden + kv)
+    return rank * shape["num_hidden_layers"] * (attention + 3 * (hidden + inner))
+
+
+def test_a_run_by_hand_touches_nothing_that_dvc_tracks(smoke):
+    stage(smoke, "train", "lora.rank=4", "train.num_steps=3", "hydra.run.dir=runs/hand")
+    weights = load_file(smoke / "runs/hand/models/trained/adapters.safetensors")
+    assert {value.shape[1] for name, value in weights.items() if name.endswith("lora_a")} == {4}
+    assert json.loads((smoke / "runs/hand/metrics/train.json").read_text())["num_steps"] == 3
+    assert "up to date" in run(smoke, "dvc", "status").stdout
+    stage(smoke, "export", "inputs=runs/hand", "hydra.run.dir=runs/exported")
+    exported = load_file(smoke / "runs/exported/models/export/adapter/adapters.safetensors")
+    assert all(np.array_equal(exported[name], value) for name, value in weights.items())
+    stage(
+        smoke,
+        "validate",
+        "inputs=runs/hand",
+        "hydra.run.dir=runs/validated",
+        "validate.num_samples=1",
+    )
+    assert (smoke / "runs/validated/plots/overview.png").exists()
+
+
+def test_a_sweep_writes_one_table(smoke):
+    stage(
+        smoke,
+        "train",
+        "-m",
+        "lora.rank=2,4",
+        "train.num_steps=2",
+        "hydra.sweep.dir=runs/sweep",
+    )
+    table = (smoke / "runs/sweep/table.md").read_text()
+    assert len(table.strip().splitlines()) == 4
+    assert "conflicts_primary_share" in table
+    assert "lora.rank" in table
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
+    overrides = [
+        f"train.mode={mode}",
+        "train.num_steps=30",
+        "train.steps_per_save=3",
+        "train.steps_per_eval=10",
+        "lora.dropout=0.1",
+    ]
+    folder = smoke / f"runs/{mode}"
+    stage(smoke, "train", *overrides, f"hydra.run.dir={folder}/whole")
+    command = [sys.executable, "-m", "stages.train", *overrides, f"hydra.run.dir={folder}/killed"]
+    process = subprocess.Popen(command, cwd=smoke, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((smoke / ".checkpoints").glob("*/step-00000006")):
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "killed/models/trained").exists()
+    done = stage(smoke, "train", *overrides, f"hydra.run.dir={folder}/killed")
+    assert "resuming after step" in done.stderr
+    files = [folder / name / "models/trained/adapters.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    metrics = [json.loads((path.parents[2] / "metrics/train.json").read_text()) for path in files]
+    deterministic = ["train_loss", "val_loss", "best_step", "num_tokens", "skipped_steps"]
+    assert [metrics[0][name] for name in deterministic] == [
+        metrics[1][name] for name in deterministic
+    ]
+    assert (metrics[0]["recoveries"], metrics[1]["recoveries"]) == (0, 1)
+    assert not list((smoke / ".checkpoints").glob("*/step-*"))
+
+
+def test_the_weights_turn_the_gradient_and_none_does_not(smoke):
+    """The distrust weights change what is learnt; without them the result is another one."""
+    for mode in ("none", "weighted"):
+        stage(
+            smoke,
+            "train",
+            f"objective.distrust.mode={mode}",
+            "train.num_steps=2",
+            f"hydra.run.dir=runs/{mode}",
+        )
+    files = [
+        smoke / f"runs/{mode}/models/trained/adapters.safetensors" for mode in ("none", "weighted")
+    ]
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+BAD_ROWS = {
+    "bad JSON": ('{"text": "a"', r"rows.jsonl, line 3"),
+    "no text": ('{"text": ""}', "line 3"),
+    "wrong type": ('{"text": 7}', "line 3"),
+    "nul": ('{"text": "a\\u0000b"}', "line 3"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_ROWS))
+def test_bad_rows_stop_prepare_with_file_and_line(smoke, kind):
+    line, place = BAD_ROWS[kind]
+    rows = smoke / "rows.jsonl"
+    rows.write_text('{"text": "good"}\n{"text": "better"}\n' + line + "\n")
+    before = (smoke / "data/prepared/train/tokens.bin").read_bytes()
+    done = stage(smoke, "prepare", "data=jsonl", f"data.path={rows}", check=False)
+    assert done.returncode == 1
+    assert "DataError" in done.stderr
+    assert place in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (smoke / "data/prepared/train/tokens.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("prepare", "model.source=nowhere", "model.source=nowhere: there is no such folder"),
+        ("prepare", "data.max_seq_len=4096", "the model has 256 positions"),
+        ("train", "lora.targets=[q_porj]", "q_porj: matches no linear layer"),
+        ("train", "lora.num_layers=99", "lora.num_layers=99: the model has"),
+        ("train", "train.batch_size=0", "train.batch_size=0: must be at least 1"),
+        ("train", "lora.rnak=3", "did you mean lora.rank"),
+        ("train", "train.num_steps=many", "could not be converted to Integer"),
+    ],
+)
+def test_bad_settings_stop_a_stage_with_the_key(smoke, name, override, message):
+    group = ["model=local"] if override.startswith("model.source") else []
+    done = stage(smoke, name, *group, override, check=False)
+    assert done.returncode == 1
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_real_model_learns_real_rows(samples, tmp_path):
+    """The stories model on WikiSQL: from about 5.7 nats per token to below 2.5 in 300 steps."""
+    folder = fresh_clone(tmp_path / "repository")
+    overrides = {
+        "data": "jsonl",
+        "data.path": samples / "data/wikisql",
+        "model": "local",
+        "model.source": samples / "models/stories260K",
+        "train.validation_documents": 32,
+        "validate.documents": 32,
+        "validate.num_samples": 2,
+    }
+    arguments = [item for key, value in overrides.items() for item in ("-S", f"{key}={value}")]
+    assert ran(run(folder, "dvc", "exp", "run", *arguments)) == list(STAGES)
+    with (folder / "plots/validation.csv").open() as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
+    assert losses[0] == pytest.approx(5.7, abs=0.15)
+    assert losses[-1] < 2.5
+    assert read(folder, "train")["num_steps"] == 300
+    assert not list((folder / "models/base").glob("*.safetensors"))  # read where they lie
+    first = json.loads((folder / "models/validation/samples.jsonl").read_text().splitlines()[0])
+    greedy = (samples / "models/stories260K/greedy.txt").read_text().strip()
+    assert first["base"].strip()
+    assert greedy.startswith(first["base"].strip())
+    assert first["tuned"] != first["base"]
+    held_out = read(folder, "validate")["held_out"]
+    assert held_out["tuned"]["perplexity_high"] < held_out["base"]["perplexity_low"]
