@@ -228,7 +228,10 @@ FAULTS = {
     "extra": ({"model.extra": mx.zeros(3)}, r"model\.extra: config\.json has no place for it"),
     "shape": ({UP: mx.zeros((32, 15))}, rf"{UP}: file \(32, 15\), config\.json \(32, 16\)"),
     "nan": ({NORM: broken(16, NAN)}, rf"{NORM}: 1 of 16 numbers are not finite"),
-    "infinity": ({NORM: broken(16, INFINITY, -INFINITY)}, rf"{NORM}: 2 of 16 numbers are not finite"),
+    "infinity": (
+        {NORM: broken(16, INFINITY, -INFINITY)},
+        rf"{NORM}: 2 of 16 numbers are not finite",
+    ),
     "int": (
         {NORM: mx.ones(16, mx.int32)},
         rf"{NORM}: dtype I32 in model\.safetensors; must be BF16, F16, F32",
