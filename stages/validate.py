@@ -24,7 +24,8 @@ def main(config: DictConfig, paths: Paths) -> None:
             sample_tokens=config.validate.sample_tokens,
         )
     write_json(paths.write("metrics/validate.json"), metrics)
-    draw(paths.read("plots/train.csv").parent, metrics, paths.write("plots/overview.png"))
+    curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
+    draw(*curves, metrics, paths.write("plots/overview.png"))
 
 
 if __name__ == "__main__":

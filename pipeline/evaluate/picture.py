@@ -16,20 +16,19 @@ KIND_LABELS = {
 }
 
 
-def draw(curves: Path, metrics: dict[str, Any], path: Path) -> None:
+def draw(train: Path, validation: Path, metrics: dict[str, Any], path: Path) -> None:
     """Draw the losses, and beside them the suite or, where there is none, the perplexities.
 
     Args:
-        curves: the folder with train.csv and validation.csv.
+        train: plots/train.csv.
+        validation: plots/validation.csv.
         metrics: what `metrics/validate.json` says.
         path: the PNG to write; equal input gives equal bytes.
     """
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
         left, right = figure.subplots(1, 2)
-        draw_losses(
-            left, read_columns(curves / "train.csv"), read_columns(curves / "validation.csv")
-        )
+        draw_losses(left, read_columns(train), read_columns(validation))
         if "conflicts" in metrics:
             draw_shares(right, metrics["conflicts"])
         else:
