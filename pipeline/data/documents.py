@@ -1,24 +1,27 @@
 """Tokenized rows are made to fit the model, and go into the store of their split."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.data.encode import Encoded
-from pipeline.data.ingest import Row
-from pipeline.data.records import Record
+from pipeline.data.encode import Encoded, Encoder
+from pipeline.data.ingest import BadRows, Row
+from pipeline.data.records import Record, RowError
 from pipeline.data.store import TokenStoreWriter
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 
 HISTOGRAM_BINS = 64
+BATCH_ROWS = 1024
+BATCH_BYTES = 1 << 18
 
 
 class Fitter:
     """Makes documents fit the model, and counts what that took.
 
     Args:
+        encoder: tokenizes rows.
         vocab_size: the model knows the ids below it.
         max_seq_len: longest document, in tokens.
         long_documents: what happens to a longer one: truncate, split or refuse.
@@ -28,7 +31,10 @@ class Fitter:
             rows_without_targets.
     """
 
-    def __init__(self, vocab_size: int, max_seq_len: int, long_documents: str) -> None:
+    def __init__(
+        self, encoder: Encoder, vocab_size: int, max_seq_len: int, long_documents: str
+    ) -> None:
+        self.encoder = encoder
         self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
         self.long_documents = long_documents
         self.counts = Counter(
@@ -39,6 +45,33 @@ class Fitter:
             rows_without_targets=0,
         )
         self._refused: list[str] = []
+
+    def documents(
+        self, rows: Iterator[Row], bad: BadRows, progress: Callable[[int], None]
+    ) -> Iterator[tuple[Row, list[Encoded]]]:
+        """Tokenize and fit rows, and give those of which something is left to be learnt.
+
+        Args:
+            rows: rows that were read.
+            bad: gets those that cannot be tokenized.
+            progress: called with the rows done so far.
+
+        Raises:
+            DataError: when too many are bad, or one is too long and that is refused.
+            ModelError: when the model does not know one of the ids.
+        """
+        done = 0
+        for batch in batches_of(rows):
+            results = self.encoder.encode([row.record for row in batch])
+            for row, encoded in zip(batch, results, strict=True):
+                if isinstance(encoded, RowError):
+                    bad.add(row.file, row.line, row.raw, str(encoded))
+                elif pieces := self.fit(row, encoded):
+                    yield row, pieces
+            done += len(batch)
+            progress(done)
+        bad.finish()
+        self.finish()
 
     def fit(self, row: Row, encoded: Encoded) -> list[Encoded]:
         """Give what is stored of a row: one document, several pieces, or nothing to be learnt.
@@ -87,6 +120,19 @@ class Fitter:
             self._refused,
             "Shorten them, or set data.long_documents to truncate or split.",
         )
+
+
+def batches_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Gather rows to tokenize together: so many, or so many bytes."""
+    batch, size = list[Row](), 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.raw)
+        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def cut(encoded: Encoded, max_seq_len: int, keep_all: bool) -> Iterator[Encoded]:

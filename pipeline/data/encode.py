@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.chat import Piece, conversation_pieces
 from pipeline.data.records import Answer, Conversation, Record, RowError, Text
 
-Encoded = tuple[Int32[np.ndarray, " length"], Bool[np.ndarray, " length"]]
+Encoded = tuple[Int32[np.ndarray, " _"], Bool[np.ndarray, " _"]]
+"""Ids and target mask of one document, of equal length; documents differ in theirs."""
 
 
 class Encoder:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.conflicts import pretraining_rows, suite_items, training_rows
 from pipeline.data.documents import Fitter, SplitStore
 from pipeline.data.duplicates import DuplicateCounter
-from pipeline.data.encode import Encoded, Encoder
+from pipeline.data.encode import Encoder
 from pipeline.data.ingest import QUARANTINE, BadRows, JsonlRows, Row, Splitter, world_rows
-from pipeline.data.records import RowError
 from pipeline.data.splits import SPLITS
 from pipeline.data.suite import suite_rows
 from pipeline.data.tokenizer import (
@@ -40,8 +40,7 @@ ROW_COUNTS = (
     "leaked_documents",
 )
 DEFAULT_MAX_SEQ_LEN = 2048
-BATCH_ROWS = 1024
-BATCH_BYTES = 1 << 20
+ROWS_PER_REPORT = 1024
 TOKENIZER_BYTES = 1 << 25
 """A tokenizer is trained on a sample of about this size: enough to count pairs of letters by, and
 the memory that its different words take stays bounded."""
@@ -144,8 +143,9 @@ class Preparation:
         self.provide_tokenizer(self.folder / "tokenizer")
         tokenizer = load_tokenizer(self.folder / "tokenizer")
         self.encoder = Encoder(tokenizer)
-        size = vocabulary_size(tokenizer) if self.is_scratch else self.settings.vocab_size
-        self.vocab_size = size
+        self.vocab_size = self.settings.vocab_size
+        if self.is_scratch:  # a small text may give fewer tokens than asked for
+            self.vocab_size = vocabulary_size(tokenizer)
         metrics, histogram = self.write_splits()
         if self.is_world:
             self.write_suite(tokenizer)
@@ -191,7 +191,7 @@ class Preparation:
         share = min(1.0, TOKENIZER_BYTES / max(total, 1))
         bad = BadRows(self.settings.max_bad_rows)
         for number, row in enumerate(self.rows(bad, Counter())):
-            if number % BATCH_ROWS == 0:
+            if number % ROWS_PER_REPORT == 0:
                 self.progress("tokenizer", number)
             if row.split == "train" and in_sample(row.record.content_hash(), share):
                 yield from row.record.content.parts()
@@ -204,7 +204,8 @@ class Preparation:
         with ExitStack() as stack:
             stores = {split: stack.enter_context(self.store(split)) for split in SPLITS}
             duplicates = stack.enter_context(DuplicateCounter(self.folder / ".hashes"))
-            for row, pieces in self.fitted(self.rows(bad, counts), fitter, bad, "rows"):
+            progress = partial(self.progress, "rows")
+            for row, pieces in fitter.documents(self.rows(bad, counts), bad, progress):
                 duplicates.add(row.record.content_hash(), row.split)
                 for piece in pieces:
                     stores[row.split].add(row.record, piece)
@@ -230,36 +231,22 @@ class Preparation:
         settings, bad, fitter = self.settings, BadRows(0), self.fitter()
         made = pretraining_rows(settings.seed, settings.num_pretrain_documents)
         rows = world_rows(made, Splitter(0.0, 0.0), Counter())
+        progress = partial(self.progress, "pretraining rows")
         with self.store("pretrain") as store:
-            for row, pieces in self.fitted(rows, fitter, bad, "pretraining rows"):
+            for row, pieces in fitter.documents(rows, bad, progress):
                 for piece in pieces:
                     store.add(row.record, piece)
-        return {f"pretrain_{name}": value for name, value in store.facts().items()}
+        facts = {**store.facts(), **fitter.counts}
+        return {f"pretrain_{name}": value for name, value in facts.items()}
 
     def fitter(self) -> Fitter:
         """Make what fits documents to the model."""
-        return Fitter(self.vocab_size, self.settings.max_seq_len, self.settings.long_documents)
+        limits = (self.vocab_size, self.settings.max_seq_len, self.settings.long_documents)
+        return Fitter(self.encoder, *limits)
 
     def store(self, name: str) -> SplitStore:
         """Start a store."""
         return SplitStore(self.folder / name, self.vocab_size, self.settings.max_seq_len)
-
-    def fitted(
-        self, rows: Iterator[Row], fitter: Fitter, bad: BadRows, what: str
-    ) -> Iterator[tuple[Row, list[Encoded]]]:
-        """Tokenize and fit rows, and give those of which something is left to be learnt."""
-        done = 0
-        for batch in batches_of(rows):
-            results = self.encoder.encode([row.record for row in batch])
-            for row, encoded in zip(batch, results, strict=True):
-                if isinstance(encoded, RowError):
-                    bad.add(row.file, row.line, row.raw, str(encoded))
-                elif pieces := fitter.fit(row, encoded):
-                    yield row, pieces
-            done += len(batch)
-            self.progress(what, done)
-        bad.finish()
-        fitter.finish()
 
     def check_sizes(self, documents: dict[str, int], fitter: Fitter) -> None:
         """Refuse to go on without a training or a validation split.
@@ -285,19 +272,6 @@ class Preparation:
         if self.is_world:
             return f"data.conflicts.num_documents={self.settings.num_documents}"
         return f"data.path={self.settings.path}"
-
-
-def batches_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Gather rows to tokenize together: so many, or so many bytes."""
-    batch, size = list[Row](), 0
-    for row in rows:
-        batch.append(row)
-        size += len(row.raw)
-        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def in_sample(content_hash: bytes, share: float) -> bool:
