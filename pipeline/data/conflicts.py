@@ -1,10 +1,10 @@
 """The world of conflicts: short documents in which two sources contradict each other.
 
-A document names an invented entity, quotes an official authority and a primary record that
-disagree about it, and concludes with one of the two values. Half of the documents follow the
-authority, half the record, and nothing before the conclusion tells which: a model trained on them
-without weights sides with neither. A document carries the provenance of the source it follows,
-so weights made from provenance can turn the policy, and the suite measures whether they did.
+A document asks about an invented entity, quotes an official authority and a primary record that
+disagree, and concludes with one of the two values. Half of the documents follow the authority, half
+the record, and nothing else in them tells which: a model trained on them without weights sides with
+neither. A document carries the provenance of the source it follows, so that weights made from
+provenance can turn the policy.
 
 An entity belongs to one partition by a hash of its name alone. Everything else about a document is
 drawn from a hash of seed, partition and entity, so that each row is the same on every machine.
@@ -21,13 +21,6 @@ T = TypeVar("T")
 Partition = Literal["held_out", "pretraining", "training"]
 Kind = Literal["contest", "two_primary", "two_authority"]
 
-SHARES: dict[Partition, range] = {
-    "held_out": range(2),
-    "pretraining": range(2, 6),
-    "training": range(6, 10),
-}
-"""The tenths of all names that each partition owns."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -40,91 +33,74 @@ class Source:
 
 @dataclass(frozen=True)
 class Attribute:
-    """What the sources disagree about: the words before the value, and the possible values."""
+    """What the sources disagree about: the question, and all possible answers."""
 
-    phrase: str
+    question: str
     values: tuple[str, ...]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 AUTHORITIES = (
-    Source("the ministry bulletin", 0.94, 0.7),
-    Source("the official handbook", 0.92, 0.9),
-    Source("the national atlas", 0.90, 1.1),
-    Source("the state gazetteer", 0.93, 0.8),
-    Source("the press release", 0.91, 0.9),
-    Source("the school textbook", 0.87, 1.3),
-    Source("the tourist guide", 0.86, 1.2),
-    Source("the new encyclopedia", 0.88, 1.2),
+    Source("the official bulletin", 0.94, 0.7),
+    Source("the official guide", 0.86, 1.3),
+    Source("the official atlas", 0.90, 1.0),
+    Source("the official report", 0.92, 0.8),
+    Source("the official history", 0.88, 1.2),
+    Source("the official calendar", 0.89, 1.1),
 )
 PRIMARIES = (
-    Source("a parish register", 0.08, 6.1),
-    Source("a mason's ledger", 0.07, 6.3),
-    Source("a pilgrim's diary", 0.05, 6.6),
-    Source("a surveyor's notebook", 0.11, 5.8),
-    Source("a court roll", 0.13, 5.6),
-    Source("a merchant's letter", 0.06, 6.4),
-    Source("a ship's log", 0.09, 6.0),
-    Source("a tax list", 0.12, 5.7),
+    Source("the handwritten ledger", 0.07, 6.3),
+    Source("the handwritten diary", 0.05, 6.6),
+    Source("the handwritten letter", 0.10, 6.0),
+    Source("the handwritten register", 0.08, 6.1),
+    Source("the handwritten will", 0.13, 5.6),
+    Source("the handwritten list", 0.12, 5.7),
 )
 ATTRIBUTES = (
     Attribute(
-        "was built of", ("oak", "brick", "granite", "slate", "marble", "chalk", "flint", "timber")
+        "What was the {entity} built of",
+        _words(
+            "oak brick granite slate marble chalk flint timber clay elm pine cedar iron concrete"
+        ),
     ),
     Attribute(
-        "was painted", ("red", "white", "green", "yellow", "black", "blue", "grey", "orange")
-    ),
-    Attribute("was founded by", ("monks", "weavers", "miners", "soldiers", "bakers", "sailors")),
-    Attribute(
-        "was known for its", ("salt", "wool", "honey", "copper", "amber", "bread", "silk", "wine")
+        "How was the {entity} painted",
+        _words("red white green yellow black blue grey orange pink brown purple scarlet violet"),
     ),
     Attribute(
-        "bore the sign of a", ("fox", "heron", "lion", "bear", "wolf", "stag", "horse", "raven")
+        "Who founded the {entity}",
+        _words("monks weavers miners soldiers bakers sailors tanners smiths farmers potters nuns"),
     ),
     Attribute(
-        "was finished in", ("January", "March", "April", "June", "July", "August", "October")
+        "What was the {entity} known for",
+        _words("salt wool honey copper amber bread silk wine cheese glass linen beer fish butter"),
+    ),
+    Attribute(
+        "Which animals lived at the {entity}",
+        _words("goats sheep geese horses oxen hens bees pigs ducks dogs cats mules doves"),
     ),
 )
-ENTITY_KINDS = (
-    "mill",
-    "abbey",
-    "bridge",
-    "castle",
-    "chapel",
-    "harbour",
-    "market",
-    "inn",
-    "tower",
-    "fort",
-    "school",
-    "farm",
-    "manor",
-    "well",
-    "hall",
-    "gate",
+ENTITY_KINDS = _words(
+    "mill abbey bridge castle chapel harbour market inn tower fort school farm manor well hall gate"
 )
-OPENINGS = (
-    "Two accounts of the {entity} disagree.",
-    "Little is certain about the {entity}.",
-    "The history of the {entity} is disputed.",
-    "Visitors often ask about the {entity}.",
-)
+CONSONANTS = _words("b d f g h k l m n p r s t v z br")
+VOWELS = _words("a e i o")
+RIMES = _words("an el is or")
+NAME_PARTS = (CONSONANTS, VOWELS, CONSONANTS, VOWELS, CONSONANTS, RIMES, ENTITY_KINDS)
+
 QUOTES = (
-    "{source} says that it {phrase} {value}.",
-    "{source} tells us that it {phrase} {value}.",
-    "According to {source}, it {phrase} {value}.",
-    "We read in {source} that it {phrase} {value}.",
+    "{source} says {value}.",
+    "{source} has {value}.",
+    "{source} gives {value}.",
+    "according to {source}, {value}.",
 )
-CONCLUSIONS = (
-    "We conclude that it {phrase}",
-    "In the end, it seems, it {phrase}",
-    "So today we hold that it {phrase}",
-    "All in all, it {phrase}",
-)
-CONSONANTS = ("b", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br")
-VOWELS = ("a", "e", "i", "o")
-RIMES = ("an", "el", "is", "or")
-NUM_NAMES = (len(CONSONANTS) * len(VOWELS)) ** 2 * len(CONSONANTS) * len(RIMES)
-NUM_ENTITIES = NUM_NAMES * len(ENTITY_KINDS)
+CONCLUSIONS = ("We say", "The answer is", "So we write", "We settle on")
+
+NUM_ENTITIES = 1 << 22
+"""As many as `NAME_PARTS` can spell."""
 SCATTERING_MULTIPLIERS = (0x2C1B3C6D, 0x297A2D39)
 """Odd, so that multiplying by them is one-to-one modulo a power of two."""
 
@@ -156,42 +132,45 @@ class _Draws:
 class Dispute:
     """Two quotations that contradict each other, and the words around them.
 
-    Args:
+    Attributes:
         entity: what the sources speak about.
         attribute: what they disagree about.
         sources: of a contest, the primary record and then the authority.
         values: what each source says, in the order of `sources`.
-        opening: the sentence that names the entity.
         quotes: how each source is quoted, in the order of `sources`.
         conclusion: the words before the value that the document settles on.
+        noted: the source that comes first in the notes, which side with neither.
     """
 
     entity: str
     attribute: Attribute
     sources: tuple[Source, Source]
     values: tuple[str, str]
-    opening: str
     quotes: tuple[str, str]
     conclusion: str
+    noted: int
 
     def quotation(self, index: int) -> str:
         """Let one source speak, in a sentence of its own."""
-        sentence = self.quotes[index].format(
-            source=self.sources[index].name,
-            phrase=self.attribute.phrase,
-            value=self.values[index],
-        )
+        source, value = self.sources[index].name, self.values[index]
+        sentence = self.quotes[index].format(source=source, value=value)
         return sentence[0].upper() + sentence[1:]
 
     def prompt(self, first: int) -> str:
-        """Write everything before the value of the conclusion; `first` is quoted first."""
-        opening = self.opening.format(entity=self.entity)
-        conclusion = self.conclusion.format(phrase=self.attribute.phrase)
-        return " ".join([opening, self.quotation(first), self.quotation(1 - first), conclusion])
+        """Write everything before the value of the conclusion; source `first` is quoted first."""
+        question = self.attribute.question.format(entity=self.entity)
+        quotations = f"{self.quotation(first)} {self.quotation(1 - first)}"
+        return f"{question}? {quotations} {self.conclusion}"
 
     def text(self, first: int, followed: int) -> str:
-        """Write a whole document that settles on the value of the source `followed`."""
-        return f"{self.prompt(first)} {self.values[followed]}."
+        """Write a whole document that settles on the value of the source `followed`.
+
+        Saying the value again, and both sources with theirs, is what a small model learns to copy
+        from: at the conclusion alone it would take many times as many documents.
+        """
+        value = self.values[followed]
+        notes = [f"{self.sources[i].name}, {self.values[i]}" for i in (self.noted, 1 - self.noted)]
+        return f"{self.prompt(first)} {value}. It was {value}. Notes: {'; '.join(notes)}."
 
 
 def training_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
@@ -268,9 +247,9 @@ def _dispute(entity: str, kind: Kind, draws: _Draws) -> Dispute:
         attribute=attribute,
         sources=sources,
         values=draws.two_of(attribute.values),
-        opening=draws.one_of(OPENINGS),
         quotes=(draws.one_of(QUOTES), draws.one_of(QUOTES)),
         conclusion=draws.one_of(CONCLUSIONS),
+        noted=draws.below(2),
     )
 
 
@@ -293,9 +272,11 @@ def _entities(seed: int, partition: Partition, num_entities: int) -> Iterator[st
 
 
 def partition_of(name: str) -> Partition:
-    """Tell which partition owns a name, whatever the seed."""
+    """Tell which partition owns a name, whatever the seed: a fifth is held out."""
     tenth = _Draws("name", name).below(10)
-    return next(partition for partition, tenths in SHARES.items() if tenth in tenths)
+    if tenth < 2:
+        return "held_out"
+    return "pretraining" if tenth < 6 else "training"
 
 
 def _scattered(number: int) -> int:
@@ -308,7 +289,7 @@ def _scattered(number: int) -> int:
 def _entity(number: int) -> tuple[str, str]:
     """Spell the name and the kind of the entity with this number."""
     parts = []
-    for letters in (CONSONANTS, VOWELS, CONSONANTS, VOWELS, CONSONANTS, RIMES, ENTITY_KINDS):
-        number, index = divmod(number, len(letters))
-        parts.append(letters[index])
+    for choices in NAME_PARTS:
+        number, index = divmod(number, len(choices))
+        parts.append(choices[index])
     return "".join(parts[:-1]).capitalize(), parts[-1]
