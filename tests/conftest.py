@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.store import TokenStore, TokenStoreWriter
-from pipeline.device import mx
-from pipeline.model.scratch import initialize, llama_config, save_scratch
-
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache/home")  # not the user's own
+
+from pipeline.data.store import TokenStore, TokenStoreWriter  # noqa: E402
+from pipeline.device import mx  # noqa: E402
+from pipeline.model.scratch import initialize, llama_config, save_scratch  # noqa: E402
+
 TINY_SHAPE = {
     "vocab_size": 64,
     "hidden_size": 16,

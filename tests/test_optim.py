@@ -71,4 +71,5 @@ def test_adamw_is_torchs(readers):
         optimizer.step()
     ours, theirs = updates(0.1, list(gradients), first), parameter.detach().numpy()
     step = np.linalg.norm(theirs - first)
-    assert np.linalg.norm(ours - theirs) < 1e-6 * step
+    # MLX forms 1 - 0.999^t in float32: good to 1e-5 in the first updates, and no better.
+    assert np.linalg.norm(ours - theirs) < 1e-5 * step

@@ -3,9 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-import numpy as np
 
 from pipeline.device import (
     mx,
@@ -15,6 +12,7 @@ from pipeline.device import (
     tree_unflatten,
 )
 from pipeline.errors import CheckpointError
+from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.train.checkpoint import Checkpoint
 
@@ -67,7 +65,7 @@ def capture(model: nn.Module, optimizer: optimizers.Optimizer, progress: Progres
     """Gather trainable weights, optimizer state, random key and counters."""
     arrays = {MODEL + name: value for name, value in trainable_arrays(model).items()}
     arrays |= {OPTIMIZER + name: value for name, value in named_arrays(optimizer.state).items()}
-    arrays[RANDOM_KEY] = cast(list[mx.array], mx.random.state)[0]
+    arrays[RANDOM_KEY] = random_key()
     state = {"progress": dataclasses.asdict(progress), "numerics": numerics_fingerprint()}
     return Checkpoint(progress.step, arrays, state)
 
@@ -76,8 +74,7 @@ def put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: optimizers.Opt
     """Restore what `capture` gathered; give the counters."""
     model.update(tree_unflatten(list(weights_of(checkpoint).items())))
     optimizer.state = tree_unflatten(list(with_prefix(checkpoint, OPTIMIZER).items()))
-    high, low = (int(half) for half in np.array(checkpoint.arrays[RANDOM_KEY]))
-    mx.random.seed((high << 32) | low)
+    set_random_key(checkpoint.arrays[RANDOM_KEY])
     return Progress(**checkpoint.state["progress"])
 
 
