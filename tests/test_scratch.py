@@ -59,8 +59,9 @@ def test_deviations_are_those_that_were_meant():
             assert mx.array_equal(value, mx.ones_like(value)), name
             continue
         writes = "o_proj" in name or "down_proj" in name
-        assert float(mx.std(value)) == pytest.approx(0.02 / 4 if writes else 0.02, rel=0.1), name
-        assert abs(float(mx.mean(value))) < 0.002
+        meant = 0.02 if "embed" in name else (1 / 8 / 4 if writes else 1 / 8)
+        assert float(mx.std(value)) == pytest.approx(meant, rel=0.1), name
+        assert abs(float(mx.mean(value))) < 0.1 * meant
 
 
 def test_no_two_matrices_are_equal(tiny_model):
