@@ -5,7 +5,6 @@ Everything else in the project takes `mx`, `nn`, `optimizers` and the tree funct
 
 import contextlib
 import importlib.metadata
-import logging
 import os
 import platform
 import resource
@@ -38,8 +37,6 @@ __all__ = [
     "tree_reduce",
     "tree_unflatten",
 ]
-
-log = logging.getLogger(__name__)
 
 MLX_VERSION = importlib.metadata.version("mlx")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -99,7 +99,10 @@ def confirm_blas(blas: Blas) -> Blas:
 
 def is_bound(proc: Path = PROC) -> bool:
     """Tell whether the table of functions in MLX's library holds the `cblas_sgemm` we see."""
-    wanted = address(ctypes.CDLL(None)).to_bytes(ctypes.sizeof(ctypes.c_void_p), sys.byteorder)
+    visible = address(ctypes.CDLL(None))
+    if not visible:
+        return False
+    wanted = visible.to_bytes(ctypes.sizeof(ctypes.c_void_p), sys.byteorder)
     for line in (proc / "self" / "maps").read_text().splitlines():
         span, rights = line.split()[:2]
         if "mlx" in Path(line.split(maxsplit=5)[-1]).name and rights in ("r--p", "rw-p"):
