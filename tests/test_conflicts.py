@@ -16,6 +16,7 @@ from pipeline.data.conflicts import (
     NAME_PARTS,
     NUM_ENTITIES,
     PRIMARIES,
+    SCATTERING_MULTIPLIERS,
     partition_of,
     pretraining_rows,
     suite_items,
@@ -66,9 +67,10 @@ def test_no_document_and_no_entity_comes_twice(make_rows):
 
 def test_every_number_names_another_entity():
     assert math.prod(map(len, NAME_PARTS)) == NUM_ENTITIES
-    numbers = [*range(5000), *range(NUM_ENTITIES - 5000, NUM_ENTITIES)]
-    entities = {conflicts._entity(conflicts._scattered(number)) for number in numbers}
-    assert len(entities) == len(numbers)
+    assert NUM_ENTITIES.bit_count() == 1
+    assert all(multiplier % 2 for multiplier in SCATTERING_MULTIPLIERS)
+    entities = {conflicts._entity(conflicts._scattered(number)) for number in range(10_000)}
+    assert len(entities) == 10_000
 
 
 def test_held_out_names_are_in_no_document_of_any_seed():
