@@ -426,6 +426,12 @@ def test_bad_rows_stop_the_stage_all_at_once(run, tmp_path, model, scratch):
     assert "set data.max_bad_rows higher to move bad rows into quarantine.jsonl" in message[-1]
 
 
+@pytest.mark.parametrize("scratch", [True, False])
+def test_nothing_but_bad_rows(run, model, scratch):
+    with pytest.raises(DataError, match=r"^2 bad rows so far"):
+        run([{"no": 1}, {"text": ""}], tokenizer_source=None if scratch else model)
+
+
 def test_reading_stops_when_enough_is_known(run):
     rows = [*texts(*sentences(30)), *[{"no": 1}] * 500]
     with pytest.raises(DataError, match=r"^20 bad rows so far"):

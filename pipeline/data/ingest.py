@@ -58,7 +58,7 @@ class BadRows:
         self.count += 1
         if len(self._problems) < MAX_LISTED_PROBLEMS:
             self._problems.append(f"{file}, line {line}: {reason}")
-        if self.count <= self.allowed and self.quarantine:
+        if self.quarantine:
             entry = {"file": file.name, "line": line, "reason": reason}
             entry["row"] = raw.decode("utf-8", errors="replace")
             with self.quarantine.open("a", encoding="utf-8") as stream:

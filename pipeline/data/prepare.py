@@ -154,14 +154,13 @@ class Preparation:
         return metrics, histogram
 
     def rows(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
-        """Read all rows from the start, and stop where too many are bad."""
+        """Read all rows from the start."""
         settings = self.settings
         if self.is_world:
             made = training_rows(settings.seed, settings.num_documents)
             yield from world_rows(made, self.rules, counts)
         else:
             yield from self.files().read(bad, counts)
-        bad.finish()
 
     def files(self) -> JsonlRows:
         """Give the files of `data.path`."""
@@ -195,6 +194,7 @@ class Preparation:
                 self.progress("tokenizer", number)
             if row.split == "train" and in_sample(row.record.content_hash(), share):
                 yield from row.record.content.parts()
+        bad.finish()
 
     def write_splits(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Write train, validation and test, and gather what there is to say about them."""
