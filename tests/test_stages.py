@@ -136,7 +136,8 @@ def test_exports_agree_with_what_was_trained(smoke):
     assert metrics["adapter"]["max_abs_logit_difference"] == 0
     for name in ("adapter", "fused"):
         part = metrics[name]
-        assert part["max_abs_logit_difference"] <= 2e-5 * part["logit_std"]
+        limit = 2e-5 * max(part["logit_std"], part["adapter_effect"])
+        assert part["max_abs_logit_difference"] <= limit
         assert part["adapter_effect"] > 100 * part["max_abs_logit_difference"]
 
 

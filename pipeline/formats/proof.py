@@ -9,9 +9,10 @@ from pipeline.errors import ExportError
 from pipeline.model.forward import forward
 
 FLOAT32_TOLERANCE = 2e-5
-"""Allowed difference of float32 logits, as a share of their standard deviation."""
-LEAST_SHARE_OF_ADAPTER = 0.9
-"""Where weights are rounded to 16 bits: share of the adapter's effect that must survive."""
+"""Allowed difference of float32 logits, as a share of their standard deviation or, where that is
+larger, of what the adapter changes: summing in another order shows in proportion to both."""
+SHARE_TOLERANCE = 0.1
+"""Where weights are rounded to 16 bits: how far from 1 the share of the adapter may be."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,14 @@ class Proof:
     Attributes:
         max_abs_logit_difference: between the trained model and the one read back.
         adapter_effect: greatest difference between the trained model and its base.
+        adapter_share: how much of the change from base to trained the one read back has made:
+            the projection onto that change, which rounding noise leaves alone; 1 is all of it.
         logit_std: standard deviation of the trained model's logits.
     """
 
     max_abs_logit_difference: float
     adapter_effect: float
+    adapter_share: float
     logit_std: float
 
 
@@ -44,8 +48,15 @@ def compare(
     return Proof(
         max_abs_logit_difference=float(mx.abs(found - tuned).max()),
         adapter_effect=float(mx.abs(tuned - base).max()),
+        adapter_share=projection(found - base, tuned - base),
         logit_std=float(mx.std(tuned)),
     )
+
+
+def projection(change: mx.array, wanted: mx.array) -> float:
+    """Give how much of a wanted change has been made; 1 where none was wanted."""
+    length = float(mx.square(wanted).sum())
+    return float((change * wanted).sum()) / length if length else 1.0
 
 
 def require_agreement(name: str, proof: Proof, rounded: bool) -> None:
@@ -59,13 +70,15 @@ def require_agreement(name: str, proof: Proof, rounded: bool) -> None:
     Raises:
         ExportError: with the figures.
     """
-    allowed = FLOAT32_TOLERANCE * proof.logit_std
+    allowed = FLOAT32_TOLERANCE * max(proof.logit_std, proof.adapter_effect)
+    agrees = proof.max_abs_logit_difference <= allowed
     if rounded:
-        allowed = (1 - LEAST_SHARE_OF_ADAPTER) * proof.adapter_effect
-    if not proof.max_abs_logit_difference <= allowed:
+        agrees = abs(proof.adapter_share - 1) <= SHARE_TOLERANCE
+    if not agrees:
+        rule = f"{SHARE_TOLERANCE:.0%} of the share" if rounded else f"{allowed:.3g}"
         raise ExportError(
             f"{name}: read back, its logits differ from the trained model's by "
-            f"{proof.max_abs_logit_difference:.3g}; {allowed:.3g} is allowed "
-            f"(the adapter's own effect is {proof.adapter_effect:.3g}).\n"
+            f"{proof.max_abs_logit_difference:.3g}, and {proof.adapter_share:.1%} of what training "
+            f"changed (by up to {proof.adapter_effect:.3g}) is there; {rule} is allowed.\n"
             "Nothing was written. Please report this with the model's config.json."
         )
