@@ -9,7 +9,7 @@ from pipeline.files import write_json
 from pipeline.model.build import build
 from pipeline.model.tree import named_arrays
 
-FIRST_LOGIT_DEVIATION = 0.35
+FIRST_LOGIT_DEVIATION = 0.4
 VOCABULARY_SIDES = ("embed_tokens", "lm_head")
 RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 
@@ -54,11 +54,12 @@ def llama_config(
 def initialize(config: dict[str, Any], seed: int) -> nn.Module:
     """Build a model with random weights whose first loss is ln(vocab_size).
 
-    Matrices are normal with deviation 1/sqrt(inputs), so that each keeps the size of what it gets
-    (LeCun et al. 1998, §4.6): with GPT-2's 0.02 a narrow model takes many times as long to learn
-    to copy. Those that write into the residual stream are scaled by 1/sqrt(2 · blocks), as in
-    GPT-2 (Radford et al. 2019, §2.3). Embedding and head have 0.35/sqrt(width): the logits then
-    have a deviation of 0.35 whatever the width, which costs 1 to 2 % of the loss of guessing.
+    Matrices are normal with deviation sqrt(2 / (5 · inputs)) (Nguyen and Salazar 2019,
+    arXiv 1910.05895, §2.2): with GPT-2's 0.02 a narrow model takes many times as long to learn to
+    copy. Those that write into the residual stream are scaled by 1/sqrt(2 · blocks), as in GPT-2
+    (Radford et al. 2019, §2.3). Embedding and head have 0.4/sqrt(width): the logits then have a
+    deviation of 0.4 whatever the width, which costs 1 to 2 % of the loss of guessing. A smaller
+    embedding is drowned by what the blocks add to it, and copying is learnt late.
     """
     model = build(config)
     shrink = (2 * config["num_hidden_layers"]) ** -0.5
@@ -69,7 +70,8 @@ def initialize(config: dict[str, Any], seed: int) -> nn.Module:
             continue
         key, own = mx.random.split(key)
         layer = name.split(".")[-2]
-        scale = value.shape[-1] ** -0.5 * (shrink if layer in RESIDUAL_OUTPUTS else 1)
+        scale = (2 / (5 * value.shape[-1])) ** 0.5
+        scale *= shrink if layer in RESIDUAL_OUTPUTS else 1
         if layer in VOCABULARY_SIDES:
             scale = FIRST_LOGIT_DEVIATION * value.shape[-1] ** -0.5
         weights[name] = mx.random.normal(value.shape, scale=scale, key=own)
