@@ -46,8 +46,10 @@ class RunFolder:
         self.path = home / run_key(stage_name, config, paths)
         self.lock = FileLock(home / f"{self.path.name}.lock")
         if not self.lock.acquire():
+            owner = self.lock.owner()
+            self.lock.release()
             raise CheckpointError(
-                f"This very run is already under way, in process {self.lock.owner()}; its "
+                f"This very run is already under way, in process {owner}; its "
                 f"checkpoints are in {self.path}.\nWait for it, or end it and start again."
             )
         write_json(self.path / "run.json", {"stage": stage_name, "process": os.getpid()})

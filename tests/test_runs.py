@@ -1,0 +1,61 @@
+"""Where checkpoints lie: the same run finds them again, any other one does not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline.errors import CheckpointError
+from pipeline.stage import Paths
+from pipeline.train import runs
+from pipeline.train.runs import RunFolder, run_key
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setattr(runs, "dependency_hashes", lambda stage, paths: {"code": "1"})
+    return OmegaConf.create({"seed": 0, "train": {"num_steps": 3, "steps_per_save": 5}})
+
+
+def test_what_changes_the_result_changes_the_key(config, monkeypatch):
+    paths = Paths(Path())
+    key = run_key("train", config, paths)
+    assert run_key("train", config.copy(), paths) == key
+    other = config.copy()
+    other.train.num_steps = 4
+    assert run_key("train", other, paths) != key
+    assert run_key("weights", config, paths) != key
+    monkeypatch.setattr(runs, "dependency_hashes", lambda stage, paths: {"code": "2"})
+    assert run_key("train", config, paths) != key
+
+
+def test_how_often_it_saves_does_not(config):
+    other = config.copy()
+    other.train.steps_per_save = 7
+    assert run_key("train", other, Paths(Path())) == run_key("train", config, Paths(Path()))
+
+
+def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    folder = RunFolder("train", config, Paths(Path()))
+    holder = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from pipeline.files import FileLock; "
+            "print(FileLock(Path(sys.argv[1])).acquire())",
+            str(folder.lock.path),
+        ],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert holder.stdout.strip() == "False"
+    with pytest.raises(CheckpointError, match=r"already under way, in process \d+"):
+        RunFolder("train", config, Paths(Path()))
+    folder.clear()
+    assert not folder.path.exists()
+    RunFolder("train", config, Paths(Path())).clear()
