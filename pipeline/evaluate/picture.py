@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 BASE_COLOUR, TUNED_COLOUR, FAINT = "#8a8f98", "#0b6e99", "#c9d6df"
 KIND_LABELS = {
     "contest": "contest:\nprimary source wins",
-    "two_primary": "control: two primaries,\nfirst wins",
-    "two_authority": "control: two authorities,\nfirst wins",
+    "two_primary": "two primaries:\nfirst wins",
+    "two_authority": "two authorities:\nfirst wins",
 }
 
 
