@@ -236,6 +236,22 @@ def test_a_sweep_writes_one_table(smoke):
     assert "lora.rank" in table
 
 
+def test_a_blas_that_cannot_be_used_is_said_without_a_traceback(smoke):
+    environment = {**ENVIRONMENT, "TIDEWHEEL_BLAS": "/nowhere/libblas.so"}
+    command = [sys.executable, "-m", "stages.train"]
+    done = subprocess.run(
+        command, cwd=smoke, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "DeviceError: TIDEWHEEL_BLAS=/nowhere/libblas.so cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_blas_in_use_is_printed(smoke):
+    done = stage(smoke, "train", "train.num_steps=1", "hydra.run.dir=runs/blas")
+    assert read(smoke, "benchmark")["machine"]["blas"] in done.stderr
+
+
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
     overrides = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.console import TrainingProgress
 from pipeline.data.store import TokenStore
-from pipeline.device import mx
+from pipeline.device import describe_device, mx
 from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base
@@ -85,6 +85,7 @@ def run(trainer: Trainer, title: str) -> None:
     """Train to the end, showing how it goes."""
     first_step = trainer.restore()
     with TrainingProgress(title, trainer.settings.num_steps, first_step) as progress:
+        progress.note(f"{title}: {describe_device()}")
         if first_step:
             progress.note(f"{title}: resuming after step {first_step}")
         for report in trainer.steps():
