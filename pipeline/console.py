@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINES_WITHOUT_TERMINAL = 20
-GIB = 2**30
+GB = 10**9
 
 
 class TrainingProgress:
     """A bar with loss, speed, memory and time left; plain lines where there is no terminal."""
 
-    def __init__(self, title: str, num_steps: int, first_step: int) -> None:
+    def __init__(self, title: str, num_steps: int) -> None:
         self.console = Console(file=sys.stderr)
         self.num_steps = num_steps
         self.every = max(1, num_steps // LINES_WITHOUT_TERMINAL)
@@ -27,7 +27,7 @@ class TrainingProgress:
             disable=not self.console.is_terminal,
         )
         self.title = title
-        self.task = self.bar.add_task(title, total=num_steps, completed=first_step, facts="")
+        self.task = self.bar.add_task(title, total=num_steps, facts="")
 
     def __enter__(self) -> "TrainingProgress":
         """Start to draw."""
@@ -43,9 +43,13 @@ class TrainingProgress:
         """Leave the terminal as it was."""
         self.bar.stop()
 
+    def start_at(self, step: int) -> None:
+        """Go on from a step, without showing those before as made now."""
+        self.bar.update(self.task, completed=step)
+
     def step(self, step: int, loss: float, tokens_per_second: float, footprint_bytes: int) -> None:
         """Show one more step."""
-        memory = f"{footprint_bytes / GIB:.2f} GiB"
+        memory = f"{footprint_bytes / GB:.2f} GB"
         facts = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {memory}"
         self.bar.update(self.task, completed=step, facts=facts)
         if self.bar.disable and (step % self.every == 0 or step == self.num_steps):

@@ -39,7 +39,9 @@ __all__ = [
 ]
 
 MLX_VERSION = importlib.metadata.version("mlx")
+CPU_CACHE_BYTES = 32 << 20
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error"}  # it warns of libraries that nothing here needs
 
 
 def is_cpu() -> bool:
@@ -91,6 +93,7 @@ def numerics_fingerprint() -> dict[str, str | int]:
         "device_name": str(mx.device_info().get("device_name", "")),
         "machine": platform.machine(),
         "mlx": MLX_VERSION,
+        "mlx_lm": importlib.metadata.version("mlx-lm"),
         "blas": BLAS.name,
         "blas_threads": BLAS.num_threads,
         "product": sha256_bytes(PROBE.tobytes())[:16],
@@ -114,6 +117,21 @@ def mlx_memory() -> MlxMemory:
 def reset_peak_memory() -> None:
     """Start a new peak from what is in use now."""
     mx.reset_peak_memory()
+
+
+def limit_mlx_memory(limit_bytes: int) -> None:
+    """Tell MLX's allocator how much the process may hold.
+
+    Freed buffers are kept for reuse up to a tenth of that on a GPU; on the CPU, where the C
+    library does the same, up to MLX's own default. Set once, so that nothing is cleared in a step.
+    """
+    mx.set_memory_limit(limit_bytes)
+    mx.set_cache_limit(cache_limit_bytes(limit_bytes))
+
+
+def cache_limit_bytes(limit_bytes: int) -> int:
+    """Give how much of a memory limit MLX's cache of freed buffers may hold."""
+    return min(CPU_CACHE_BYTES, limit_bytes) if is_cpu() else limit_bytes // 10
 
 
 def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
@@ -155,8 +173,8 @@ def keep_open_file_limit() -> Iterator[None]:
 
 
 def go_offline() -> None:
-    """Keep the Hugging Face libraries off the network, unless the environment says otherwise."""
-    for name, value in OFFLINE.items():
+    """Keep the Hugging Face libraries off the network and quiet, unless the user wants them."""
+    for name, value in (OFFLINE | QUIET).items():
         os.environ.setdefault(name, value)
 
 

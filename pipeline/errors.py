@@ -10,7 +10,13 @@ MAX_LISTED_PROBLEMS = 20
 
 
 class PipelineError(Exception):
-    """Something the user can mend; the message says how."""
+    """Something the user can mend; the message says how.
+
+    Attributes:
+        exit_code: what the process ends with.
+    """
+
+    exit_code = 1
 
 
 class ConfigError(PipelineError):
@@ -32,9 +38,25 @@ class DeviceError(PipelineError):
 class CheckpointError(PipelineError):
     """No checkpoint can be written, or none that exists can be used."""
 
+    exit_code = 74  # EX_IOERR of sysexits.h
+
 
 class TrainingError(PipelineError):
     """Training cannot go on without making nonsense of the weights."""
+
+
+class WorkerError(PipelineError):
+    """The processes that train die again and again without getting on."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
+
+
+class Stopped(PipelineError):
+    """A signal asked for the end; what was done is on the disk."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 class ExportError(PipelineError):

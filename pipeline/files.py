@@ -150,11 +150,27 @@ class FileLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        if not self.is_current():  # its last owner has deleted it meanwhile
+            self._file.close()
+            self._file = self.path.open("a+")
+            return self.acquire()
         self._file.seek(0)
         self._file.truncate()
         self._file.write(str(os.getpid()))
         self._file.flush()
         return True
+
+    def is_current(self) -> bool:
+        """Tell whether the file that is open is still the one that others will find."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    @property
+    def descriptor(self) -> int:
+        """The open file; a process that inherits it keeps the lock as long as it lives."""
+        return self._file.fileno()
 
     def owner(self) -> str:
         """Read the process id that holds the lock."""

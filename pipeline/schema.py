@@ -173,6 +173,32 @@ class Train:
         "when a loss or gradient is not finite: stop, or skip that step",
         choices=("stop", "skip"),
     )
+    reload_interval_steps: int = key(
+        "a new process goes on after every so many steps, to the same bits; 0: never", minimum=0
+    )
+    reload_memory_threshold_gb: float | None = key(
+        "a new process goes on when the footprint passes this; null: only at the limit",
+        unit="GB of 10^9 bytes",
+        minimum=0,
+    )
+    memory_limit_gb: float | None = key(
+        "footprint that is never passed; null: 0.8 of what machine or cgroup grants, at most 120",
+        unit="GB of 10^9 bytes",
+        minimum=0,
+    )
+    shrink_on_oom: bool = key(
+        "split micro-batches when memory runs out again and again; the bits change then"
+    )
+    hang_timeout_seconds: float = key(
+        "end and replace a process that is silent for so long", unit="s", minimum=1
+    )
+    resume: str = key(
+        "auto: go on from a checkpoint of this very run; never: start afresh; required: insist",
+        choices=("auto", "never", "required"),
+    )
+    resume_allow_inexact: bool = key(
+        "go on also where numbers come out differently now than when the checkpoint was made"
+    )
 
 
 @dataclass
@@ -203,6 +229,18 @@ class Benchmark:
 
 
 @dataclass
+class Debug:
+    """Faults and shortcuts, to see how the training takes them; all off by default."""
+
+    leak_mb_per_step: float = key(
+        "memory to hold on to in every step", unit="MB of 10^6 bytes", minimum=0
+    )
+    kill_at_step: int | None = key("kill the worker after this step, once; null: never", minimum=1)
+    overfit_one_batch: bool = key("train on the documents of the first step again and again")
+    profile: bool = key("write where the time of the steps goes to plots/profile.csv")
+
+
+@dataclass
 class Params:
     """All parameters of a run."""
 
@@ -216,6 +254,9 @@ class Params:
     export: Export = section(Export)
     validate: Validate = section(Validate)
     benchmark: Benchmark = section(Benchmark)
+    debug: Debug = section(Debug)
+    plan_only: bool = key("train: print what memory and time it would take, and end")
+    status: bool = key("train: print how far the running trainings are, and end")
     inputs: Any = None
     """In params.yaml: size and hash of each external file. By hand: an earlier run's folder."""
 

@@ -186,13 +186,16 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
         return 1
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 def usual_spelling(arguments: list[str]) -> list[str]:
     """Take Hydra's `+experiment=NAME` for `experiment=NAME`, which is how conf/ has it."""
-    return [re.sub(r"^\+experiment=", "experiment=", argument) for argument in arguments]
+    groups = r"^\+(experiment|debug|hardware)="
+    return [re.sub(groups, r"\1=", argument) for argument in arguments]
 
 
 def composition_error(error: Exception) -> ConfigError:

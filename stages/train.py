@@ -5,46 +5,54 @@ import shutil
 from omegaconf import DictConfig
 
 from pipeline.files import new_folder, write_json
-from pipeline.model.adapters import AdapterSettings
-from pipeline.optim import OptimSettings
 from pipeline.stage import Paths, stage
-from pipeline.train.loop import TrainSettings
-from pipeline.train.runs import RunFolder
-from pipeline.train.tune import DistrustSettings, Job, fine_tune
+from pipeline.train.picture import draw_memory
+from pipeline.train.runs import RunFolder, statuses
+from pipeline.train.supervisor import Supervisor, supervisor_settings
+from pipeline.train.task import Task, plain
+
+SERIES = ("train.csv", "validation.csv")
 
 
-@stage("seed", "data.arrangement", "model.dtype", "lora", "objective", "optim", "train")
-def main(config: DictConfig, paths: Paths) -> float:
+@stage(
+    "seed",
+    "data.arrangement",
+    "model.dtype",
+    "lora",
+    "objective",
+    "optim",
+    "train",
+    "debug",
+    "plan_only",
+    "status",
+)
+def main(config: DictConfig, paths: Paths) -> float | None:
     """Fine-tune: writes models/trained, metrics/train.json, plots/train.csv, plots/validation.csv.
 
     A run that is stopped goes on from its newest checkpoint when it is started again.
     """
-    run_folder = RunFolder("train", config, paths)
-    job = Job(
-        base=paths.read("models/base"),
-        prepared=paths.read("data/prepared"),
-        run_folder=run_folder.path,
-        dtype=config.model.dtype,
-        adapter=AdapterSettings(
-            config.train.mode, **{**config.lora, "targets": tuple(config.lora.targets)}
-        ),
-        optim=OptimSettings(**config.optim),
-        train=train_settings(config),
-        distrust=DistrustSettings(**config.objective.distrust),
-    )
+    if config.status:
+        print("\n".join(statuses()))
+        return None
+    run = RunFolder("train", config, paths)
     with new_folder(paths.write("models/trained")) as trained:
-        metrics = fine_tune(job, trained)
-    for name in ("train.csv", "validation.csv"):
-        shutil.copyfile(run_folder.path / name, paths.write(f"plots/{name}"))
+        task = Task(
+            title="train",
+            module="pipeline.train.tune",
+            parameters=plain(config),
+            base=str(paths.read("models/base").resolve()),
+            prepared=str(paths.read("data/prepared").resolve()),
+            run_folder=str(run.path.resolve()),
+            output=str(trained.resolve()),
+        )
+        settings = supervisor_settings(config.train)
+        metrics = Supervisor(task, config.train.num_steps, settings, run).train()
+    for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:
+        shutil.copyfile(run.path / name, paths.write(f"plots/{name}"))
+    draw_memory(run.path / "train.csv", paths.write("plots/memory.png"))
     write_json(paths.write("metrics/train.json"), metrics)
-    run_folder.clear()
+    run.clear()
     return metrics["val_loss"]
-
-
-def train_settings(config: DictConfig) -> TrainSettings:
-    """Gather what the training loop needs."""
-    section = {name: value for name, value in config.train.items() if name != "mode"}
-    return TrainSettings(**section, arrangement=config.data.arrangement, seed=config.seed)
 
 
 if __name__ == "__main__":

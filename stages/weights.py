@@ -1,9 +1,10 @@
 """The base model: one that exists, checked and described, or a new one, pretrained."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pipeline.data.tokenizer import tokenizer_hash
 from pipeline.errors import ModelError
@@ -11,10 +12,10 @@ from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
 from pipeline.inputs import SCRATCH, check_unchanged
 from pipeline.model.base import write_manifest
-from pipeline.optim import OptimSettings
 from pipeline.stage import Paths, stage
-from pipeline.train.pretrain import PretrainSettings, make_scratch
 from pipeline.train.runs import RunFolder
+from pipeline.train.supervisor import Supervisor, SupervisorSettings
+from pipeline.train.task import Task, plain
 
 
 @stage("seed", "data.arrangement", "model", "inputs.model")
@@ -27,9 +28,9 @@ def main(config: DictConfig, paths: Paths) -> None:
     with new_folder(paths.write("models/base")) as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
-            run_folder = RunFolder("weights", config, paths)
-            metrics = make_scratch(pretrain_settings(config), prepared, run_folder.path, base)
-            run_folder.clear()
+            run = RunFolder("weights", config, paths)
+            metrics = pretrain(config, prepared, base, run)
+            run.clear()
             folder = base
         else:
             model = config.model
@@ -55,19 +56,19 @@ def require_same_tokenizer(prepared: str, source: str, name: str) -> None:
         )
 
 
-def pretrain_settings(config: DictConfig) -> PretrainSettings:
-    """Gather what the pretraining of a scratch model needs."""
-    recipe = config.model.pretrain
-    shape = OmegaConf.to_container(config.model.scratch)
-    assert isinstance(shape, dict)
-    return PretrainSettings(
-        shape={str(name): value for name, value in shape.items()},
-        num_steps=recipe.num_steps,
-        batch_size=recipe.batch_size,
-        optim=OptimSettings(recipe.learning_rate, recipe.weight_decay, recipe.warmup_fraction),
-        arrangement=config.data.arrangement,
-        seed=config.seed,
+def pretrain(config: DictConfig, prepared: Path, base: Path, run: RunFolder) -> dict[str, Any]:
+    """Make a scratch model in `base`; give its metrics."""
+    task = Task(
+        title="pretrain",
+        module="pipeline.train.pretrain",
+        parameters=plain(config),
+        base=str(base.resolve()),
+        prepared=str(prepared.resolve()),
+        run_folder=str(run.path.resolve()),
+        output=str(base.resolve()),
     )
+    num_steps = config.model.pretrain.num_steps
+    return Supervisor(task, num_steps, SupervisorSettings(), run).train()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the house tests share: the import graph, read from the source without running it."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ EXEMPT = frozenset(
     }
 )
 """Modules that reach a stage only through values that `params:` tracks or formats tests hold."""
+MODULE_NAME = re.compile(r"pipeline(\.\w+)+")
 
 
 def stages() -> dict:
@@ -38,7 +40,7 @@ def module_file(name: str) -> str | None:
 
 @cache
 def imports(file: str) -> frozenset[str]:
-    """List the project's files that a file imports, inside functions too."""
+    """List the project's files that a file imports, inside functions too, or starts by name."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.Import):
@@ -46,6 +48,8 @@ def imports(file: str) -> frozenset[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Constant) and MODULE_NAME.fullmatch(str(node.value)):
+            found.add(node.value)  # a module that is started as a process of its own
     ours = {name for name in found if name.split(".")[0] in {"pipeline", "stages"}}
     return frozenset(path for name in ours if (path := module_file(name)))
 

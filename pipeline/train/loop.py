@@ -4,10 +4,10 @@ Everything that the rest of the run depends on is in the checkpoint, so that a r
 and started again ends with the same bits as one that is not.
 """
 
-import dataclasses
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,26 @@ from pipeline.device import (
     nn,
     reset_peak_memory,
 )
-from pipeline.errors import TrainingError
+from pipeline.errors import CheckpointError, TrainingError
 from pipeline.files import write_json
 from pipeline.likelihood import document_losses
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.profile import Profile
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
-from pipeline.train.state import Progress, capture, put_back, require_same_numerics, weights_of
+from pipeline.train.state import (
+    Progress,
+    capture,
+    changed_numerics,
+    put_back,
+    refuse_inexact,
+    weights_of,
+)
 from pipeline.train.step import StepResult, TrainStep
 
 EVALUATION_BATCH_TOKENS = 8192
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,19 +70,51 @@ class TrainSettings:
     on_non_finite: str
     arrangement: str
     seed: int
+    overfit_one_batch: bool
+    profile: bool
+
+
+class Watch:
+    """Who looks on while a run goes; this one keeps to itself.
+
+    Attributes:
+        reloads: changes of process before this one.
+        limit_bytes: footprint that may not be passed; 0 where there is no limit.
+        bound_bytes: footprint above which another process takes over.
+    """
+
+    reloads = 0
+    limit_bytes = 0
+    bound_bytes = 0
+
+    def footprint_bytes(self) -> int:
+        """Measure all that the run holds, in bytes."""
+        return footprint_bytes()
+
+    def beat(self) -> None:
+        """Hear that the run is alive, between two batches of a validation; may raise to end it."""
+
+    def validated(self, step: int, val_loss: float) -> None:
+        """Hear what a validation found."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the loop tells of the update just finished; the first one has step 1."""
+    """What the loop tells of the update just finished; the first one has step 1.
+
+    Attributes:
+        seconds: how long it took, without validation and saving.
+        footprint_bytes: what the run holds after it.
+        spike_bytes: what MLX held beyond that meanwhile.
+    """
 
     step: int
     result: StepResult
     learning_rate: float
     tokens_per_second: float
+    seconds: float
     footprint_bytes: int
-    val_loss: float | None = None
-    is_best: bool = False
+    spike_bytes: int
 
 
 class Trainer:
@@ -88,6 +129,7 @@ class Trainer:
         optim: OptimSettings,
         folder: Path,
         weights: np.ndarray | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Set up a run.
 
@@ -99,7 +141,9 @@ class Trainer:
             optim: the optimizer's parameters.
             folder: the run's own folder, for checkpoints and series.
             weights: one per document of `train`; None is 1 for all.
+            watch: who looks on; nobody if None.
         """
+        self.watch = watch or Watch()
         self.model, self.train_store, self.validation_store = model, train, validation
         self.settings, self.folder, self.weights = settings, folder, weights
         self.arrangement: Arrangement = resolve_arrangement(
@@ -118,50 +162,86 @@ class Trainer:
             checkpoint_blocks(model)
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
-        self.train_step = TrainStep(model, self.optimizer, settings.max_grad_norm)
+        self.profile = Profile(folder / "profile.csv" if settings.profile else None)
+        self.train_step = TrainStep(model, self.optimizer, settings.max_grad_norm, self.profile)
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
         self.progress = Progress()
+        self._unsaved_best: Checkpoint | None = None
+        self._saved_step = -1
 
-    def restore(self) -> int:
-        """Take up the newest checkpoint, if there is one; give the step it was taken at.
+    def restore(self, allow_inexact: bool = False) -> list[str]:
+        """Take up the newest checkpoint, if there is one.
+
+        Args:
+            allow_inexact: go on also where numbers come out differently than when it was made.
+
+        Returns:
+            What has changed since that decides the last bits.
 
         Raises:
-            CheckpointError: when it was made where numbers come out differently.
+            CheckpointError: when something has, and that is not allowed.
         """
         checkpoint = self.checkpoints.newest()
+        changed = changed_numerics(checkpoint) if checkpoint else []
         if checkpoint is None:
             mx.random.seed(self.settings.seed)
         else:
-            require_same_numerics(checkpoint, self.folder)
+            refuse_inexact([] if allow_inexact else changed, checkpoint.step, self.folder)
             self.progress = put_back(checkpoint, self.model, self.optimizer)
-            self.progress.recoveries += 1
         self.curve.resume_after(self.progress.step)
         self.validations.resume_after(self.progress.step)
-        return self.progress.step
+        self.profile.resume_after(self.progress.step)
+        return changed
 
-    def save(self) -> None:
-        """Commit all that the rest of the run depends on."""
+    def save(self) -> bool:
+        """Commit all that the rest of the run depends on; tell whether it is on the disk now.
+
+        A disk that is full for a while does not end a run that has an older checkpoint: the next
+        save tries again, also what was the best in the meantime.
+
+        Raises:
+            CheckpointError: when nothing can be written and nothing was.
+        """
+        if self._saved_step == self.progress.step:
+            return True
+        current = capture(self.model, self.optimizer, self.progress)
+        best = self._unsaved_best
+        try:
+            with self.profile.part("saving"):
+                self.commit([best, current] if best else [current])
+        except CheckpointError as error:
+            if not self.checkpoints.steps():
+                raise
+            log.warning("%s\nTraining goes on; the next save tries again.", error)
+            is_best = self.progress.best_step == self.progress.step
+            self._unsaved_best = current if is_best else best
+            return False
+        self._unsaved_best, self._saved_step = None, current.step
+        return True
+
+    def commit(self, checkpoints: list[Checkpoint]) -> None:
+        """Put the series and these checkpoints on the disk."""
         self.curve.sync()
         self.validations.sync()
-        checkpoint = capture(self.model, self.optimizer, self.progress)
-        self.checkpoints.save(checkpoint, protect=self.progress.best_step)
+        for checkpoint in checkpoints:
+            self.checkpoints.save(checkpoint, protect=self.progress.best_step)
 
     def steps(self) -> Iterator[StepReport]:
         """Train to the end of the run, yielding after each update."""
         self.model.train()
-        reset_peak_memory()
         began, before = time.monotonic(), self.progress.wall_seconds
         try:
-            if self.progress.val_loss is None:
-                self.validate()
-                self.save()
+            self.validate_if_due()  # of a new run, or one that was stopped while it validated
             while self.progress.step < self.settings.num_steps:
+                reset_peak_memory()
                 report = self.advance()
+                self.validate_if_due()
                 self.progress.wall_seconds = before + time.monotonic() - began
-                if self.is_due(self.settings.steps_per_save) or report.is_best:
+                if self.is_due(self.settings.steps_per_save):
                     self.save()
+                self.profile.end_step(self.progress.step)
                 yield report
         finally:
             self.curve.close()
@@ -173,19 +253,26 @@ class Trainer:
         return step % interval == 0 or step == self.settings.num_steps
 
     def advance(self) -> StepReport:
-        """Make one step, and validate where that is due."""
+        """Make one step, and measure it."""
         started = time.monotonic()
         result = self.one_step()
-        report = self.report(result, time.monotonic() - started)
-        if not self.is_due(self.settings.steps_per_eval):
-            return report
-        self.validate()
-        is_best = self.progress.best_step == self.progress.step
-        return dataclasses.replace(report, val_loss=self.progress.val_loss, is_best=is_best)
+        return self.report(result, time.monotonic() - started)
+
+    def validate_if_due(self) -> None:
+        """Validate once after each interval, and save what is the best so far."""
+        progress = self.progress
+        if progress.validated_step == progress.step or not self.is_due(
+            self.settings.steps_per_eval
+        ):
+            return
+        with self.profile.part("validation"):
+            self.validate()
+        if progress.best_step == progress.step:
+            self.save()
 
     def batches(self, step: int) -> list[Batch]:
         """Arrange the documents of a step; a pure function of the seed and the step."""
-        documents = self.plan.documents(step)
+        documents = self.plan.documents(1 if self.settings.overfit_one_batch else step)
         return arrange(
             self.train_store,
             documents,
@@ -198,7 +285,8 @@ class Trainer:
     def one_step(self) -> StepResult:
         """Make one update, or none where loss or gradient is not finite and that may be skipped."""
         step = self.progress.step + 1
-        batches = self.batches(step)
+        with self.profile.part("batches"):
+            batches = self.batches(step)
         result = self.train_step(batches)
         if not result.finite:
             self.handle_non_finite(step, result, batches)
@@ -230,7 +318,7 @@ class Trainer:
 
     def report(self, result: StepResult, seconds: float) -> StepReport:
         """Measure memory, and add the step to the curve."""
-        memory, footprint = mlx_memory(), footprint_bytes()
+        memory, footprint = mlx_memory(), self.watch.footprint_bytes()
         progress = self.progress
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
         progress.peak_footprint_bytes = max(progress.peak_footprint_bytes, footprint)
@@ -245,10 +333,13 @@ class Trainer:
             "footprint_bytes": footprint,
             "mlx_active_bytes": memory.active_bytes,
             "mlx_cache_bytes": memory.cache_bytes,
-            "reloads": progress.reloads,
+            "memory_limit_bytes": self.watch.limit_bytes,
+            "reload_above_bytes": self.watch.bound_bytes,
+            "reloads": self.watch.reloads,
         }
         self.curve.append(row)
-        return StepReport(progress.step, result, learning_rate, speed, footprint)
+        spike = max(0, memory.peak_bytes - memory.active_bytes - memory.cache_bytes)
+        return StepReport(progress.step, result, learning_rate, speed, seconds, footprint, spike)
 
     def validate(self) -> None:
         """Measure the loss on the fixed set; remember it, and whether it is the best so far.
@@ -267,7 +358,8 @@ class Trainer:
             width=self.width,
             batch_tokens=EVALUATION_BATCH_TOKENS,
         )
-        val_loss = document_losses(self.model, batches).mean
+        val_loss = document_losses(self.model, self.watched(batches)).mean
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
         if not math.isfinite(val_loss):
             raise TrainingError(
                 f"Step {progress.step}: the validation loss is {val_loss}; the weights are beyond "
@@ -281,6 +373,13 @@ class Trainer:
                 "val_loss": progress.val_loss,
             }
         )
+        self.watch.validated(progress.step, val_loss)
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Give batches on, telling between them that the run is alive."""
+        for batch in batches:
+            self.watch.beat()
+            yield batch
 
     def best_weights(self) -> dict[str, mx.array]:
         """Load the weights of the step with the least validation loss."""

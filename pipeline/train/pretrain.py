@@ -2,82 +2,93 @@
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
 from pipeline.model.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.optim import OptimSettings
-from pipeline.train.loop import Trainer, TrainSettings
-from pipeline.train.tune import run
+from pipeline.train.loop import Trainer, TrainSettings, Watch
+from pipeline.train.task import Task, plain
+from pipeline.train.worker import Orders
 
 NUM_VALIDATIONS = 5
+STEPS_PER_SAVE = 100
 
 
-@dataclass(frozen=True)
-class PretrainSettings:
-    """What `model.scratch` and `model.pretrain` say, and what of other sections concerns them."""
-
-    shape: dict[str, Any]
-    num_steps: int
-    batch_size: int
-    optim: OptimSettings
-    arrangement: str
-    seed: int
-
-
-def make_scratch(
-    settings: PretrainSettings, prepared: Path, run_folder: Path, base: Path
-) -> dict[str, Any]:
-    """Initialise and pretrain a model, and write its folder, the tokenizer apart.
+class Pretraining:
+    """The pretraining of a scratch model, as a worker does it.
 
     It learns from `data/prepared/pretrain`, which the built-in world brings, or else from the
     training split. Every document has weight 1.
-
-    Args:
-        settings: the shape and the recipe.
-        prepared: data/prepared.
-        run_folder: for checkpoints.
-        base: gets config.json and model.safetensors.
     """
-    own = prepared / "pretrain"
-    train = TokenStore(own if own.exists() else prepared / "train")
-    validation = TokenStore(prepared / "validation")
-    config = llama_config(settings.shape, train.vocab_size, special_ids(prepared / "tokenizer"))
-    model = initialize(config, settings.seed)
-    model.unfreeze()
-    steps = settings.num_steps
-    recipe = TrainSettings(
-        num_steps=steps,
-        batch_size=settings.batch_size,
+
+    def __init__(self, task: Task) -> None:
+        """Read the settings and open the data; no weights yet."""
+        self.task, self.config = task, task.config
+        prepared = Path(task.prepared)
+        own = prepared / "pretrain"
+        self.train = TokenStore(own if own.exists() else prepared / "train")
+        self.validation = TokenStore(prepared / "validation")
+        shape = plain(self.config.model.scratch)
+        special = special_ids(prepared / "tokenizer")
+        self.architecture = llama_config(shape, self.train.vocab_size, special)
+
+    def load(self, orders: Orders, watch: Watch) -> Trainer:
+        """Initialise the weights."""
+        model = initialize(self.architecture, self.config.seed)
+        model.unfreeze()
+        recipe = self.config.model.pretrain
+        return Trainer(
+            model,
+            self.train,
+            self.validation,
+            orders.changed(pretrain_settings(self.config)),
+            OptimSettings(recipe.learning_rate, recipe.weight_decay, recipe.warmup_fraction),
+            Path(self.task.run_folder),
+            watch=watch,
+        )
+
+    def finish(self, trainer: Trainer) -> dict[str, Any]:
+        """Write config.json and model.safetensors; give the metrics of the pretraining."""
+        save_scratch(trainer.model, self.architecture, Path(self.task.output))
+        progress = trainer.progress
+        return {
+            "pretrain_first_loss": float(trainer.validations.rows()[0]["val_loss"]),
+            "pretrain_uniform_loss": math.log(self.architecture["vocab_size"]),
+            "pretrain_train_loss": progress.train_loss,
+            "pretrain_val_loss": progress.val_loss,
+            "pretrain_steps": progress.step,
+            "pretrain_tokens": progress.num_tokens,
+            "pretrain_wall_seconds": progress.wall_seconds,
+            "base_parameters": count_parameters(trainer.model)[1],
+        }
+
+
+def pretrain_settings(config: DictConfig) -> TrainSettings:
+    """Gather what the loop needs from the few keys that a pretraining has."""
+    recipe = config.model.pretrain
+    interval = max(1, recipe.num_steps // NUM_VALIDATIONS)
+    return TrainSettings(
+        num_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
         batch_tokens=None,
         grad_accumulation_steps=1,
         grad_checkpoint=False,
         max_grad_norm=1.0,
-        steps_per_eval=max(1, steps // NUM_VALIDATIONS),
-        steps_per_save=max(1, steps // NUM_VALIDATIONS),
+        steps_per_eval=interval,
+        steps_per_save=min(interval, STEPS_PER_SAVE),
         validation_documents=256,
         keep_checkpoints=2,
         on_non_finite="stop",
-        arrangement=settings.arrangement,
-        seed=settings.seed,
+        arrangement=config.data.arrangement,
+        seed=config.seed,
+        overfit_one_batch=False,
+        profile=False,
     )
-    trainer = Trainer(model, train, validation, recipe, settings.optim, run_folder)
-    run(trainer, "pretrain")
-    save_scratch(model, config, base)
-    progress = trainer.progress
-    return {
-        "pretrain_first_loss": float(trainer.validations.rows()[0]["val_loss"]),
-        "pretrain_uniform_loss": math.log(config["vocab_size"]),
-        "pretrain_train_loss": progress.train_loss,
-        "pretrain_val_loss": progress.val_loss,
-        "pretrain_steps": progress.step,
-        "pretrain_tokens": progress.num_tokens,
-        "pretrain_wall_seconds": progress.wall_seconds,
-        "base_parameters": count_parameters(model)[1],
-    }
 
 
 def special_ids(tokenizer: Path) -> dict[str, int]:
@@ -86,3 +97,6 @@ def special_ids(tokenizer: Path) -> dict[str, int]:
     added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     ids = {token["content"]: token["id"] for token in added}
     return {f"{name}_token_id": ids[settings[f"{name}_token"]] for name in ("bos", "eos")}
+
+
+make = Pretraining

@@ -3,18 +3,48 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import CheckpointError
 from pipeline.files import FileLock, sha256_bytes, write_json
 from pipeline.inputs import ROOT
 from pipeline.stage import Paths, dependency_hashes
+from pipeline.train.status import Status
 
-WITHOUT_EFFECT = frozenset({"inputs", "train.steps_per_save", "train.keep_checkpoints"})
+WITHOUT_EFFECT = frozenset(
+    {
+        "inputs",
+        "plan_only",
+        "status",
+        "train.steps_per_save",
+        "train.keep_checkpoints",
+        "train.reload_interval_steps",
+        "train.reload_memory_threshold_gb",
+        "train.memory_limit_gb",
+        "train.shrink_on_oom",
+        "train.hang_timeout_seconds",
+        "train.resume",
+        "train.resume_allow_inexact",
+        "debug.leak_mb_per_step",
+        "debug.kill_at_step",
+        "debug.profile",
+    }
+)
 """Keys that cannot change the result of a run, so that changing them does not start it afresh."""
+HANDOVER_SECONDS = 120
+
+
+def home() -> Path:
+    """Give the folder of all runs.
+
+    `dvc exp run --temp` works in a copy of the repository; the folder is in the real one.
+    """
+    return Path(os.environ.get("DVC_ROOT", ROOT)) / ".checkpoints"
 
 
 def run_key(stage_name: str, config: DictConfig, paths: Paths) -> str:
@@ -37,25 +67,70 @@ class RunFolder:
     def __init__(self, stage_name: str, config: DictConfig, paths: Paths) -> None:
         """Take the folder.
 
-        `dvc exp run --temp` works in a copy of the repository; the folder is in the real one.
-
         Raises:
             CheckpointError: when another process has it.
         """
-        home = Path(os.environ.get("DVC_ROOT", ROOT)) / ".checkpoints"
-        self.path = home / run_key(stage_name, config, paths)
-        self.lock = FileLock(home / f"{self.path.name}.lock")
-        if not self.lock.acquire():
-            owner = self.lock.owner()
-            self.lock.release()
-            raise CheckpointError(
-                f"This very run is already under way, in process {owner}; its "
-                f"checkpoints are in {self.path}.\nWait for it, or end it and start again."
-            )
+        self.path = home() / run_key(stage_name, config, paths)
+        self.lock = FileLock(home() / f"{self.path.name}.lock")
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        while not self.lock.acquire():
+            if not self.is_being_left() or time.monotonic() > deadline:
+                self.refuse()
+            time.sleep(0.1)
         write_json(self.path / "run.json", {"stage": stage_name, "process": os.getpid()})
+
+    def is_being_left(self) -> bool:
+        """Tell whether the process that has the folder is gone, but for its worker, or going."""
+        owner = self.lock.owner()
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            return True
+        status = Status.read(self.path)
+        return status is not None and status.state == "stopping"
+
+    def refuse(self) -> None:
+        """Say who has the folder.
+
+        Raises:
+            CheckpointError: always.
+        """
+        owner = self.lock.owner()
+        self.lock.release()
+        raise CheckpointError(
+            f"This very run is already under way, in process {owner}; its "
+            f"checkpoints are in {self.path}.\nWait for it (`python -m stages.train status=true` "
+            "shows how far it is), or end it and start again."
+        )
+
+    def choose_start(self, resume: str) -> None:
+        """Obey `train.resume`: forget what there is, or insist on it.
+
+        Raises:
+            CheckpointError: when there must be a checkpoint, and is none.
+        """
+        found = list(self.path.glob("step-*"))
+        if resume == "never":
+            for item in self.path.iterdir():
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        if resume == "required" and not found:
+            raise CheckpointError(
+                f"train.resume=required: this run has no checkpoint in {self.path}.\n"
+                "A run with any other parameter, data or code is another run. "
+                "Go back to those, or start with train.resume=auto."
+            )
 
     def clear(self) -> None:
         """Delete the checkpoints of a run whose outputs are written."""
         shutil.rmtree(self.path)
         self.lock.path.unlink()
         self.lock.release()
+
+
+def statuses() -> list[str]:
+    """Say of each run that is not finished how far it is, and whether it is running."""
+    lines = []
+    for folder in sorted(home().glob("*/")):
+        status = Status.read(folder)
+        if status is not None:
+            running = psutil.pid_exists(status.process)
+            lines.append(status.line() if running else f"{status.line()}: not running")
+    return lines or ["no training is under way"]

@@ -17,11 +17,21 @@ TRAIN_COLUMNS = (
     "footprint_bytes",
     "mlx_active_bytes",
     "mlx_cache_bytes",
+    "memory_limit_bytes",
+    "reload_above_bytes",
     "reloads",
 )
 VALIDATION_COLUMNS = ("step", "train_loss", "val_loss")
 MACHINE_COLUMNS = frozenset(
-    {"tokens_per_second", "footprint_bytes", "mlx_active_bytes", "mlx_cache_bytes", "reloads"}
+    {
+        "tokens_per_second",
+        "footprint_bytes",
+        "mlx_active_bytes",
+        "mlx_cache_bytes",
+        "memory_limit_bytes",
+        "reload_above_bytes",
+        "reloads",
+    }
 )
 """Columns that tell of the machine, not of the result: they may differ between equal runs."""
 

@@ -24,7 +24,7 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        recoveries: how often it was taken up again from a checkpoint.
+        validated_step: the last step after which was validated; -1 before the first validation.
         window_loss_sum: nats summed since the last validation.
         window_tokens: targets seen since then.
         train_loss: mean over the window that the last validation closed.
@@ -33,8 +33,7 @@ class Progress:
     step: int = 0
     num_tokens: int = 0
     skipped_steps: int = 0
-    recoveries: int = 0
-    reloads: int = 0
+    validated_step: int = -1
     window_loss_sum: float = 0.0
     window_tokens: int = 0
     train_loss: float | None = None
@@ -53,7 +52,7 @@ class Progress:
 
     def close_window(self, val_loss: float) -> None:
         """Take over what a validation found, and start a new window."""
-        self.val_loss = val_loss
+        self.val_loss, self.validated_step = val_loss, self.step
         if self.window_tokens:
             self.train_loss = self.window_loss_sum / self.window_tokens
             self.window_loss_sum, self.window_tokens = 0.0, 0
@@ -92,19 +91,26 @@ def with_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, mx.array]:
     }
 
 
-def require_same_numerics(checkpoint: Checkpoint, folder: Path) -> None:
+def changed_numerics(checkpoint: Checkpoint) -> list[str]:
+    """List what decides the last bits and is not as it was when the checkpoint was made."""
+    then, now = checkpoint.state["numerics"], numerics_fingerprint()
+    return [
+        f"{name}: {then.get(name)} -> {now.get(name)}"
+        for name in sorted(now.keys() | then.keys())
+        if then.get(name) != now.get(name)
+    ]
+
+
+def refuse_inexact(changed: list[str], step: int, folder: Path) -> None:
     """Refuse to go on where the same bits cannot be promised.
 
     Raises:
-        CheckpointError: with what has changed.
+        CheckpointError: with what has changed, if anything has.
     """
-    then, now = checkpoint.state["numerics"], numerics_fingerprint()
-    changed = [
-        f"{name}: {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]
-    ]
     if changed:
         raise CheckpointError(
-            f"{folder}: the run stands at step {checkpoint.step}, but numbers come out differently "
-            f"on this machine now ({', '.join(changed)}).\n"
-            "Go back to that environment, or delete the folder to start the run afresh."
+            f"{folder}: the run stands at step {step}, but numbers come out differently now "
+            f"({', '.join(changed)}).\n"
+            "Go back to that environment, or go on regardless with train.resume_allow_inexact=true "
+            "(the run log keeps it), or start afresh with train.resume=never."
         )

@@ -9,6 +9,7 @@ from pipeline.device import mx, nn, optimizers, tree_map
 from pipeline.model.forward import forward
 from pipeline.model.tree import named_arrays
 from pipeline.objective import loss_sums
+from pipeline.train.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,13 @@ class TrainStep:
     """Updates a model by one optimizer step at a time."""
 
     def __init__(
-        self, model: nn.Module, optimizer: optimizers.Optimizer, max_grad_norm: float | None
+        self,
+        model: nn.Module,
+        optimizer: optimizers.Optimizer,
+        max_grad_norm: float | None,
+        profile: Profile | None = None,
     ) -> None:
+        self.profile = profile or Profile(None)
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.loss_and_grad = nn.value_and_grad(model, self.losses)
 
@@ -65,16 +71,18 @@ class TrainStep:
         their weights.
         """
         num_tokens = sum(batch.num_targets for batch in batches)
-        total, gradients = self.accumulate(batches)
-        gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
-        norm = global_norm(gradients)
-        loss = total / num_tokens
-        finite = mx.isfinite(loss) & mx.isfinite(norm)
-        mx.eval(loss, norm, finite)
+        with self.profile.part("gradients"):
+            total, gradients = self.accumulate(batches)
+            gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
+            norm = global_norm(gradients)
+            loss = total / num_tokens
+            finite = mx.isfinite(loss) & mx.isfinite(norm)
+            mx.eval(loss, norm, finite)
         result = StepResult(float(loss), float(norm), num_tokens, bool(finite))
         if result.finite:
-            self.optimizer.update(self.model, self.clipped(gradients, norm))
-            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+            with self.profile.part("update"):
+                self.optimizer.update(self.model, self.clipped(gradients, norm))
+                mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         return result
 
     def clipped(self, gradients: Any, norm: mx.array) -> Any:  # noqa: ANN401

@@ -1,21 +1,24 @@
-"""Fine-tunes a base model: what the train stage does, from settings to written weights."""
+"""Fine-tunes a base model: what a worker of the train stage does, from settings to weights."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
-from pipeline.console import TrainingProgress
 from pipeline.data.store import TokenStore
-from pipeline.device import describe_device, mx
+from pipeline.device import mx
 from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base
 from pipeline.model.tree import trainable_arrays
 from pipeline.objective import document_weights
 from pipeline.optim import OptimSettings
-from pipeline.train.loop import Trainer, TrainSettings
+from pipeline.train.loop import Trainer, TrainSettings, Watch
+from pipeline.train.task import Task
+from pipeline.train.worker import Orders
 
 CONFLICTS = "conflicts.jsonl"
 
@@ -29,70 +32,71 @@ class DistrustSettings:
     max_weight: float
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything a fine-tuning needs.
+class Tuning:
+    """The fine-tuning of a base model, as a worker does it."""
 
-    Attributes:
-        base: models/base.
-        prepared: data/prepared.
-        run_folder: where checkpoints and series of this run lie.
-        dtype: `model.dtype`.
-    """
+    def __init__(self, task: Task) -> None:
+        """Read the settings and open the data; no weights yet."""
+        self.task, self.config = task, task.config
+        prepared = Path(task.prepared)
+        self.train = TokenStore(prepared / "train")
+        self.validation = TokenStore(prepared / "validation")
+        self.weights, self.weight_metrics = weigh(
+            self.train, DistrustSettings(**self.config.objective.distrust)
+        )
 
-    base: Path
-    prepared: Path
-    run_folder: Path
-    dtype: str
-    adapter: AdapterSettings
-    optim: OptimSettings
-    train: TrainSettings
-    distrust: DistrustSettings
+    def load(self, orders: Orders, watch: Watch) -> Trainer:
+        """Load the base and make it trainable."""
+        config = self.config
+        loaded = load_base(Path(self.task.base), config.model.dtype)
+        self.adapter_config = apply(loaded.model, adapter_settings(config), config.seed)
+        return Trainer(
+            loaded.model,
+            self.train,
+            self.validation,
+            orders.changed(train_settings(config)),
+            OptimSettings(**config.optim),
+            Path(self.task.run_folder),
+            self.weights,
+            watch,
+        )
+
+    def finish(self, trainer: Trainer) -> dict[str, Any]:
+        """Write the weights of the last step and of the best one; give the metrics of the run.
+
+        They are `adapters.safetensors` and `adapter_config.json`, the best ones under `best/`.
+        """
+        output = Path(self.task.output)
+        save_adapter(output, trainable_arrays(trainer.model), self.adapter_config)
+        save_adapter(output / "best", trainer.best_weights(), self.adapter_config)
+        trainable, total = count_parameters(trainer.model)
+        return {
+            **metrics_of(trainer),
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            **self.weight_metrics,
+            **conflict_metrics(trainer.model, Path(self.task.prepared) / CONFLICTS),
+        }
 
 
-def fine_tune(job: Job, trained: Path) -> dict[str, Any]:
-    """Train, resuming where an earlier attempt was stopped, and write the weights.
-
-    Args:
-        job: what to do.
-        trained: gets `adapters.safetensors` and `adapter_config.json` of the last step, and the
-            same of the best step under `best/`.
-
-    Returns:
-        The metrics of the run.
-    """
-    loaded = load_base(job.base, job.dtype)
-    config = apply(loaded.model, job.adapter, job.train.seed)
-    train, validation = TokenStore(job.prepared / "train"), TokenStore(job.prepared / "validation")
-    weights, weight_metrics = weigh(train, job.distrust)
-    trainer = Trainer(
-        loaded.model, train, validation, job.train, job.optim, job.run_folder, weights
+def adapter_settings(config: DictConfig) -> AdapterSettings:
+    """Gather what is trained."""
+    return AdapterSettings(
+        config.train.mode, **{**config.lora, "targets": tuple(config.lora.targets)}
     )
-    run(trainer, "train")
-    save_adapter(trained, trainable_arrays(loaded.model), config)
-    save_adapter(trained / "best", trainer.best_weights(), config)
-    trainable, total = count_parameters(loaded.model)
-    return {
-        **metrics_of(trainer),
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        **weight_metrics,
-        **conflict_metrics(loaded.model, job.prepared / CONFLICTS),
-    }
 
 
-def run(trainer: Trainer, title: str) -> None:
-    """Train to the end, showing how it goes."""
-    first_step = trainer.restore()
-    with TrainingProgress(title, trainer.settings.num_steps, first_step) as progress:
-        progress.note(f"{title}: {describe_device()}")
-        if first_step:
-            progress.note(f"{title}: resuming after step {first_step}")
-        for report in trainer.steps():
-            loss = report.result.train_loss
-            progress.step(report.step, loss, report.tokens_per_second, report.footprint_bytes)
-            if report.val_loss is not None:
-                progress.note(f"{title} step {report.step}: val_loss {report.val_loss:.4f}")
+def train_settings(config: DictConfig) -> TrainSettings:
+    """Gather what the training loop needs."""
+    names = {field.name for field in dataclasses.fields(TrainSettings)}
+    section = {name: value for name, value in config.train.items() if name in names}
+    return TrainSettings(
+        **section,
+        arrangement=config.data.arrangement,
+        seed=config.seed,
+        overfit_one_batch=config.debug.overfit_one_batch,
+        profile=config.debug.profile,
+    )
 
 
 def metrics_of(trainer: Trainer) -> dict[str, Any]:
@@ -108,8 +112,6 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "tokens_per_second": progress.num_tokens / progress.wall_seconds,
         "peak_memory_bytes": progress.peak_memory_bytes,
         "peak_footprint_bytes": progress.peak_footprint_bytes,
-        "reloads": progress.reloads,
-        "recoveries": progress.recoveries,
         "skipped_steps": progress.skipped_steps,
         "wall_seconds": progress.wall_seconds,
         "arrangement": trainer.arrangement,
@@ -148,3 +150,6 @@ def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401
         "conflicts_primary_share_high": share.high,
         "conflicts_primary_share_n": share.n,
     }
+
+
+make = Tuning

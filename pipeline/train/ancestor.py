@@ -1,0 +1,36 @@
+"""The process on whose behalf a stage runs; when it is killed, nobody waits for the stage."""
+
+import os
+import time
+
+import psutil
+
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
+LOOK_SECONDS = 1.0
+
+
+class Ancestor:
+    """The `dvc` process that started this one."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process = process
+        self._looked = 0.0
+
+    @staticmethod
+    def of_dvc() -> "Ancestor | None":
+        """Find it; None for a stage that is run by hand."""
+        if "DVC_STAGE" not in os.environ:
+            return None
+        parents = (one for one in psutil.Process().parents() if one.name() not in SHELLS)
+        found = next(parents, None)
+        return Ancestor(found) if found else None
+
+    def is_gone(self) -> bool:
+        """Tell whether it has ended; looks once a second."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        try:
+            return not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True

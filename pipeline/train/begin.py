@@ -1,0 +1,50 @@
+"""Starts a worker: `python -m pipeline.train.begin MODULE TASK_FILE`.
+
+While a stand-by imports, another worker trains. Threads of a BLAS that wait for each other slow
+down many times over when a third one wants a core, so the imports run in a thread of the lowest
+priority. MLX comes first: the threads that it and the BLAS start inherit the priority.
+"""
+
+import importlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pipeline.device  # noqa: F401
+from pipeline.train.channel import Receiver, Sender
+
+LOWEST_PRIORITY = 19
+
+
+def import_quietly(module: str) -> None:
+    """Import a module without taking a core from who needs it."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        if sys.platform == "linux":  # elsewhere a priority is that of the whole process
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def main() -> None:
+    """Take over the pipes before anything can print into them, import, and work."""
+    receiver, sender = Receiver(os.dup(0)), Sender(os.dup(1))
+    os.dup2(2, 1)
+    module, task_file = sys.argv[1:]
+    import_quietly(module)
+    worker = importlib.import_module("pipeline.train.worker")
+    worker.work(sys.modules[module].make, Path(task_file), receiver, sender)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Faults on purpose (`+debug=leak`, `+debug=crash`): does the training take them as it says?"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+MB = 10**6
+
+
+class Faults:
+    """What is to go wrong in a worker."""
+
+    def __init__(self, debug: dict[str, Any] | None, run_folder: Path) -> None:
+        """Read the `debug` section; None makes no faults."""
+        debug = debug or {"leak_mb_per_step": 0, "kill_at_step": None}
+        self.leak_bytes = int(debug["leak_mb_per_step"] * MB)
+        self.kill_at_step = debug["kill_at_step"]
+        self.mark = run_folder / "killed"
+        self._hoard: list[bytes] = []
+
+    def after_step(self, step: int) -> None:
+        """Leak, and die at the step that is chosen for it, but once in a run."""
+        if self.leak_bytes:
+            self._hoard.append(b"\1" * self.leak_bytes)  # written to, so that pages are taken
+        if step == self.kill_at_step and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

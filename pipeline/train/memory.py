@@ -1,0 +1,159 @@
+"""How much memory a run may hold, how fast it grows, and when a new process is due.
+
+Nothing here imports MLX: the supervisor uses it too. GB are 10^9 bytes.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import TrainingError
+from pipeline.machine import available_memory_bytes
+
+GB = 10**9
+AUTO_SHARE = 0.8
+MAX_AUTO_BYTES, MIN_AUTO_BYTES = 120 * GB, 1 * GB
+MARGIN = 0.2
+"""Share of the way to the bound that is kept free in forecasts."""
+WARM_UP_STEPS = 5
+"""A new process fills its caches first; that is no leak."""
+WINDOW_STEPS = 64
+MIN_SAMPLES = 8
+LEAK_BYTES_PER_STEP = 10**5
+"""Slopes below are noise: 10,000 steps of them make 1 GB."""
+
+
+def memory_limit_bytes(limit_gb: float | None, available: int | None = None) -> int:
+    """Give the footprint that a run may not pass, in bytes.
+
+    Args:
+        limit_gb: `train.memory_limit_gb`; None takes 0.8 of what the machine or its cgroup
+            grants, at most 120 GB and at least 1 GB.
+        available: what is granted, in bytes; None asks the system.
+    """
+    if limit_gb is not None:
+        return int(limit_gb * GB)
+    granted = available_memory_bytes() if available is None else available
+    return int(min(max(AUTO_SHARE * granted, MIN_AUTO_BYTES), MAX_AUTO_BYTES))
+
+
+def robust_slope(values: np.ndarray) -> float:
+    """Give the median of the slopes of all pairs of points, per step (Theil 1950, Sen 1968).
+
+    Up to 29 % of the points may be anything without moving it much.
+    """
+    first, second = np.triu_indices(len(values), k=1)
+    return float(np.median((values[second] - values[first]) / (second - first)))
+
+
+class LeakMeter:
+    """Measures how fast the footprint of one process grows."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._window: deque[int] = deque(maxlen=WINDOW_STEPS)
+
+    def add(self, footprint_bytes: int) -> None:
+        """Take the footprint after one more step."""
+        self._seen += 1
+        if self._seen > WARM_UP_STEPS:
+            self._window.append(footprint_bytes)
+
+    @property
+    def bytes_per_step(self) -> float:
+        """The robust slope over the window; 0 while there are too few steps to tell."""
+        if len(self._window) < MIN_SAMPLES:
+            return 0.0
+        return robust_slope(np.array(self._window, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Where growing memory leads.
+
+    Attributes:
+        bytes_per_step: how fast it grows.
+        steps_left: until the bound is reached.
+        safe_steps: how many a process can make from its start, with a margin of 20 %.
+    """
+
+    bytes_per_step: float
+    steps_left: int
+    safe_steps: int
+
+
+class MemoryGuard:
+    """Decides after each step of one process whether the next one may still run in it."""
+
+    def __init__(self, limit_bytes: int, threshold_bytes: int | None) -> None:
+        """Set the bounds.
+
+        Args:
+            limit_bytes: what may never be passed.
+            threshold_bytes: `train.reload_memory_threshold_gb`; None leaves only the limit.
+        """
+        self.limit_bytes, self.threshold_bytes = limit_bytes, threshold_bytes
+        self.meter = LeakMeter()
+        self._first = 0
+        self._steps = 0
+        self._last = 0
+
+    @property
+    def bound_bytes(self) -> int:
+        """The footprint above which a new process takes over."""
+        wanted = self.limit_bytes if self.threshold_bytes is None else self.threshold_bytes
+        return min(wanted, self.limit_bytes)
+
+    def reload_is_due(self, footprint_bytes: int, spike_bytes: int) -> bool:
+        """Take the measurements of a step; tell whether a new process must make the next one.
+
+        It must where this one would pass the bound if it grew as it has grown.
+
+        Args:
+            footprint_bytes: what is held now that the step is over.
+            spike_bytes: what was held beyond that during the step.
+
+        Raises:
+            TrainingError: when a new process holds too much already, so that reloading is vain.
+        """
+        growth = footprint_bytes - self._last
+        self._steps += 1
+        self._first, self._last = self._first or footprint_bytes, footprint_bytes
+        self.meter.add(footprint_bytes)
+        held = footprint_bytes + spike_bytes
+        ahead = self.meter.bytes_per_step or (growth if self._steps > WARM_UP_STEPS else 0)
+        if held + max(0, ahead) <= self.bound_bytes:
+            return False
+        if self._steps == 1:
+            raise TrainingError(self.vain(held))
+        return True
+
+    def vain(self, held: int) -> str:
+        """Say that the bound is below what a process needs from its first step on."""
+        is_limit = self.bound_bytes == self.limit_bytes
+        name = "train.memory_limit_gb" if is_limit else "train.reload_memory_threshold_gb"
+        return (
+            f"{name}={self.bound_bytes / GB:.3g}: a new process holds {held / GB:.3f} GB after its "
+            "first step, so that reloading cannot keep it below.\n"
+            f"Give at least {1.2 * held / GB:.2f}, or make steps smaller (more "
+            "train.grad_accumulation_steps, train.grad_checkpoint=true, shorter data.max_seq_len)."
+        )
+
+    def forecast(self) -> Forecast | None:
+        """Say where memory leads; None while it does not grow."""
+        slope = self.meter.bytes_per_step
+        if slope < LEAK_BYTES_PER_STEP:
+            return None
+        left = int(max(0, self.bound_bytes - self._last) / slope)
+        safe = int((1 - MARGIN) * max(0, self.bound_bytes - self._first) / slope)
+        return Forecast(slope, left, safe)
+
+
+def forecast_text(forecast: Forecast, steps_planned: int, bound_bytes: int) -> str:
+    """Word a forecast for the person who watches."""
+    return (
+        f"memory grows by {forecast.bytes_per_step / 1e6:.1f} MB a step: reload in about "
+        f"{forecast.steps_left} steps, before {bound_bytes / GB:.2f} GB (safe steps without "
+        f"reload: {forecast.safe_steps}, planned {steps_planned})"
+    )

@@ -1,0 +1,70 @@
+"""The memory of a run as a picture: a sawtooth where processes take over from each other."""
+
+import csv
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+GB = 10**9
+HELD_COLOUR, ARRAYS_COLOUR, BOUND_COLOUR, FAINT = "#0b6e99", "#8a8f98", "#b3412e", "#c9d6df"
+MAX_MARKS = 200
+"""Reloads that are marked one by one; more would hide the curve."""
+
+
+def draw_memory(curve: Path, path: Path) -> None:
+    """Draw what the run held after every step, with the limit, the threshold and every reload.
+
+    A bound that is far above what was held is named with an arrow instead of flattening the curve.
+
+    Args:
+        curve: plots/train.csv.
+        path: the PNG to write; equal input gives equal bytes.
+    """
+    columns = read_columns(curve)
+    steps, held = columns["step"], columns["footprint_bytes"]
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
+        axes = figure.subplots()
+        top = 1.2 * max(held)
+        mark_reloads(axes, steps, columns["reloads"])
+        axes.plot(steps, held, color=HELD_COLOUR, linewidth=1.2, label="all processes")
+        axes.plot(
+            steps, columns["mlx_active_bytes"], color=ARRAYS_COLOUR, linewidth=1, label="arrays"
+        )
+        limit, bound = columns["memory_limit_bytes"][-1], columns["reload_above_bytes"][-1]
+        draw_bound(axes, "limit", limit, top, style="-")
+        if bound < limit:
+            draw_bound(axes, "reload above", bound, top, style="--")
+        axes.set(xlabel="step", ylabel="GB", ylim=(0, top), xlim=(0, steps[-1]))
+        axes.legend(loc="lower right", frameon=False)
+        figure.savefig(path, metadata={"Software": None})
+
+
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """Read train.csv by column; bytes become GB."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scale = {name: GB if name.endswith("_bytes") else 1 for name in rows[0]}
+    return {name: [float(row[name]) / scale[name] for row in rows] for name in rows[0]}
+
+
+def mark_reloads(axes: Axes, steps: list[float], reloads: list[float]) -> None:
+    """Draw a line before each step that another process made."""
+    pairs = zip(steps[1:], reloads, reloads[1:], strict=False)
+    marks = [step - 0.5 for step, before, after in pairs if after > before]
+    for mark in marks[:MAX_MARKS]:
+        axes.axvline(mark, color=FAINT, linewidth=0.8)
+    if marks:
+        axes.plot([], [], color=FAINT, linewidth=0.8, label=f"{len(marks)} reloads")
+
+
+def draw_bound(axes: Axes, name: str, gigabytes: float, top: float, style: str) -> None:
+    """Draw a bound, or say how far above the picture it is."""
+    text = f"{name} {gigabytes:.2f} GB"
+    if gigabytes <= top:
+        axes.axhline(gigabytes, color=BOUND_COLOUR, linewidth=1, linestyle=style)
+        axes.text(0, gigabytes, f" {text}", color=BOUND_COLOUR, va="bottom")
+    else:
+        axes.text(0, top, f" {text} ↑", color=BOUND_COLOUR, va="top")

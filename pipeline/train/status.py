@@ -1,0 +1,63 @@
+"""How far a training is, for whoever asks from another process."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.files import write_json
+
+GB = 10**9
+FILE = "status.json"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a supervisor writes down once a second.
+
+    Attributes:
+        state: `running`, or `stopping` after a signal.
+        process: the supervisor's id.
+        unix_seconds: when this was written.
+    """
+
+    title: str
+    state: str
+    process: int
+    step: int
+    num_steps: int
+    seconds_per_step: float
+    tokens_per_second: float
+    footprint_bytes: int
+    limit_bytes: int
+    reloads: int
+    unix_seconds: float
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds that the steps left will take."""
+        return (self.num_steps - self.step) * self.seconds_per_step
+
+    def write(self, folder: Path) -> None:
+        """Put it where `read` finds it."""
+        write_json(folder / FILE, dataclasses.asdict(self))
+
+    @staticmethod
+    def read(folder: Path) -> "Status | None":
+        """Read what the newest supervisor of a run has written; None where there is nothing."""
+        try:
+            return Status(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def line(self) -> str:
+        """Say it in one line."""
+        eta = time.strftime("%H:%M:%S", time.gmtime(self.eta_seconds))
+        rate = 1 / self.seconds_per_step if self.seconds_per_step else 0.0
+        return (
+            f"{self.title}: step {self.step}/{self.num_steps}, {rate:.2f} steps/s, "
+            f"{self.tokens_per_second:,.0f} tokens/s, footprint {self.footprint_bytes / GB:.2f} GB "
+            f"of {self.limit_bytes / GB:.2f} GB, {self.reloads} reloads, {eta} to go "
+            f"(process {self.process})"
+        )

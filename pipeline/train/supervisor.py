@@ -1,0 +1,445 @@
+"""The supervisor: keeps a run going in one worker process after another until it is done.
+
+A worker trains a segment and ends: because the run is done, because another process is to go on
+(`train.reload_interval_steps`, or memory), or because something killed it. What counts is on the
+disk, so that all of these end in the same bits. Only a parent process can promise that: MLX cannot
+report a failed allocation on a CPU, and none of its limits is hard.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pipeline import errors
+from pipeline.console import TrainingProgress
+from pipeline.errors import PipelineError, Stopped, WorkerError
+from pipeline.machine import footprint_bytes
+from pipeline.train.ancestor import Ancestor
+from pipeline.train.channel import Message
+from pipeline.train.journal import Journal
+from pipeline.train.launch import WorkerProcess, is_memory_death
+from pipeline.train.memory import GB, memory_limit_bytes
+from pipeline.train.runs import RunFolder
+from pipeline.train.status import Status
+from pipeline.train.task import Task
+
+POLL_SECONDS = 0.1
+STATUS_SECONDS = 1.0
+MAX_ATTEMPTS = 5
+BACK_OFF_SECONDS = 0.5
+"""Doubled with every attempt after the first, which is made at once."""
+MEMORY_DEATHS_BEFORE_SHRINKING = 2
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class SupervisorSettings:
+    """What the `train` section says about processes and memory."""
+
+    reload_interval_steps: int = 0
+    reload_memory_threshold_gb: float | None = None
+    memory_limit_gb: float | None = None
+    shrink_on_oom: bool = False
+    hang_timeout_seconds: float = 600.0
+    resume: str = "auto"
+    resume_allow_inexact: bool = False
+
+
+def supervisor_settings(section: DictConfig) -> SupervisorSettings:
+    """Gather what the `train` section says to the supervisor."""
+    names = [field.name for field in dataclasses.fields(SupervisorSettings)]
+    return SupervisorSettings(**{name: section[name] for name in names})
+
+
+@dataclass
+class Segment:
+    """What is known of the worker that trains, and in the end why it ended.
+
+    Attributes:
+        phase: `starting`, `stepping`, `ending` or `finishing`.
+        reason: why it ended by itself, as `train_segment` says; None where it died.
+        cause: why it died, where that is known.
+        last_heard: by the monotonic clock, which no change of the date moves.
+    """
+
+    worker: WorkerProcess
+    last_heard: float
+    phase: str = "starting"
+    step: int = 0
+    reason: str | None = None
+    cause: str = ""
+    is_memory: bool = False
+    metrics: dict[str, Any] | None = None
+    error: PipelineError | None = None
+
+
+class Supervisor:
+    """Runs a task to its end."""
+
+    def __init__(
+        self, task: Task, num_steps: int, settings: SupervisorSettings, run: RunFolder
+    ) -> None:
+        self.task, self.num_steps, self.settings, self.run = task, num_steps, settings, run
+        self.journal = Journal(run.path)
+        self.limit_bytes = memory_limit_bytes(settings.memory_limit_gb)
+        self.signal: int | None = None
+        self.standby: WorkerProcess | None = None
+        self.segment: Segment | None = None
+        self.ancestor = Ancestor.of_dvc()
+        self.farthest_step = -1
+        self.deaths: list[str] = []
+        self.memory_deaths = 0
+        self.num_splits = 1
+        self.reload_began: float | None = None
+        self._status_written = 0.0
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end; give the metrics of the run.
+
+        Raises:
+            Stopped: after a signal; starting again goes on.
+            WorkerError: when worker after worker dies without getting on.
+            PipelineError: what a worker found wrong with the task.
+        """
+        self.run.choose_start(self.settings.resume)
+        self.task.write()
+        self.progress = TrainingProgress(self.task.title, self.num_steps)
+        with self.signals(), self.progress:
+            try:
+                while (metrics := self.next_segment()) is None:
+                    pass
+            finally:
+                self.end_workers()
+        return {**metrics, **self.facts()}
+
+    def facts(self) -> dict[str, Any]:
+        """Give what the journal knows of the whole run."""
+        tally = self.journal.tally()
+        return {
+            "reloads": tally.reloads,
+            "recoveries": tally.recoveries,
+            "reload_seconds": tally.reload_seconds,
+            "inexact": list(tally.inexact),
+            "memory_limit_bytes": self.limit_bytes,
+        }
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Take signals that ask for the end."""
+        old = {number: signal.signal(number, self.on_signal) for number in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Remember a first signal; end at once at a second one."""
+        del frame
+        if self.signal is not None:
+            raise self.stopped(number)
+        self.signal = number
+
+    def stopped(self, number: int) -> Stopped:
+        """Say where the run stands."""
+        name = signal.Signals(number).name
+        return Stopped(
+            f"{self.task.title} was stopped by {name} after step {max(0, self.farthest_step)} of "
+            f"{self.num_steps}; start it again to go on.",
+            number,
+        )
+
+    def end_workers(self) -> None:
+        """Leave no process behind."""
+        for worker in (self.segment.worker if self.segment else None, self.standby):
+            if worker is not None:
+                worker.kill()
+        self.segment = self.standby = None
+
+    def next_segment(self) -> dict[str, Any] | None:
+        """Run one worker to its end; give the metrics if that was the end of the run."""
+        try:
+            worker = self.take_worker()
+        except OSError as error:
+            return self.after_death(f"no worker could be started ({error})", is_memory=False)
+        self.segment = Segment(worker, time.monotonic())
+        worker.order("go", **self.orders())
+        status = self.follow(self.segment)
+        segment, self.segment = self.segment, None
+        if segment.error:
+            raise segment.error
+        if segment.reason == "done":
+            return segment.metrics
+        if self.signal is not None:
+            self.journal.add("stop", step=segment.step, signal=self.signal)
+            raise self.stopped(self.signal)
+        if segment.reason:
+            return None
+        is_memory = segment.is_memory or (not segment.cause and is_memory_death(status))
+        return self.after_death(segment.cause or exit_text(status), is_memory)
+
+    def take_worker(self) -> WorkerProcess:
+        """Take the stand-by where there is one, else start a worker."""
+        standby, self.standby = self.standby, None
+        if standby is not None and standby.process.poll() is None:
+            return standby
+        return WorkerProcess(self.task, self.run.lock.descriptor)
+
+    def orders(self) -> dict[str, Any]:
+        """Say how the next worker is to train."""
+        threshold = self.settings.reload_memory_threshold_gb
+        return {
+            "reloads": self.journal.tally().reloads + (self.reload_began is not None),
+            "limit_bytes": self.limit_bytes,
+            "threshold_bytes": None if threshold is None else int(threshold * GB),
+            "interval_steps": self.settings.reload_interval_steps,
+            "allow_inexact": self.settings.resume_allow_inexact,
+            "num_splits": self.num_splits,
+            "deaths": len(self.deaths),
+        }
+
+    def follow(self, segment: Segment) -> int:
+        """Listen to a worker until it is gone; end it where it hangs or holds too much.
+
+        Returns:
+            Its exit status.
+        """
+        told = False
+        while segment.worker.is_open:
+            for event in segment.worker.events(POLL_SECONDS):
+                segment.last_heard = time.monotonic()
+                getattr(self, f"on_{event.pop('event')}")(segment, event)
+            self.look_after(segment)
+            if self.signal is None and self.ancestor is not None and self.ancestor.is_gone():
+                self.signal = signal.SIGHUP
+            if self.signal is not None and not told:
+                told = True
+                self.ask_to_stop(segment)
+        return segment.worker.wait()
+
+    def look_after(self, segment: Segment) -> None:
+        """Kill a worker that is silent for too long, or holds more memory than there may be."""
+        silent = time.monotonic() - segment.last_heard
+        if silent > self.settings.hang_timeout_seconds:
+            segment.cause = f"silent for {silent:.0f} s after step {segment.step}"
+            segment.worker.process.kill()
+        held = self.footprint_bytes()
+        if held > self.limit_bytes:
+            segment.cause = (
+                f"held {held / GB:.3f} GB after step {segment.step}, "
+                f"limit {self.limit_bytes / GB:.3f} GB"
+            )
+            segment.is_memory = True
+            segment.worker.process.kill()
+
+    def footprint_bytes(self) -> int:
+        """Measure supervisor, worker and stand-by together."""
+        workers = [self.segment.worker if self.segment else None, self.standby]
+        return footprint_bytes() + sum(worker.footprint_bytes() for worker in workers if worker)
+
+    def ask_to_stop(self, segment: Segment) -> None:
+        """Let a worker finish its step and save; end one that has no steps to lose."""
+        self.progress.note(f"{self.task.title}: stopping; a second signal ends it at once")
+        if segment.phase in ("stepping", "ending"):
+            self.write_status(segment.step, "stopping")
+            segment.worker.order("stop")
+        else:
+            segment.worker.process.kill()
+
+    def on_ready(self, segment: Segment, event: Message) -> None:
+        """Say once what computes."""
+        del segment
+        if self.farthest_step < 0:
+            self.progress.note(f"{self.task.title}: {event['device']}")
+
+    def on_beat(self, segment: Segment, event: Message) -> None:
+        """Nothing but a sign of life."""
+
+    def on_note(self, segment: Segment, event: Message) -> None:
+        """Show what the worker has to say."""
+        del segment
+        self.progress.note(f"{self.task.title}: {event['text']}")
+
+    def on_started(self, segment: Segment, event: Message) -> None:
+        """Write down how a segment came to be."""
+        step = segment.step = event["step"]
+        segment.phase = "stepping"
+        if event["changed"]:
+            self.journal.add("inexact", step=step, why="; ".join(event["changed"]))
+            self.progress.note(f"{self.task.title}: going on inexactly: {event['changed']}")
+        if self.reload_began is not None:
+            seconds = time.monotonic() - self.reload_began
+            self.journal.add("reload", step=step, seconds=round(seconds, 4))
+            self.reload_began = None
+        elif self.journal.entries():
+            self.journal.add("recovery", step=step)
+            self.progress.note(f"{self.task.title}: resuming after step {step}")
+        else:
+            self.journal.add("start")
+        self.progress.start_at(step)
+        self.got_to(step)
+
+    def on_step(self, segment: Segment, event: Message) -> None:
+        """Show a step."""
+        step = segment.step = event["step"]
+        self.progress.step(
+            step, float(event["train_loss"]), event["tokens_per_second"], event["footprint_bytes"]
+        )
+        self.got_to(step)
+        if time.monotonic() - self._status_written > STATUS_SECONDS:
+            self.write_status(step, "running", event)
+        if self.standby is None and self.reload_is_ahead(step):
+            self.start_standby(segment)
+
+    def got_to(self, step: int) -> None:
+        """Notice progress, which makes earlier deaths forgotten."""
+        if step > self.farthest_step:
+            self.farthest_step = step
+            self.deaths, self.memory_deaths = [], 0
+
+    def on_validated(self, segment: Segment, event: Message) -> None:
+        """Show a validation."""
+        del segment
+        text = f"{self.task.title} step {event['step']}: val_loss {event['val_loss']:.4f}"
+        self.progress.note(text)
+
+    def on_forecast(self, segment: Segment, event: Message) -> None:
+        """Warn of memory that grows; have a worker ready."""
+        self.progress.note(f"{self.task.title}: {event['text']}")
+        if self.standby is None:
+            self.start_standby(segment)
+
+    def on_ending(self, segment: Segment, event: Message) -> None:
+        """The last step of a segment is done; what comes until the next one is its price."""
+        segment.phase = "ending"
+        if event["reason"] in ("interval", "memory"):
+            self.reload_began = time.monotonic()
+
+    def on_finishing(self, segment: Segment, event: Message) -> None:
+        """All steps are done."""
+        del event
+        segment.phase = "finishing"
+
+    def on_result(self, segment: Segment, event: Message) -> None:
+        """Keep the metrics."""
+        segment.metrics = event["metrics"]
+
+    def on_ended(self, segment: Segment, event: Message) -> None:
+        """The worker has done its part."""
+        segment.reason = event["reason"]
+
+    def on_error(self, segment: Segment, event: Message) -> None:
+        """Something the user can mend: no other worker would do better."""
+        segment.error = getattr(errors, event["kind"])(event["text"])
+
+    def on_failed(self, segment: Segment, event: Message) -> None:
+        """Something else went wrong; another worker may do better."""
+        segment.cause, segment.is_memory = event["text"], event["memory"]
+
+    def reload_is_ahead(self, step: int) -> bool:
+        """Tell whether another worker will be wanted before the run is done."""
+        interval = self.settings.reload_interval_steps
+        if self.settings.reload_memory_threshold_gb is not None:
+            return step < self.num_steps
+        return bool(interval) and (step // interval + 1) * interval < self.num_steps
+
+    def start_standby(self, segment: Segment) -> None:
+        """Start the next worker early, so that it has imported everything when it is needed."""
+        with contextlib.suppress(OSError):  # without one a reload only takes longer
+            self.standby = WorkerProcess(self.task, self.run.lock.descriptor)
+            segment.worker.order("standby", pid=self.standby.pid)
+
+    def write_status(self, step: int, state: str, event: Message | None = None) -> None:
+        """Write down how far the run is, for other processes."""
+        self._status_written = time.monotonic()
+        facts = event or {"seconds": 0.0, "tokens_per_second": 0.0}
+        status = Status(
+            title=self.task.title,
+            state=state,
+            process=os.getpid(),
+            step=step,
+            num_steps=self.num_steps,
+            seconds_per_step=facts["seconds"],
+            tokens_per_second=facts["tokens_per_second"],
+            footprint_bytes=self.footprint_bytes(),
+            limit_bytes=self.limit_bytes,
+            reloads=self.journal.tally().reloads,
+            unix_seconds=time.time(),
+        )
+        with contextlib.suppress(OSError):  # a full disk; the training does not depend on it
+            status.write(self.run.path)
+
+    def after_death(self, cause: str, is_memory: bool) -> None:
+        """Decide what becomes of a run whose worker has died.
+
+        Raises:
+            Stopped: when a signal has come meanwhile.
+            WorkerError: when it has died too often without getting on.
+        """
+        self.reload_began = None
+        self.deaths.append(cause)
+        self.memory_deaths += is_memory
+        self.journal.add("death", cause=cause, memory=is_memory, step=max(0, self.farthest_step))
+        self.progress.note(f"{self.task.title}: the worker died ({cause})")
+        if len(self.deaths) >= MAX_ATTEMPTS:
+            raise WorkerError(self.diagnosis())
+        if self.settings.shrink_on_oom and self.memory_deaths >= MEMORY_DEATHS_BEFORE_SHRINKING:
+            self.shrink()
+        if len(self.deaths) > 1:
+            self.pause(BACK_OFF_SECONDS * 2 ** (len(self.deaths) - 2))
+
+    def shrink(self) -> None:
+        """Halve the micro-batches; a step keeps its documents."""
+        self.num_splits *= 2
+        self.memory_deaths = 0
+        why = f"micro-batches split into {self.num_splits} after memory ran out"
+        self.journal.add("inexact", step=max(0, self.farthest_step), why=why)
+        self.progress.note(f"{self.task.title}: {why}; the bits are no longer those of other runs")
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless a signal comes.
+
+        Raises:
+            Stopped: when one does.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.signal is not None:
+                raise self.stopped(self.signal)
+            time.sleep(POLL_SECONDS)
+
+    def diagnosis(self) -> str:
+        """Say what is known about deaths that do not end."""
+        lines = [f"  {number}. {cause}" for number, cause in enumerate(self.deaths, 1)]
+        remedy = (
+            "Make steps smaller (more train.grad_accumulation_steps, train.grad_checkpoint=true, "
+            "shorter data.max_seq_len), or set train.shrink_on_oom=true."
+            if self.memory_deaths
+            else "Look at what the workers printed above."
+        )
+        return "\n".join(
+            [
+                f"{self.task.title}: {len(self.deaths)} workers have died without getting beyond "
+                f"step {max(0, self.farthest_step)}:",
+                *lines,
+                f"The state is intact in {self.run.path}; starting again goes on from there.",
+                remedy,
+            ]
+        )
+
+
+def exit_text(status: int) -> str:
+    """Say how a process ended."""
+    if status >= 0:
+        return f"exit status {status}"
+    name = signal.Signals(-status).name
+    known = {"SIGKILL": "killed, perhaps for memory", "SIGSEGV": "as when MLX cannot allocate"}
+    return f"{name} ({known[name]})" if name in known else name

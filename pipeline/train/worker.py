@@ -1,0 +1,305 @@
+"""A worker: a process that trains one segment of a run, tells what happens, and exits.
+
+It is started early: it imports, opens the data and waits, without weights, until it is told to go
+on where another process stopped. It never outlives its supervisor.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from pipeline.device import describe_device, limit_mlx_memory, mx, nn
+from pipeline.errors import CheckpointError, PipelineError
+from pipeline.machine import footprint_bytes
+from pipeline.train.channel import Message, Receiver, Sender
+from pipeline.train.faults import Faults
+from pipeline.train.loop import StepReport, Trainer, TrainSettings, Watch
+from pipeline.train.memory import MemoryGuard, forecast_text
+from pipeline.train.task import Task
+
+BEAT_SECONDS = 1.0
+FORECAST_EVERY_STEPS = 10
+PR_SET_PDEATHSIG = 1
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the supervisor says when it tells a worker to go.
+
+    Attributes:
+        num_splits: micro-batches that each micro-batch is split into, after memory ran out.
+        deaths: workers that died without getting on; each halves the way to the next checkpoint.
+    """
+
+    reloads: int
+    limit_bytes: int
+    threshold_bytes: int | None
+    interval_steps: int
+    allow_inexact: bool
+    num_splits: int
+    deaths: int
+
+    def changed(self, settings: TrainSettings) -> TrainSettings:
+        """Adapt what the configuration says to what has happened to the run."""
+        return dataclasses.replace(
+            settings,
+            grad_accumulation_steps=settings.grad_accumulation_steps * self.num_splits,
+            steps_per_save=max(1, settings.steps_per_save >> self.deaths),
+        )
+
+
+class Run(Protocol):
+    """What a kind of run must offer to a worker."""
+
+    def load(self, orders: Orders, watch: Watch) -> Trainer:
+        """Load weights, and make a trainer for them."""
+        ...
+
+    def finish(self, trainer: Trainer) -> dict[str, Any]:
+        """Write what comes out, and give the metrics."""
+        ...
+
+
+class Interrupted(Exception):
+    """The supervisor wants the run to stop, and a validation need not be finished for that."""
+
+
+class Post(Watch):
+    """The worker's side of the talk with its supervisor."""
+
+    def __init__(self, receiver: Receiver, sender: Sender) -> None:
+        self.sender = sender
+        self.go = threading.Event()
+        self.stop = threading.Event()
+        self.standby: int | None = None
+        self.orders: Orders | None = None
+        self._receiver = receiver
+        self._last_beat = 0.0
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self) -> None:
+        """Take orders; end this process when there is nobody left to give them."""
+        while self._receiver.is_open:
+            for message in self._receiver.receive(None):
+                self.take(message)
+        os._exit(1)
+
+    def take(self, message: Message) -> None:
+        """Take one order."""
+        order = message.pop("order")
+        if order == "go":
+            self.orders = Orders(**message)
+            self.go.set()
+        elif order == "standby":
+            self.standby = message["pid"]
+        else:
+            self.stop.set()
+
+    def tell(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+        """Tell the supervisor; without one there is nothing left to do."""
+        if not self.sender.send({"event": event, **facts}):
+            os._exit(1)
+
+    def footprint_bytes(self) -> int:
+        """Measure what worker, supervisor and stand-by hold together."""
+        others = [os.getppid(), *([self.standby] if self.standby else [])]
+        return footprint_bytes() + sum(map(footprint_bytes, others))
+
+    def beat(self) -> None:
+        """Tell now and then that a long validation goes on; end it where a stop is wanted."""
+        if self.stop.is_set():
+            raise Interrupted
+        now = time.monotonic()
+        if now - self._last_beat > BEAT_SECONDS:
+            self._last_beat = now
+            self.tell("beat")
+
+    def validated(self, step: int, val_loss: float) -> None:
+        """Tell what a validation found."""
+        self.tell("validated", step=step, val_loss=val_loss)
+
+    @contextlib.contextmanager
+    def beats(self) -> Iterator[None]:
+        """Tell from another thread that work goes on which has no steps."""
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(BEAT_SECONDS):
+                self.tell("beat")
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class NoteHandler(logging.Handler):
+    """Sends warnings to where the person looks."""
+
+    def __init__(self, post: Post) -> None:
+        super().__init__(logging.WARNING)
+        self.post = post
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one."""
+        self.post.tell("note", text=record.getMessage())
+
+
+def work(
+    make: Callable[[Task], Run], task_file: Path, receiver: Receiver, sender: Sender
+) -> NoReturn:
+    """Be a worker.
+
+    Args:
+        make: gets ready for a task, without its weights.
+        task_file: what to do.
+        receiver: brings orders.
+        sender: takes events.
+    """
+    post = Post(receiver, sender)
+    outlive_nobody()
+    logging.getLogger().addHandler(NoteHandler(post))
+    try:
+        task = Task.read(task_file)
+        faults = Faults(task.parameters.get("debug"), Path(task.run_folder))
+        status = serve(post, make(task), faults)
+    except PipelineError as error:
+        post.tell("error", kind=type(error).__name__, text=str(error))
+        status = 1
+    except Exception as error:
+        traceback.print_exc()
+        post.tell("failed", text=repr(error), memory=is_allocation_failure(error))
+        status = 1
+    os._exit(status)  # at once: what this process holds is what the next one needs
+
+
+def outlive_nobody() -> None:
+    """Leave signals to the supervisor, and die with it."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def is_allocation_failure(error: Exception) -> bool:
+    """Tell whether a backend that can say so has run out of memory."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ALLOCATION_FAILURES
+    )
+
+
+def serve(post: Post, run: Run, faults: Faults) -> int:
+    """Get ready, wait for the order to go, train a segment, and finish the run if it is the last.
+
+    Returns:
+        The exit status.
+    """
+    warm_up()
+    post.tell("ready", device=describe_device())
+    post.go.wait()
+    assert post.orders is not None
+    guard = MemoryGuard(post.orders.limit_bytes, post.orders.threshold_bytes)
+    post.reloads, post.limit_bytes = post.orders.reloads, guard.limit_bytes
+    post.bound_bytes = guard.bound_bytes
+    limit_mlx_memory(guard.limit_bytes)
+    with post.beats():
+        trainer = run.load(post.orders, post)
+        changed = trainer.restore(post.orders.allow_inexact)
+    post.tell("started", step=trainer.progress.step, changed=changed)
+    reason = train_segment(trainer, post, guard, faults)
+    if reason == "done":
+        with post.beats():
+            post.tell("finishing")
+            post.tell("result", metrics=run.finish(trainer))
+    post.tell("ended", reason=reason, step=trainer.progress.step)
+    return 0
+
+
+def warm_up() -> None:
+    """Run each kind of kernel once, so that the first step need not load them."""
+    layer = nn.Linear(8, 8)
+    loss_and_grad = nn.value_and_grad(layer, lambda inputs: nn.silu(layer(inputs)).sum())
+    mx.eval(loss_and_grad(mx.ones((8, 8))))
+
+
+def train_segment(trainer: Trainer, post: Post, guard: MemoryGuard, faults: Faults) -> str:
+    """Train until the run is done or another process is to go on; say why it ended.
+
+    Returns:
+        `done`, `stopped`, `interval` or `memory`; but for the first the state is on the disk.
+    """
+    try:
+        for report in trainer.steps():
+            tell_step(trainer, post, guard, report)
+            faults.after_step(report.step)
+            reason = why_end(trainer, post, guard, report)
+            if reason and save_for(trainer, post, reason):
+                return reason
+    except Interrupted:
+        save_for(trainer, post, "stopped")
+        return "stopped"
+    return "done"
+
+
+def why_end(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepReport) -> str | None:
+    """Tell why this process should end after a step, if it should."""
+    assert post.orders is not None
+    interval_steps = post.orders.interval_steps
+    full = guard.reload_is_due(report.footprint_bytes, report.spike_bytes)
+    if report.step == trainer.settings.num_steps:
+        return None
+    if post.stop.is_set():
+        return "stopped"
+    if interval_steps and report.step % interval_steps == 0:
+        return "interval"
+    return "memory" if full else None
+
+
+def save_for(trainer: Trainer, post: Post, reason: str) -> bool:
+    """Save because the segment ends; tell whether it may.
+
+    A process that is to stop does so also when the disk is full: what it has done since the newest
+    checkpoint is done again.
+    """
+    post.tell("ending", reason=reason, step=trainer.progress.step)
+    try:
+        saved = trainer.save()
+    except CheckpointError as error:
+        if reason != "stopped":
+            raise
+        post.tell("note", text=str(error))
+        return True
+    return saved or reason == "stopped"
+
+
+def tell_step(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepReport) -> None:
+    """Tell what a step did, and now and then where memory leads."""
+    post.tell(
+        "step",
+        step=report.step,
+        train_loss=repr(report.result.train_loss),
+        tokens_per_second=report.tokens_per_second,
+        footprint_bytes=report.footprint_bytes,
+        seconds=report.seconds,
+    )
+    forecast = guard.forecast() if report.step % FORECAST_EVERY_STEPS == 0 else None
+    left = trainer.settings.num_steps - report.step
+    if forecast and forecast.steps_left < left:
+        text = forecast_text(forecast, trainer.settings.num_steps, guard.bound_bytes)
+        post.tell("forecast", text=text, **dataclasses.asdict(forecast))
