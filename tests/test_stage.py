@@ -1,6 +1,7 @@
 """A stage sees the parameters it names, isolates its runs, and says what the user can mend."""
 
 import re
+import signal
 import sys
 
 import pytest
@@ -10,7 +11,15 @@ from omegaconf.errors import ConfigAttributeError
 
 from pipeline import stage as module
 from pipeline import sweep_table
-from pipeline.errors import ConfigError, PipelineError, TrainingError
+from pipeline.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PipelineError,
+    Stopped,
+    TrainingError,
+    WorkerError,
+)
 from pipeline.files import sha256_path, write_json
 from pipeline.stage import Paths, stage
 from stages.params import composed
@@ -183,13 +192,22 @@ def test_a_defect_of_ours_keeps_its_traceback(toy):
         toy(refuse, ["seed"])
 
 
-def test_an_interrupt_is_no_success(toy):
-    def interrupted(config, paths):
-        """Stop."""
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (Stopped("stopped", signal.SIGTERM), 143),
+        (CheckpointError("no checkpoint"), 74),
+        (WorkerError("no worker"), 70),
+        (DataError("no data"), 1),
+    ],
+)
+def test_the_exit_code_says_what_happened(toy, error, code):
+    def fail(config, paths):
+        """Fail."""
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
-        toy(interrupted, ["seed"])
+    assert toy(fail, ["seed"])[0] == code
 
 
 # Sweeps

@@ -246,6 +246,7 @@ class Trainer:
         finally:
             self.curve.close()
             self.validations.close()
+            self.profile.close()
 
     def is_due(self, interval: int) -> bool:
         """Tell whether something that happens at intervals, and at the end, happens now."""

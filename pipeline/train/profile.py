@@ -36,5 +36,9 @@ class Profile:
         if self._series:
             rounded = {name: round(seconds, 6) for name, seconds in self._seconds.items()}
             self._series.append({"step": step, **rounded})
-            self._series.sync()
         self._seconds = dict.fromkeys(PARTS, 0.0)
+
+    def close(self) -> None:
+        """Write out and close."""
+        if self._series:
+            self._series.close()

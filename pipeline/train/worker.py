@@ -88,7 +88,9 @@ class Post(Watch):
         self.orders: Orders | None = None
         self._receiver = receiver
         self._last_beat = 0.0
-        threading.Thread(target=self.listen, daemon=True).start()
+        self._pulse = threading.Event()
+        for target in (self.listen, self.pulse):
+            threading.Thread(target=target, daemon=True).start()
 
     def listen(self) -> None:
         """Take orders; end this process when there is nobody left to give them."""
@@ -133,20 +135,18 @@ class Post(Watch):
 
     @contextlib.contextmanager
     def beats(self) -> Iterator[None]:
-        """Tell from another thread that work goes on which has no steps."""
-        over = threading.Event()
-
-        def tell() -> None:
-            while not over.wait(BEAT_SECONDS):
-                self.tell("beat")
-
-        thread = threading.Thread(target=tell, daemon=True)
-        thread.start()
+        """Tell by itself that work goes on which has no steps."""
+        self._pulse.set()
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            self._pulse.clear()
+
+    def pulse(self) -> None:
+        """Beat while wanted; the thread is there from the start, when memory is not yet short."""
+        while self._pulse.wait():
+            self.tell("beat")
+            time.sleep(BEAT_SECONDS)
 
 
 class NoteHandler(logging.Handler):
@@ -226,7 +226,9 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
     if reason == "done":
         with post.beats():
             post.tell("finishing")
-            post.tell("result", metrics=run.finish(trainer))
+            metrics = run.finish(trainer)
+            leak = guard.meter.bytes_per_step
+            post.tell("result", metrics={**metrics, "leak_bytes_per_step": leak})
     post.tell("ended", reason=reason, step=trainer.progress.step)
     return 0
 

@@ -1,0 +1,429 @@
+"""The supervisor: whatever kills, reloads or stops a run, it ends with the same bits."""
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from pipeline.data.store import TokenStoreWriter
+from pipeline.device import mx
+from pipeline.files import sha256_file
+from pipeline.model.base import write_manifest
+from pipeline.model.scratch import initialize, llama_config, save_scratch
+from pipeline.train.journal import Journal
+from pipeline.train.series import MACHINE_COLUMNS
+from pipeline.train.task import Task
+from tests.conftest import ROOT, TINY_SHAPE, random_documents
+from tests.drive import parameters
+
+DEADLINE_SECONDS = 120
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX processes")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A base model and prepared data, as the stages before leave them."""
+    folder = tmp_path_factory.mktemp("world")
+    for name, count, seed in (("train", 40, 0), ("validation", 8, 9)):
+        with TokenStoreWriter(folder / "prepared" / name, 64) as writer:
+            for index, (ids, mask) in enumerate(random_documents(count, seed)):
+                provenance = (0.9, 1.0) if index % 4 == 0 else (0.1, 6.0)
+                writer.add(ids, mask, *provenance)
+    config = llama_config(TINY_SHAPE, 64, {"bos_token_id": 1, "eos_token_id": 2})
+    base = folder / "base"
+    base.mkdir()
+    save_scratch(initialize(config, seed=0), config, base)
+    write_manifest(base, base, "scratch", "0")
+    mx.clear_cache()
+    return folder
+
+
+class Training:
+    """A supervised run in processes of its own."""
+
+    def __init__(self, world, folder, settings, changes):
+        self.folder = folder
+        self.run, self.output = folder / "run", folder / "out"
+        task = Task(
+            title="train",
+            module="pipeline.train.tune",
+            parameters=parameters(**changes),
+            base=str(world / "base"),
+            prepared=str(world / "prepared"),
+            run_folder=str(self.run),
+            output=str(self.output),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "drive.json"
+        self.file.write_text(json.dumps({"task": dataclasses.asdict(task), "settings": settings}))
+        self.process = None
+
+    def start(self, **environment):
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.drive", str(self.file)],
+                cwd=ROOT,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+                stderr=log,
+            )
+        return self
+
+    def end(self):
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def text(self):
+        return (self.folder / "log").read_text()
+
+    def complete(self, **environment):
+        assert self.start(**environment).end() == 0, self.text()
+        return self
+
+    def newest_step(self):
+        return max((int(path.name[5:]) for path in self.run.glob("step-*")), default=-1)
+
+    def wait_for_step(self, step):
+        self.wait_until(lambda: self.newest_step() >= step)
+
+    def wait_until(self, condition):
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert self.process.poll() is None, f"ended too early\n{self.text()}"
+            assert time.monotonic() < deadline, f"waited too long\n{self.text()}"
+            time.sleep(0.002)
+
+    def workers(self):
+        """The worker that trains, then the stand-by."""
+        try:
+            return psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def result(self):
+        """All that must not depend on what happened on the way."""
+        steps = json.loads((self.run / "task.json").read_text())["parameters"]["train"]["num_steps"]
+        rows = [
+            {name: value for name, value in row.items() if name not in MACHINE_COLUMNS}
+            for row in csv.DictReader((self.run / "train.csv").read_text().splitlines())
+        ]
+        assert len(rows) == steps
+        files = [self.run / f"step-{steps:08d}/arrays.safetensors", *self.output.rglob("*.*")]
+        return (
+            {path.name + path.parent.name[:4]: sha256_file(path) for path in files},
+            rows,
+            (self.run / "validation.csv").read_text(),
+            {name: self.metrics()[name] for name in DETERMINISTIC},
+        )
+
+    def metrics(self):
+        return json.loads((self.run / "metrics.json").read_text())
+
+    def journal(self, what):
+        return [entry for entry in Journal(self.run).entries() if entry["what"] == what]
+
+
+DETERMINISTIC = (
+    "train_loss",
+    "val_loss",
+    "best_val_loss",
+    "best_step",
+    "num_steps",
+    "num_tokens",
+    "skipped_steps",
+)
+
+
+@pytest.fixture
+def training(world, tmp_path):
+    """Make a training; end what is left of it when the test is over."""
+    made = []
+
+    def make(name="run", settings=None, **changes):
+        made.append(Training(world, tmp_path / name, settings or {}, changes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process and one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory):
+    """Give the result of a run that nothing disturbs."""
+    known = {}
+
+    def result(**changes):
+        key = json.dumps(changes, sort_keys=True)
+        if key not in known:
+            folder = tmp_path_factory.mktemp("undisturbed") / "run"
+            done = Training(world, folder, {}, changes).complete()
+            assert (done.metrics()["reloads"], done.metrics()["recoveries"]) == (0, 0)
+            known[key] = done.result()
+        return known[key]
+
+    return result
+
+
+MODES = ("lora", "full")
+EXHAUSTIVE = [pytest.mark.exhaustive]
+LONG = {"train__num_steps": 44, "train__steps_per_eval": 11}
+
+
+@pytest.mark.parametrize(
+    ("mode", "interval", "size"),
+    [
+        ("lora", 1, {}),
+        ("full", 5, {}),
+        *(
+            pytest.param(mode, interval, LONG, marks=EXHAUSTIVE)
+            for mode in MODES
+            for interval in (1, 7, 40)
+        ),
+    ],
+)
+def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, interval, size):
+    changes = {"train__mode": mode, **size}
+    done = training(settings={"reload_interval_steps": interval}, **changes).complete()
+    assert done.result() == undisturbed(**changes)
+    steps = size.get("train__num_steps", 12)
+    assert done.metrics()["reloads"] == (steps - 1) // interval
+    assert 0 < done.metrics()["reload_seconds"] < 60
+    assert not done.journal("death")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [("lora", {}), *(pytest.param(mode, LONG, marks=EXHAUSTIVE) for mode in MODES)],
+)
+def test_reloading_by_memory_under_a_leak_changes_no_bit(training, undisturbed, mode, size):
+    changes = {"train__mode": mode, **size}
+    settings = {"reload_memory_threshold_gb": 0.45}
+    done = training(settings=settings, debug__leak_mb_per_step=50.0, **changes).complete()
+    assert done.result() == undisturbed(**changes)
+    assert done.metrics()["reloads"] >= 1
+    assert done.metrics()["leak_bytes_per_step"] == 0 or done.metrics()["reloads"] > 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "kills", "size"),
+    [
+        ("lora", 4, {}),
+        *(
+            pytest.param(mode, 20, {**LONG, "train__steps_per_save": 2}, marks=EXHAUSTIVE)
+            for mode in MODES
+        ),
+    ],
+)
+def test_killing_the_worker_at_random_moments_changes_no_bit(
+    training, undisturbed, mode, kills, size
+):
+    changes = {"train__mode": mode, **size}
+    run = training(settings={"reload_interval_steps": 10}, **changes).start()
+    generator = random.Random(5)
+    steps = size.get("train__num_steps", 12)
+    for kill in range(kills):
+        run.wait_for_step(kill * (steps - 4) // kills)
+        time.sleep(generator.random() * 0.03)
+        run.wait_until(run.workers)
+        generator.choice(run.workers()).kill()
+    assert run.end() == 0, run.text()
+    assert run.result() == undisturbed(**changes)
+    assert len(run.journal("death")) >= kills // 2  # the others hit the stand-by
+
+
+def test_killing_the_supervisor_ends_its_workers_and_a_new_one_goes_on(training, undisturbed):
+    run = training(settings={"reload_interval_steps": 4}).start()
+    run.wait_for_step(3)
+    run.wait_until(run.workers)
+    workers = run.workers()
+    run.process.kill()
+    run.process.wait()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    run.complete()
+    assert run.result() == undisturbed()
+    assert run.metrics()["recoveries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_saves_the_step_and_the_next_start_goes_on(training, undisturbed, number, code):
+    run = training(train__steps_per_save=100, train__num_steps=400).start()
+    run.wait_until(lambda: "train 20/400" in run.text())
+    run.process.send_signal(number)
+    assert run.end() == code
+    assert not (run.run / "metrics.json").exists()
+    stopped_at = run.newest_step()
+    assert stopped_at % 100
+    assert f"stopped by {number.name} after step {stopped_at} of 400" in run.text()
+    if number == signal.SIGTERM:
+        run.complete()
+        assert run.result() == undisturbed(train__steps_per_save=100, train__num_steps=400)
+        assert run.journal("recovery")[0]["step"] == stopped_at
+
+
+def test_a_signal_while_starting_ends_the_run_at_once(training, undisturbed):
+    run = training().start()
+    run.wait_until(run.workers)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 143
+    run.complete()
+    assert run.result() == undisturbed()
+
+
+def test_a_second_signal_ends_it_at_once_without_harm(training, undisturbed):
+    run = training(settings={"reload_interval_steps": 5}).start()
+    run.wait_for_step(3)
+    worker = run.workers()[0]
+    worker.suspend()  # it will never finish its step
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert run.process.poll() is None
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 143
+    assert not psutil.wait_procs([worker], timeout=10)[1]
+    run.complete()
+    assert run.result() == undisturbed()
+
+
+def test_a_worker_that_hangs_is_replaced(training, undisturbed):
+    run = training(settings={"hang_timeout_seconds": 3.0}).start()
+    run.wait_for_step(3)
+    run.workers()[0].suspend()
+    assert run.end() == 0, run.text()
+    assert run.result() == undisturbed()
+    assert "silent for 3 s" in run.journal("death")[0]["cause"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_a_worker_that_cannot_allocate_is_replaced(training, undisturbed):
+    resource = pytest.importorskip("resource")
+    run = training(debug__leak_mb_per_step=5.0, train__num_steps=40).start()
+    run.wait_for_step(3)
+    worker = run.workers()[0]
+    address_space = worker.memory_info().vms
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (address_space, address_space))
+    assert run.end() == 0, run.text()
+    assert run.result() == undisturbed(train__num_steps=40)
+    assert run.journal("death")
+
+
+def test_a_worker_that_holds_too_much_is_ended_and_the_next_one_goes_on(training, undisturbed):
+    """Every step leaks more than there may be at all, and still the run ends as it should."""
+    run = training(settings={"memory_limit_gb": 0.5}, debug__leak_mb_per_step=600.0).complete()
+    assert run.result() == undisturbed()
+    deaths = run.journal("death")
+    assert deaths
+    assert all("limit 0.500 GB" in entry["cause"] for entry in deaths)
+
+
+def test_a_threshold_below_what_a_process_needs_is_refused_with_the_number(training):
+    run = training(settings={"reload_memory_threshold_gb": 0.02}).start()
+    assert run.end() == 1
+    assert "train.reload_memory_threshold_gb=0.02: a new process holds 0." in run.text()
+    assert "Give at least 0." in run.text()
+
+
+def test_workers_that_never_start_end_the_run_with_the_state_intact(training, undisturbed):
+    run = training().start(TIDEWHEEL_BLAS="/nowhere/libblas.so")
+    assert run.end() == 70
+    text = run.text()
+    assert "5 workers have died without getting beyond step 0" in text
+    assert "The state is intact" in text
+    run.complete()
+    assert run.result() == undisturbed()
+
+
+def test_a_worker_that_fails_once_is_started_again(training, undisturbed, tmp_path):
+    """A reload itself fails: the first process that goes on dies while it imports."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\n"
+        f"mark = pathlib.Path({str(tmp_path)!r}) / str(len(sys.argv))\n"
+        f"count = pathlib.Path({str(tmp_path / 'count')!r})\n"
+        "if 'pipeline.train.begin' in ' '.join(sys.orig_argv):\n"
+        "    number = int(count.read_text()) if count.exists() else 0\n"
+        "    count.write_text(str(number + 1))\n"
+        "    if number == 1:\n"
+        "        os._exit(3)\n"
+    )
+    run = training(settings={"reload_interval_steps": 6}).complete(PYTHONPATH=str(broken))
+    assert run.result() == undisturbed()
+    assert int((tmp_path / "count").read_text()) >= 3
+
+
+def test_an_error_of_the_user_is_not_tried_again(training):
+    run = training(lora__targets=["q_porj"]).start()
+    assert run.end() == 1
+    assert run.text().count("q_porj: matches no linear layer") == 1
+    assert "ConfigError" in run.text()
+
+
+def test_shrinking_after_memory_deaths_is_said_and_recorded(training, undisturbed):
+    run = training(settings={"shrink_on_oom": True}, train__steps_per_save=2).start()
+    run.wait_for_step(2)
+    first = run.newest_step()
+    run.workers()[0].kill()
+    for _ in range(1):
+        run.wait_until(lambda: len(run.journal("death")) >= 1 and run.workers())
+        run.workers()[0].kill()
+    assert run.end() == 0, run.text()
+    metrics = run.metrics()
+    assert first >= 2
+    assert "micro-batches split into 2" in metrics["inexact"][0]
+    assert metrics["val_loss"] == pytest.approx(undisturbed()[3]["val_loss"], rel=1e-4)
+    assert metrics["num_tokens"] == undisturbed(train__steps_per_save=2)[3]["num_tokens"]
+
+
+def test_a_crash_on_purpose_costs_nothing_but_time(training, undisturbed):
+    run = training(debug__kill_at_step=7).complete()
+    assert run.result() == undisturbed()
+    assert [entry["step"] for entry in run.journal("death")] == [7]
+    assert run.metrics()["recoveries"] == 1
+
+
+NEGATIVE = {"key": "random/key", "moments": "optimizer/", "weights": "model/"}
+
+
+@pytest.mark.parametrize("what", [*NEGATIVE, "cursor"])
+def test_without_a_part_of_the_state_the_bits_differ(training, undisturbed, what, tmp_path):
+    """The negative control: the comparison above can fail."""
+    run = training(settings={}).start()
+    run.wait_for_step(6)
+    run.process.kill()
+    run.process.wait()
+    damage = f"""
+import json, sys
+from pathlib import Path
+from pipeline.device import mx
+from pipeline.files import sha256_file, write_json
+folder = max(Path({str(run.run)!r}).glob("step-*"))
+arrays = mx.load(str(folder / "arrays.safetensors"))
+mx.eval(arrays)
+for name in arrays:
+    if name.startswith({NEGATIVE.get(what, "nothing")!r}):
+        arrays[name] = mx.zeros_like(arrays[name])
+mx.save_safetensors(str(folder / "arrays.safetensors"), dict(sorted(arrays.items())))
+state = json.loads((folder / "state.json").read_text())
+if {what!r} == "cursor":
+    state["progress"]["step"] -= 1
+write_json(folder / "state.json", state)
+manifest = json.loads((folder / "manifest.json").read_text())
+for name, facts in manifest["files"].items():
+    facts["sha256"], facts["size"] = sha256_file(folder / name), (folder / name).stat().st_size
+write_json(folder / "manifest.json", manifest)
+"""
+    subprocess.run([sys.executable, "-c", damage], cwd=ROOT, check=True)
+    run.complete()
+    assert run.journal("recovery")
+    assert run.result() != undisturbed()
