@@ -1,5 +1,6 @@
 """Starting a worker process, and what its supervisor can do to it."""
 
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -82,3 +83,12 @@ def is_memory_death(status: int) -> bool:
     The kernel kills with SIGKILL; where MLX cannot allocate on a CPU it ends with SIGSEGV.
     """
     return status in (-9, -11, -7, -6)
+
+
+def exit_text(status: int) -> str:
+    """Say how a process ended."""
+    if status >= 0:
+        return f"exit status {status}"
+    name = signal.Signals(-status).name
+    known = {"SIGKILL": "killed, perhaps for memory", "SIGSEGV": "as when MLX cannot allocate"}
+    return f"{name} ({known[name]})" if name in known else name

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import TrainingError
 from pipeline.machine import available_memory_bytes
 
-GB = 10**9
+GB, MB = 10**9, 10**6
 AUTO_SHARE = 0.8
 MAX_AUTO_BYTES, MIN_AUTO_BYTES = 120 * GB, 1 * GB
 MARGIN = 0.2
@@ -98,6 +98,7 @@ class MemoryGuard:
         self._first = 0
         self._steps = 0
         self._last = 0
+        self._warnings = 0
 
     @property
     def bound_bytes(self) -> int:
@@ -149,11 +150,20 @@ class MemoryGuard:
         safe = int((1 - MARGIN) * max(0, self.bound_bytes - self._first) / slope)
         return Forecast(slope, left, safe)
 
+    def warning(self, step: int, num_steps: int) -> str | None:
+        """Word the forecast where it is news: when the end will not be reached without a reload.
 
-def forecast_text(forecast: Forecast, steps_planned: int, bound_bytes: int) -> str:
-    """Word a forecast for the person who watches."""
-    return (
-        f"memory grows by {forecast.bytes_per_step / 1e6:.1f} MB a step: reload in about "
-        f"{forecast.steps_left} steps, before {bound_bytes / GB:.2f} GB (safe steps without "
-        f"reload: {forecast.safe_steps}, planned {steps_planned})"
-    )
+        It is said once when that is first seen, and once more within the margin of 20 %.
+        """
+        forecast = self.forecast()
+        if forecast is None or forecast.steps_left >= num_steps - step:
+            return None
+        is_near = forecast.steps_left <= MARGIN * (forecast.safe_steps / (1 - MARGIN))
+        if self._warnings >= 1 + is_near:
+            return None
+        self._warnings = 1 + is_near
+        return (
+            f"memory grows by {forecast.bytes_per_step / MB:.1f} MB a step: reload in about "
+            f"{forecast.steps_left} steps, before {self.bound_bytes / GB:.2f} GB (safe steps "
+            f"without reload: {forecast.safe_steps}, planned {num_steps})"
+        )

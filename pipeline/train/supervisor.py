@@ -11,9 +11,7 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -23,21 +21,18 @@ from pipeline.console import TrainingProgress
 from pipeline.errors import PipelineError, Stopped, WorkerError
 from pipeline.machine import footprint_bytes
 from pipeline.train.ancestor import Ancestor
+from pipeline.train.attempts import Attempts
 from pipeline.train.channel import Message
 from pipeline.train.journal import Journal
-from pipeline.train.launch import WorkerProcess, is_memory_death
+from pipeline.train.launch import WorkerProcess, exit_text, is_memory_death
 from pipeline.train.memory import GB, memory_limit_bytes
 from pipeline.train.runs import RunFolder
+from pipeline.train.signals import StopSignals
 from pipeline.train.status import Status
 from pipeline.train.task import Task
 
 POLL_SECONDS = 0.1
 STATUS_SECONDS = 1.0
-MAX_ATTEMPTS = 5
-BACK_OFF_SECONDS = 0.5
-"""Doubled with every attempt after the first, which is made at once."""
-MEMORY_DEATHS_BEFORE_SHRINKING = 2
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -90,14 +85,10 @@ class Supervisor:
         self.task, self.num_steps, self.settings, self.run = task, num_steps, settings, run
         self.journal = Journal(run.path)
         self.limit_bytes = memory_limit_bytes(settings.memory_limit_gb)
-        self.signal: int | None = None
+        self.signals, self.attempts = StopSignals(), Attempts()
         self.standby: WorkerProcess | None = None
         self.segment: Segment | None = None
         self.ancestor = Ancestor.of_dvc()
-        self.farthest_step = -1
-        self.deaths: list[str] = []
-        self.memory_deaths = 0
-        self.num_splits = 1
         self.reload_began: float | None = None
         self._status_written = 0.0
 
@@ -112,7 +103,7 @@ class Supervisor:
         self.run.choose_start(self.settings.resume)
         self.task.write()
         self.progress = TrainingProgress(self.task.title, self.num_steps)
-        with self.signals(), self.progress:
+        with self.signals, self.progress:
             try:
                 while (metrics := self.next_segment()) is None:
                     pass
@@ -131,29 +122,19 @@ class Supervisor:
             "memory_limit_bytes": self.limit_bytes,
         }
 
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Take signals that ask for the end."""
-        old = {number: signal.signal(number, self.on_signal) for number in STOPPING}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    def refuse_to_go_on(self) -> None:
+        """End the run if a signal has asked for it.
 
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remember a first signal; end at once at a second one."""
-        del frame
-        if self.signal is not None:
-            raise self.stopped(number)
-        self.signal = number
-
-    def stopped(self, number: int) -> Stopped:
-        """Say where the run stands."""
-        name = signal.Signals(number).name
-        return Stopped(
-            f"{self.task.title} was stopped by {name} after step {max(0, self.farthest_step)} of "
-            f"{self.num_steps}; start it again to go on.",
+        Raises:
+            Stopped: saying where the run stands.
+        """
+        number = self.signals.number
+        if number is None:
+            return
+        self.journal.add("stop", step=self.attempts.step, signal=number)
+        raise Stopped(
+            f"{self.task.title} was stopped by {signal.Signals(number).name} after step "
+            f"{self.attempts.step} of {self.num_steps}; start it again to go on.",
             number,
         )
 
@@ -169,7 +150,8 @@ class Supervisor:
         try:
             worker = self.take_worker()
         except OSError as error:
-            return self.after_death(f"no worker could be started ({error})", is_memory=False)
+            self.after_death(f"no worker could be started ({error})", is_memory=False)
+            return None
         self.segment = Segment(worker, time.monotonic())
         worker.order("go", **self.orders())
         status = self.follow(self.segment)
@@ -178,13 +160,11 @@ class Supervisor:
             raise segment.error
         if segment.reason == "done":
             return segment.metrics
-        if self.signal is not None:
-            self.journal.add("stop", step=segment.step, signal=self.signal)
-            raise self.stopped(self.signal)
-        if segment.reason:
-            return None
-        is_memory = segment.is_memory or (not segment.cause and is_memory_death(status))
-        return self.after_death(segment.cause or exit_text(status), is_memory)
+        self.refuse_to_go_on()
+        if segment.reason is None:
+            is_memory = segment.is_memory or (not segment.cause and is_memory_death(status))
+            self.after_death(segment.cause or exit_text(status), is_memory)
+        return None
 
     def take_worker(self) -> WorkerProcess:
         """Take the stand-by where there is one, else start a worker."""
@@ -202,8 +182,8 @@ class Supervisor:
             "threshold_bytes": None if threshold is None else int(threshold * GB),
             "interval_steps": self.settings.reload_interval_steps,
             "allow_inexact": self.settings.resume_allow_inexact,
-            "num_splits": self.num_splits,
-            "deaths": len(self.deaths),
+            "num_splits": self.attempts.num_splits,
+            "deaths": len(self.attempts.causes),
         }
 
     def follow(self, segment: Segment) -> int:
@@ -218,9 +198,9 @@ class Supervisor:
                 segment.last_heard = time.monotonic()
                 getattr(self, f"on_{event.pop('event')}")(segment, event)
             self.look_after(segment)
-            if self.signal is None and self.ancestor is not None and self.ancestor.is_gone():
-                self.signal = signal.SIGHUP
-            if self.signal is not None and not told:
+            if self.ancestor is not None and self.ancestor.is_gone():
+                self.signals.number = self.signals.number or signal.SIGHUP
+            if self.signals.number is not None and not told:
                 told = True
                 self.ask_to_stop(segment)
         return segment.worker.wait()
@@ -257,7 +237,7 @@ class Supervisor:
     def on_ready(self, segment: Segment, event: Message) -> None:
         """Say once what computes."""
         del segment
-        if self.farthest_step < 0:
+        if self.attempts.farthest_step < 0:
             self.progress.note(f"{self.task.title}: {event['device']}")
 
     def on_beat(self, segment: Segment, event: Message) -> None:
@@ -285,7 +265,7 @@ class Supervisor:
         else:
             self.journal.add("start")
         self.progress.start_at(step)
-        self.got_to(step)
+        self.attempts.got_to(step)
 
     def on_step(self, segment: Segment, event: Message) -> None:
         """Show a step."""
@@ -293,17 +273,11 @@ class Supervisor:
         self.progress.step(
             step, float(event["train_loss"]), event["tokens_per_second"], event["footprint_bytes"]
         )
-        self.got_to(step)
+        self.attempts.got_to(step)
         if time.monotonic() - self._status_written > STATUS_SECONDS:
             self.write_status(step, "running", event)
         if self.standby is None and self.reload_is_ahead(step):
             self.start_standby(segment)
-
-    def got_to(self, step: int) -> None:
-        """Notice progress, which makes earlier deaths forgotten."""
-        if step > self.farthest_step:
-            self.farthest_step = step
-            self.deaths, self.memory_deaths = [], 0
 
     def on_validated(self, segment: Segment, event: Message) -> None:
         """Show a validation."""
@@ -381,65 +355,22 @@ class Supervisor:
         """Decide what becomes of a run whose worker has died.
 
         Raises:
-            Stopped: when a signal has come meanwhile.
+            Stopped: when a signal comes meanwhile.
             WorkerError: when it has died too often without getting on.
         """
+        attempts, title = self.attempts, self.task.title
         self.reload_began = None
-        self.deaths.append(cause)
-        self.memory_deaths += is_memory
-        self.journal.add("death", cause=cause, memory=is_memory, step=max(0, self.farthest_step))
-        self.progress.note(f"{self.task.title}: the worker died ({cause})")
-        if len(self.deaths) >= MAX_ATTEMPTS:
-            raise WorkerError(self.diagnosis())
-        if self.settings.shrink_on_oom and self.memory_deaths >= MEMORY_DEATHS_BEFORE_SHRINKING:
-            self.shrink()
-        if len(self.deaths) > 1:
-            self.pause(BACK_OFF_SECONDS * 2 ** (len(self.deaths) - 2))
-
-    def shrink(self) -> None:
-        """Halve the micro-batches; a step keeps its documents."""
-        self.num_splits *= 2
-        self.memory_deaths = 0
-        why = f"micro-batches split into {self.num_splits} after memory ran out"
-        self.journal.add("inexact", step=max(0, self.farthest_step), why=why)
-        self.progress.note(f"{self.task.title}: {why}; the bits are no longer those of other runs")
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless a signal comes.
-
-        Raises:
-            Stopped: when one does.
-        """
-        end = time.monotonic() + seconds
+        attempts.died(cause, is_memory)
+        self.journal.add("death", cause=cause, memory=is_memory, step=attempts.step)
+        self.progress.note(f"{title}: the worker died ({cause})")
+        if attempts.are_used_up:
+            raise WorkerError(attempts.diagnosis(title, str(self.run.path)))
+        if self.settings.shrink_on_oom and attempts.want_smaller_steps:
+            attempts.split_micro_batches()
+            why = f"micro-batches split into {attempts.num_splits} after memory ran out"
+            self.journal.add("inexact", step=attempts.step, why=why)
+            self.progress.note(f"{title}: {why}; the bits are no longer those of other runs")
+        end = time.monotonic() + attempts.pause_seconds
         while time.monotonic() < end:
-            if self.signal is not None:
-                raise self.stopped(self.signal)
+            self.refuse_to_go_on()
             time.sleep(POLL_SECONDS)
-
-    def diagnosis(self) -> str:
-        """Say what is known about deaths that do not end."""
-        lines = [f"  {number}. {cause}" for number, cause in enumerate(self.deaths, 1)]
-        remedy = (
-            "Make steps smaller (more train.grad_accumulation_steps, train.grad_checkpoint=true, "
-            "shorter data.max_seq_len), or set train.shrink_on_oom=true."
-            if self.memory_deaths
-            else "Look at what the workers printed above."
-        )
-        return "\n".join(
-            [
-                f"{self.task.title}: {len(self.deaths)} workers have died without getting beyond "
-                f"step {max(0, self.farthest_step)}:",
-                *lines,
-                f"The state is intact in {self.run.path}; starting again goes on from there.",
-                remedy,
-            ]
-        )
-
-
-def exit_text(status: int) -> str:
-    """Say how a process ended."""
-    if status >= 0:
-        return f"exit status {status}"
-    name = signal.Signals(-status).name
-    known = {"SIGKILL": "killed, perhaps for memory", "SIGSEGV": "as when MLX cannot allocate"}
-    return f"{name} ({known[name]})" if name in known else name

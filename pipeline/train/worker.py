@@ -25,13 +25,13 @@ from pipeline.machine import footprint_bytes
 from pipeline.train.channel import Message, Receiver, Sender
 from pipeline.train.faults import Faults
 from pipeline.train.loop import StepReport, Trainer, TrainSettings, Watch
-from pipeline.train.memory import MemoryGuard, forecast_text
+from pipeline.train.memory import MemoryGuard
+from pipeline.train.signals import STOPPING
 from pipeline.train.task import Task
 
 BEAT_SECONDS = 1.0
 FORECAST_EVERY_STEPS = 10
 PR_SET_PDEATHSIG = 1
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory")
 
 
@@ -291,7 +291,7 @@ def save_for(trainer: Trainer, post: Post, reason: str) -> bool:
 
 
 def tell_step(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepReport) -> None:
-    """Tell what a step did, and now and then where memory leads."""
+    """Tell what a step did, and where memory leads when that is news."""
     post.tell(
         "step",
         step=report.step,
@@ -300,8 +300,7 @@ def tell_step(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepRepo
         footprint_bytes=report.footprint_bytes,
         seconds=report.seconds,
     )
-    forecast = guard.forecast() if report.step % FORECAST_EVERY_STEPS == 0 else None
-    left = trainer.settings.num_steps - report.step
-    if forecast and forecast.steps_left < left:
-        text = forecast_text(forecast, trainer.settings.num_steps, guard.bound_bytes)
-        post.tell("forecast", text=text, **dataclasses.asdict(forecast))
+    if report.step % FORECAST_EVERY_STEPS == 0:
+        text = guard.warning(report.step, trainer.settings.num_steps)
+        if text:
+            post.tell("forecast", text=text)

@@ -1,0 +1,79 @@
+"""How often a run may die without getting on, and what is tried against it."""
+
+from dataclasses import dataclass, field
+
+MAX_ATTEMPTS = 5
+BACK_OFF_SECONDS = 0.5
+"""Doubled with every attempt after the first, which is made at once."""
+MEMORY_DEATHS_BEFORE_SHRINKING = 2
+
+
+@dataclass
+class Attempts:
+    """Counts the deaths since a run last got farther than ever before.
+
+    Attributes:
+        farthest_step: the last step that any worker has made; -1 before the first one started.
+        causes: of the deaths since then.
+        memory_deaths: those of them for want of memory, since the micro-batches were last split.
+        num_splits: micro-batches that each micro-batch is split into.
+    """
+
+    farthest_step: int = -1
+    causes: list[str] = field(default_factory=list)
+    memory_deaths: int = 0
+    num_splits: int = 1
+
+    @property
+    def step(self) -> int:
+        """How far the run is, for a person."""
+        return max(0, self.farthest_step)
+
+    def got_to(self, step: int) -> None:
+        """Notice progress, which makes earlier deaths forgotten."""
+        if step > self.farthest_step:
+            self.farthest_step = step
+            self.causes, self.memory_deaths = [], 0
+
+    def died(self, cause: str, is_memory: bool) -> None:
+        """Count a death."""
+        self.causes.append(cause)
+        self.memory_deaths += is_memory
+
+    @property
+    def are_used_up(self) -> bool:
+        """Whether another attempt would be one too many."""
+        return len(self.causes) >= MAX_ATTEMPTS
+
+    @property
+    def want_smaller_steps(self) -> bool:
+        """Whether memory has run out again and again."""
+        return self.memory_deaths >= MEMORY_DEATHS_BEFORE_SHRINKING
+
+    def split_micro_batches(self) -> None:
+        """Halve the micro-batches; a step keeps its documents."""
+        self.num_splits *= 2
+        self.memory_deaths = 0
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long to wait before the next attempt."""
+        return BACK_OFF_SECONDS * 2 ** (len(self.causes) - 2) if len(self.causes) > 1 else 0.0
+
+    def diagnosis(self, title: str, folder: str) -> str:
+        """Say what is known about deaths that do not end."""
+        remedy = (
+            "Make steps smaller (more train.grad_accumulation_steps, train.grad_checkpoint=true, "
+            "shorter data.max_seq_len), or set train.shrink_on_oom=true."
+            if self.memory_deaths
+            else "Look at what the workers printed above."
+        )
+        return "\n".join(
+            [
+                f"{title}: {len(self.causes)} workers have died without getting beyond "
+                f"step {self.step}:",
+                *(f"  {number}. {cause}" for number, cause in enumerate(self.causes, 1)),
+                f"The state is intact in {folder}; starting again goes on from there.",
+                remedy,
+            ]
+        )
