@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 
 from pipeline.data.store import TokenStoreWriter
 from pipeline.device import mx
 from pipeline.files import sha256_file
+from pipeline.machine import footprint_bytes
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.train.journal import Journal
+from pipeline.train.memory import robust_slope
 from pipeline.train.series import MACHINE_COLUMNS
 from pipeline.train.task import Task
 from tests.conftest import ROOT, TINY_SHAPE, random_documents
@@ -98,6 +101,15 @@ class Training:
             assert self.process.poll() is None, f"ended too early\n{self.text()}"
             assert time.monotonic() < deadline, f"waited too long\n{self.text()}"
             time.sleep(0.002)
+
+    def most_held(self, until=float("inf")):
+        """Sample what all processes hold, until they end or hold that much; give the maximum."""
+        most = 0
+        while self.process.poll() is None and most <= until:
+            pids = [self.process.pid, *(worker.pid for worker in self.workers())]
+            most = max(most, sum(map(footprint_bytes, pids)))
+            time.sleep(0.005)
+        return most
 
     def workers(self):
         """The worker that trains, then the stand-by."""
@@ -200,17 +212,57 @@ def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, in
     assert not done.journal("death")
 
 
+LEAK = {"debug__leak_mb_per_step": 50.0}
+THRESHOLD_GB = 0.45
+BOUND_BYTES = 1.05 * THRESHOLD_GB * 1e9 + 50e6
+"""The threshold, one step's growth, and 5 %."""
+
+
 @pytest.mark.parametrize(
     ("mode", "size"),
     [("lora", {}), *(pytest.param(mode, LONG, marks=EXHAUSTIVE) for mode in MODES)],
 )
-def test_reloading_by_memory_under_a_leak_changes_no_bit(training, undisturbed, mode, size):
+def test_reloading_by_memory_under_a_leak_changes_no_bit_and_keeps_below(
+    training, undisturbed, mode, size
+):
     changes = {"train__mode": mode, **size}
-    settings = {"reload_memory_threshold_gb": 0.45}
-    done = training(settings=settings, debug__leak_mb_per_step=50.0, **changes).complete()
-    assert done.result() == undisturbed(**changes)
-    assert done.metrics()["reloads"] >= 1
-    assert done.metrics()["leak_bytes_per_step"] == 0 or done.metrics()["reloads"] > 1
+    settings = {"reload_memory_threshold_gb": THRESHOLD_GB}
+    run = training(settings=settings, **LEAK, **changes).start()
+    assert run.most_held() <= BOUND_BYTES
+    assert run.end() == 0, run.text()
+    assert run.result() == undisturbed(**changes)
+    assert run.metrics()["reloads"] >= 1
+    assert not run.journal("death")
+
+
+def test_the_same_leak_without_reloads_passes_the_bound(training):
+    run = training(**LEAK).start()
+    assert run.most_held() > BOUND_BYTES
+    assert run.end() == 0
+
+
+@pytest.mark.exhaustive
+def test_three_hundred_leaking_steps_stay_below_one_gigabyte(training):
+    settings = {"reload_memory_threshold_gb": 1.0}
+    run = training(settings=settings, train__num_steps=300, train__steps_per_eval=100, **LEAK)
+    most = run.start().most_held()
+    assert run.end() == 0, run.text()
+    print(f"most held: {most / 1e9:.3f} GB, {run.metrics()['reloads']} reloads")
+    assert most <= 1.05e9 + 50e6
+    free = training("free", train__num_steps=300, train__steps_per_eval=100, **LEAK).start()
+    assert free.most_held(until=1.2e9) > 1.2e9
+
+
+@pytest.mark.exhaustive
+def test_two_thousand_steps_without_a_leak_do_not_grow(training):
+    run = training(
+        train__num_steps=2000, train__steps_per_eval=500, train__steps_per_save=500
+    ).complete()
+    rows = list(csv.DictReader((run.run / "train.csv").read_text().splitlines()))
+    held = np.array([float(row["footprint_bytes"]) for row in rows[200:]])
+    slope = robust_slope(held[::4]) / 4
+    print(f"slope: {slope / 1e6:.5f} MB a step")
+    assert slope < 0.05e6
 
 
 @pytest.mark.parametrize(
