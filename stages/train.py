@@ -34,7 +34,7 @@ def main(config: DictConfig, paths: Paths) -> float | None:
     if config.status:
         print("\n".join(statuses()))
         return None
-    run = RunFolder("train", config, paths)
+    run = RunFolder.of_stage("train", config, paths)
     with new_folder(paths.write("models/trained")) as trained:
         task = Task(
             title="train",

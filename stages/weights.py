@@ -28,7 +28,7 @@ def main(config: DictConfig, paths: Paths) -> None:
     with new_folder(paths.write("models/base")) as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
-            run = RunFolder("weights", config, paths)
+            run = RunFolder.of_stage("weights", config, paths)
             metrics = pretrain(config, prepared, base, run)
             run.clear()
             folder = base

@@ -6,10 +6,9 @@ python -m tests.drive SETTINGS.json
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 from pipeline.errors import PipelineError
-from pipeline.files import FileLock
+from pipeline.train.runs import RunFolder
 from pipeline.train.supervisor import Supervisor, SupervisorSettings
 from pipeline.train.task import Task
 
@@ -64,12 +63,10 @@ def main():
     folder = Path(task.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     Path(task.output).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    run = SimpleNamespace(path=folder, lock=lock, choose_start=lambda resume: None)
     settings = SupervisorSettings(**given["settings"])
     num_steps = task.parameters["train"]["num_steps"]
     try:
-        metrics = Supervisor(task, num_steps, settings, run).train()
+        metrics = Supervisor(task, num_steps, settings, RunFolder(folder)).train()
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

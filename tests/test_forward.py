@@ -18,7 +18,7 @@ from pipeline.model.forward import (
 )
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
-from tests.conftest import random_documents
+from tests.small import random_documents
 
 SLIDING = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}
 QWEN = {"model_type": "qwen3", "head_dim": 4, "attention_bias": False}

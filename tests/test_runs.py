@@ -39,7 +39,7 @@ def test_how_often_it_saves_does_not(config):
 
 def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_path):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    folder = RunFolder("train", config, Paths(Path()))
+    folder = RunFolder.of_stage("train", config, Paths(Path()))
     holder = subprocess.run(
         [
             sys.executable,
@@ -55,7 +55,7 @@ def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_pa
     )
     assert holder.stdout.strip() == "False"
     with pytest.raises(CheckpointError, match=r"already under way, in process \d+"):
-        RunFolder("train", config, Paths(Path()))
+        RunFolder.of_stage("train", config, Paths(Path()))
     folder.clear()
     assert not folder.path.exists()
-    RunFolder("train", config, Paths(Path())).clear()
+    RunFolder.of_stage("train", config, Paths(Path())).clear()

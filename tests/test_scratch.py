@@ -13,7 +13,7 @@ from pipeline.model.folder import read_config
 from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.model.tree import named_arrays
-from tests.conftest import TINY_SHAPE
+from tests.small import TINY_SHAPE
 
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}
 

@@ -11,7 +11,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import CheckpointError
-from pipeline.files import FileLock, sha256_bytes, write_json
+from pipeline.files import FileLock, sha256_bytes
 from pipeline.inputs import ROOT
 from pipeline.stage import Paths, dependency_hashes
 from pipeline.train.status import Status
@@ -64,20 +64,25 @@ def run_key(stage_name: str, config: DictConfig, paths: Paths) -> str:
 class RunFolder:
     """The folder of one run, held against a second process that would do the same."""
 
-    def __init__(self, stage_name: str, config: DictConfig, paths: Paths) -> None:
+    def __init__(self, path: Path) -> None:
         """Take the folder.
 
         Raises:
             CheckpointError: when another process has it.
         """
-        self.path = home() / run_key(stage_name, config, paths)
-        self.lock = FileLock(home() / f"{self.path.name}.lock")
+        self.path = path
+        self.lock = FileLock(path.with_name(f"{path.name}.lock"))
         deadline = time.monotonic() + HANDOVER_SECONDS
         while not self.lock.acquire():
             if not self.is_being_left() or time.monotonic() > deadline:
                 self.refuse()
             time.sleep(0.1)
-        write_json(self.path / "run.json", {"stage": stage_name, "process": os.getpid()})
+        self.path.mkdir(exist_ok=True)
+
+    @staticmethod
+    def of_stage(stage_name: str, config: DictConfig, paths: Paths) -> "RunFolder":
+        """Take the folder that this very run of a stage has, and no other one."""
+        return RunFolder(home() / run_key(stage_name, config, paths))
 
     def is_being_left(self) -> bool:
         """Tell whether the process that has the folder is gone, but for its worker, or going."""
