@@ -38,7 +38,7 @@ def draw_memory(curve: Path, path: Path) -> None:
         if bound < limit:
             draw_bound(axes, "reload above", bound, top, style="--")
         axes.set(xlabel="step", ylabel="GB", ylim=(0, top), xlim=(0, steps[-1]))
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         figure.savefig(path, metadata={"Software": None})
 
 

@@ -90,6 +90,7 @@ class Supervisor:
         self.segment: Segment | None = None
         self.ancestor = Ancestor.of_dvc()
         self.reload_began: float | None = None
+        self.leak_bytes_per_step = 0.0
         self._status_written = 0.0
 
     def train(self) -> dict[str, Any]:
@@ -120,6 +121,7 @@ class Supervisor:
             "reload_seconds": tally.reload_seconds,
             "inexact": list(tally.inexact),
             "memory_limit_bytes": self.limit_bytes,
+            "leak_bytes_per_step": self.leak_bytes_per_step,
         }
 
     def refuse_to_go_on(self) -> None:
@@ -309,6 +311,7 @@ class Supervisor:
     def on_ended(self, segment: Segment, event: Message) -> None:
         """The worker has done its part."""
         segment.reason = event["reason"]
+        self.leak_bytes_per_step = max(self.leak_bytes_per_step, event["leak_bytes_per_step"])
 
     def on_error(self, segment: Segment, event: Message) -> None:
         """Something the user can mend: no other worker would do better."""

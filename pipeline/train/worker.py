@@ -226,10 +226,8 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
     if reason == "done":
         with post.beats():
             post.tell("finishing")
-            metrics = run.finish(trainer)
-            leak = guard.meter.bytes_per_step
-            post.tell("result", metrics={**metrics, "leak_bytes_per_step": leak})
-    post.tell("ended", reason=reason, step=trainer.progress.step)
+            post.tell("result", metrics=run.finish(trainer))
+    post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.bytes_per_step)
     return 0
 
 
