@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,6 +99,7 @@ def test_every_output_is_there(smoke):
         "models/validation/conflicts.jsonl",
         "models/validation/documents.jsonl",
         "plots/lengths.csv",
+        "plots/memory.png",
         "plots/overview.png",
     ):
         assert (smoke / name).stat().st_size > 0, name
@@ -112,7 +114,8 @@ def test_train_metrics_are_complete(smoke):
     names = (
         "train_loss val_loss best_val_loss best_step num_steps num_tokens tokens_per_second "
         "peak_memory_bytes peak_footprint_bytes trainable_parameters total_parameters reloads "
-        "recoveries skipped_steps wall_seconds conflicts_primary_share "
+        "recoveries reload_seconds skipped_steps wall_seconds memory_limit_bytes inexact "
+        "leak_bytes_per_step conflicts_primary_share "
         "conflicts_primary_share_low conflicts_primary_share_high conflicts_primary_share_n"
     )
     assert not set(names.split()) - metrics.keys()
@@ -224,18 +227,79 @@ def test_a_run_by_hand_touches_nothing_that_dvc_tracks(smoke):
 
 
 def test_a_sweep_writes_one_table(smoke):
-    stage(
+    done = stage(
         smoke,
         "train",
         "-m",
         "lora.rank=2,4",
-        "train.num_steps=2",
+        "train.reload_interval_steps=5,10",
         "hydra.sweep.dir=runs/sweep",
     )
     table = (smoke / "runs/sweep/table.md").read_text()
-    assert len(table.strip().splitlines()) == 4
-    assert "conflicts_primary_share" in table
-    assert "lora.rank" in table
+    assert table.strip() in done.stdout
+    with (smoke / "runs/sweep/table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["lora.rank"], row["train.reload_interval_steps"]) for row in rows] == [
+        ("2", "5"),
+        ("2", "10"),
+        ("4", "5"),
+        ("4", "10"),
+    ]
+    assert [row["reloads"] for row in rows] == ["2", "1", "2", "1"]
+    losses = [row["val_loss"] for row in rows]
+    assert losses[0] == losses[1] != losses[2] == losses[3]
+    assert "conflicts_primary_share" in rows[0]
+
+
+def test_metrics_diff_shows_what_an_experiment_changed(smoke):
+    run(smoke, "dvc", "exp", "run", "-S", "lora.rank=4")
+    difference = run(smoke, "dvc", "metrics", "diff").stdout
+    line = next(line for line in difference.splitlines() if " val_loss" in line)
+    assert "metrics/train.json" in line
+    run(smoke, "git", "reset", "--quiet", "--hard")
+    run(smoke, "dvc", "checkout", "--quiet")
+
+
+def test_a_running_training_tells_how_far_it_is_and_is_not_started_twice(smoke):
+    assert "no training is under way" in stage(smoke, "train", "status=true").stdout
+    long = ["train.num_steps=4000", "train.batch_size=2", "train.steps_per_save=10"]
+    command = [sys.executable, "-m", "stages.train", *long, "hydra.run.dir=runs/long"]
+    process = subprocess.Popen(command, cwd=smoke, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list((smoke / ".checkpoints").glob("*/status.json")))
+    said = stage(smoke, "train", "status=true").stdout
+    assert re.search(
+        r"train: step \d+/4000, [\d.]+ steps/s, .* footprint 0\.\d+ GB", said
+    )
+    assert re.search(r"of [\d.]+ GB, 0 reloads, \d\d:\d\d:\d\d to go", said)
+    second = stage(smoke, "train", *long, "hydra.run.dir=runs/second", check=False)
+    assert second.returncode == 74
+    assert f"already under way, in process {process.pid}" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not (smoke / "runs/long/models/trained").exists()
+    assert "not running" in stage(smoke, "train", "status=true").stdout
+    shutil.rmtree(smoke / ".checkpoints")
+
+
+def test_how_a_run_starts_can_be_chosen(smoke):
+    few = ["train.num_steps=8", "train.steps_per_save=2", "debug.kill_at_step=5"]
+    absent = stage(smoke, "train", *few, "train.resume=required", check=False)
+    assert absent.returncode == 74
+    assert "train.resume=required: this run has no checkpoint" in absent.stderr
+    hang = ["train.hang_timeout_seconds=0.1"]
+    refused = stage(smoke, "train", *few, *hang, check=False)
+    assert "train.hang_timeout_seconds=0.1: must be at least 1" in refused.stderr
+    done = stage(smoke, "train", *few, "hydra.run.dir=runs/crash")
+    assert "resuming after step" in done.stderr
+    assert json.loads((smoke / "runs/crash/metrics/train.json").read_text())["recoveries"] == 1
+
+
+def test_a_profile_is_written_when_asked_for(smoke):
+    stage(smoke, "train", "+debug=profile", "train.num_steps=2", "hydra.run.dir=runs/profile")
+    with (smoke / "runs/profile/plots/profile.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+    stage(smoke, "train", "train.num_steps=2", "hydra.run.dir=runs/plain")
+    assert not (smoke / "runs/plain/plots/profile.csv").exists()
 
 
 def test_a_blas_that_cannot_be_used_is_said_without_a_traceback(smoke):
