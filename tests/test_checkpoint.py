@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
 from pipeline.train import checkpoint as module
-from pipeline.train.checkpoint import ARRAYS, MANIFEST, STATE, Checkpoint, CheckpointFolder
+from pipeline.train import manifest
+from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.manifest import ARRAYS, MANIFEST, STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,7 +69,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(folder, caplog, name, d
 def test_any_flipped_bit_is_noticed(tmp_path_factory, data):
     folder = CheckpointFolder(tmp_path_factory.mktemp("run"), keep=2)
     folder.save(made(1))
-    path = folder.save(made(2)) / data.draw(st.sampled_from([ARRAYS, STATE]))
+    path = folder.save(made(2)) / data.draw(st.sampled_from([ARRAYS, STATE, MANIFEST]))
     raw = bytearray(path.read_bytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(bytes(raw))
@@ -92,7 +94,7 @@ def test_a_full_disk_leaves_the_older_one_and_says_so(folder, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "sync_file", full)
+    monkeypatch.setattr(manifest, "sync_file", full)
     with pytest.raises(CheckpointError, match=r"step 2 was not written .*No space left"):
         folder.save(made(2))
     assert folder.newest().step == 1
