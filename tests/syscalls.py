@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,29 +40,51 @@ class Driver:
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
 
-    def run(self, command, *options):
-        """Work under strace; give the exit status, and the trace as text."""
+    def run(self, command, fault="", point=None, calls=CHANGING):
+        """Work under strace; give the exit status, and the lines of the child's trace.
+
+        Args:
+            command: what the child is to do.
+            fault: what is injected, in strace's words; nothing when empty.
+            point: at which call: its name, and how many of that name come first.
+            calls: what is recorded.
+        """
+        options = ["-f", "-xx", "-s", "10000000", "-e", f"trace={calls}"]
+        if fault:
+            options += ["-e", f"inject={point[0]}:{fault}:when={point[1] + 1}"]
         self.tell(json.dumps(command))
         child = self.process.stdout.readline().strip()
         with tempfile.NamedTemporaryFile("r") as trace:
-            strace = subprocess.Popen(
-                [STRACE, "-f", "-xx", "-s", "10000000", "-e", f"trace={CHANGING}", *options]
-                + ["-o", trace.name, "-p", child],
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            options += ["-o", trace.name, "-p", child]
+            strace = subprocess.Popen([STRACE, *options], stderr=subprocess.PIPE, text=True)
             attached = strace.stderr.readline()
             self.tell("go")
             status = int(self.process.stdout.readline())
             strace.communicate()
             lines = trace.read().splitlines()
         assert "attached" in attached, attached
-        return status, [line for line in lines if line.split()[0] == child]
+        return status, [line for line in lines if line.split()[0] == child and "(" in line]
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+def points(trace):
+    """List each call of a trace by its name, and how many of that name came before it."""
+    seen, found = Counter(), []
+    for line in trace:
+        name = line.split()[1].split("(")[0]
+        found.append((name, seen[name]))
+        seen[name] += 1
+    return found
+
+
+def readable(line):
+    """Give a line of a trace with its strings as text, cut short."""
+    text = re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), line)
+    return f"{text[:200]!r}"
 
 
 @dataclass(frozen=True)
@@ -87,9 +110,16 @@ class Recording:
     Inode 0 is the folder. An inode is `bytes` or, as a folder, a dictionary of inodes by name.
     """
 
-    def __init__(self, base, traces):
+    def __init__(self, base, before, traces):
+        """Replay traces.
+
+        Args:
+            base: the folder that the processes worked in.
+            before: a copy of it, made before they did.
+            traces: lines of strace, one list for each process.
+        """
         self.base, self.operations, self.initial = str(base), [], {}
-        self.load(base)
+        self.load(before)
         self.live = {key: self.copy(value) for key, value in self.initial.items()}
         for trace in traces:
             self.descriptors = {}
