@@ -22,6 +22,20 @@ def cache_folder() -> Path:
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that power loss cannot take away, and what it then holds with it.
+
+    Names that another process has made may not be durable yet: all that lead to it are synced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = folder.stat().st_dev
+    for ancestor in folder.resolve().parents:
+        if ancestor.stat().st_dev != device:
+            return  # a mount point has been there before
+        with contextlib.suppress(PermissionError):  # where we may not read, we made nothing
+            sync_folder(ancestor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable; a rename is only safe after this."""
     sync_file(folder)
@@ -52,9 +66,14 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def json_text(value: Any) -> str:  # noqa: ANN401
+    """Give JSON that a person can read and git can diff; NaN and infinity are refused."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    """Write JSON that a person can read and git can diff; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace a file by the JSON of a value, as `write_text` does."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401

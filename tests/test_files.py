@@ -1,5 +1,6 @@
 """Files are whole or absent, whatever fails; hashes notice changes; locks die with their owner."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pipeline import files
 from pipeline.files import (
     FileLock,
     cached_sha256_file,
+    make_folder,
     new_folder,
     read_json,
     sha256_bytes,
@@ -164,6 +166,26 @@ def test_a_kill_leaves_the_old_or_the_new_and_no_half(folder, what):
     assert child.wait() == -signal.SIGKILL
     assert (folder / "a.txt").read_text() == "old"
     assert names(folder / "model") == (["old"] if what == "folder" else ["half"])
+
+
+def test_a_made_folder_is_durable_with_all_names_that_lead_to_it(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    make_folder(tmp_path / "a/b")
+    make_folder(tmp_path / "a/b")  # whoever made it may have been killed before it was durable
+    assert (tmp_path / "a/b").is_dir()
+    assert synced[:2] == [tmp_path / "a", tmp_path]
+    assert synced[len(synced) // 2 :] == synced[: len(synced) // 2]
+
+
+@pytest.mark.parametrize(("error", "passes"), [(PermissionError, True), (OSError, False)])
+def test_folders_of_others_need_not_be_durable(tmp_path, monkeypatch, error, passes):
+    def fail(folder):
+        raise error
+
+    monkeypatch.setattr(files, "sync_folder", fail)
+    with contextlib.nullcontext() if passes else pytest.raises(error):
+        make_folder(tmp_path / "a")
 
 
 # Hashes

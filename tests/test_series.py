@@ -1,9 +1,13 @@
 """Series survive kills and give back the same bits."""
 
+import errno
 import math
+import os
 
 import pytest
 
+from pipeline.errors import CheckpointError
+from pipeline.train import series as module
 from pipeline.train.series import Series
 
 
@@ -45,3 +49,53 @@ def test_nan_is_written_and_read(series):
     series.append({"step": 4, "train_loss": math.nan})
     series.close()
     assert math.isnan(float(series.rows()[-1]["train_loss"]))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"\0" * 9, b"\0\0\0\n4,0.5\n", b"4\n", b"4,0.5,7\n", b"\xff\xfe,0.5\n", b",0.5\n", b"4,0."],
+)
+def test_what_a_power_loss_leaves_at_the_end_does_not_count(series, tail):
+    with series.path.open("ab") as file:
+        file.write(tail)
+    assert [row["step"] for row in series.rows()] == ["1", "2", "3"]
+    series.resume_after(9)
+    assert len(series.path.read_bytes().splitlines()) == 4
+
+
+def test_rows_that_were_not_written_are_written_later_into_a_new_file(series, monkeypatch):
+    series.resume_after(3)
+    durable, inode = series.path.read_bytes(), series.path.stat().st_ino
+
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    series.append({"step": 4, "train_loss": 0.5})
+    with monkeypatch.context() as context:
+        context.setattr(module.os, "fsync", fail)
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match=r"x.csv: 1 lines were not written .*Input/"):
+                series.sync()
+    os.truncate(series.path, len(durable))  # the disk never got them
+    series.append({"step": 5, "train_loss": 0.25})
+    series.close()
+    assert [row["step"] for row in series.rows()] == ["1", "2", "3", "4", "5"]
+    assert series.path.stat().st_ino != inode
+
+
+def test_a_series_cut_back_is_durable_under_its_name(series, monkeypatch):
+    synced = []
+    monkeypatch.setattr(module, "sync_folder", synced.append)
+    series.resume_after(2)
+    series.append({"step": 3, "train_loss": 0.5})
+    series.sync()
+    assert synced == [series.path.parent]
+
+
+def test_a_series_whose_file_is_gone_says_so(tmp_path):
+    series = Series(tmp_path / "gone/x.csv", ("step",))
+    series.resume_after(0)
+    series.path.unlink()
+    series.append({"step": 1})
+    with pytest.raises(CheckpointError, match=r"gone/x.csv: 1 lines were not written .*No such"):
+        series.sync()

@@ -267,9 +267,7 @@ def test_a_running_training_tells_how_far_it_is_and_is_not_started_twice(smoke):
     process = subprocess.Popen(command, cwd=smoke, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     wait_for(lambda: list((smoke / ".checkpoints").glob("*/status.json")))
     said = stage(smoke, "train", "status=true").stdout
-    assert re.search(
-        r"train: step \d+/4000, [\d.]+ steps/s, .* footprint 0\.\d+ GB", said
-    )
+    assert re.search(r"train: step \d+/4000, [\d.]+ steps/s, .* footprint 0\.\d+ GB", said)
     assert re.search(r"of [\d.]+ GB, 0 reloads, \d\d:\d\d:\d\d to go", said)
     second = stage(smoke, "train", *long, "hydra.run.dir=runs/second", check=False)
     assert second.returncode == 74

@@ -1,25 +1,32 @@
 """Checkpoints that are whole or invisible.
 
-Commit protocol: write into `.tmp-…`, fsync each file, write a manifest with their hashes, fsync,
-rename to `step-NNNNNNNN`, fsync the parent. A reader takes the newest folder whose manifest
-verifies, and says so when it had to pass one over. Older ones go only after the new one is safe.
+Commit protocol: write into `.tmp-…`, fsync each file, write a sealed manifest with their hashes,
+fsync, rename to `step-NNNNNNNN`, fsync the parent. A reader takes the newest folder whose manifest
+verifies, and says so when it had to pass one over. Older ones go only after the new one is safe,
+and lose their names, durably, before they lose their files: what has a name is whole.
 """
 
+import contextlib
 import logging
 import os
+import re
+import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
-from pipeline.files import read_json, sha256_file, sync_file, sync_folder, write_json
+from pipeline.files import make_folder, read_json, sync_folder
+from pipeline.train.manifest import ARRAYS, STATE, flaw, write_parts
 
-ARRAYS, STATE, MANIFEST = "arrays.safetensors", "state.json", "manifest.json"
+STEP_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
 DISK_MARGIN = 1.2
+DISK_ERRORS = (OSError, RuntimeError, SafetensorError)  # MLX knows only RuntimeError
 log = logging.getLogger(__name__)
 
 
@@ -39,11 +46,24 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run."""
+    """The checkpoints of one run; only one process at a time may save into it."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder where it is not there yet.
+
+        Raises:
+            CheckpointError: when it cannot be made.
+        """
         self.folder, self.keep = folder, keep
+        self._saved: int | None = None
+        self._damaged: set[int] = set()
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder}: cannot be made ({error}).\n"
+                "Checkpoints need a folder that can be written; make room for it there."
+            ) from error
 
     def save(self, checkpoint: Checkpoint, protect: int | None = None) -> Path:
         """Commit a checkpoint, then delete older ones but the newest `keep` and `protect`.
@@ -52,22 +72,25 @@ class CheckpointFolder:
             CheckpointError: when it cannot be written; those that exist are untouched.
         """
         final = self.path(checkpoint.step)
-        if final.exists() and verified(final):
-            self.prune(protect)
-            return final
-        partial = self.folder / f".tmp-{checkpoint.step:08d}-{os.getpid()}"
         try:
-            self.require_space(checkpoint)
-            write_parts(checkpoint, partial)
-            shutil.rmtree(final, ignore_errors=True)  # there only when it did not verify
-            partial.rename(final)
-            sync_folder(self.folder)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            self.sweep()  # what a killed save has left takes the room that this one needs
+            if final.exists() and not flaw(final):
+                sync_folder(self.folder)  # it may come from a save that was killed before this
+            else:
+                self.require_space(checkpoint)
+                with self.partial_folder(checkpoint.step) as partial:
+                    write_parts(partial, checkpoint.step, checkpoint.arrays, checkpoint.state)
+                    self.commit(partial, final)
+        except DISK_ERRORS as error:
+            with contextlib.suppress(OSError):
+                self.sweep()
             raise CheckpointError(
                 f"{final}: the checkpoint of step {checkpoint.step} was not written ({error}).\n"
-                "Free some disk and start again: training goes on from the one before."
+                f"Those before it are untouched. See that {self.folder} is there, can be written "
+                "and has room, and start again: training goes on from the newest."
             ) from error
+        self._saved = checkpoint.step
+        self._damaged.discard(checkpoint.step)
         self.prune(protect)
         return final
 
@@ -76,15 +99,39 @@ class CheckpointFolder:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """List the steps that have been committed, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        """List the steps that have been committed, oldest first.
+
+        Raises:
+            CheckpointError: when the folder cannot be read.
+        """
+        try:
+            names = [path.name for path in self.folder.iterdir()]  # `glob` would hide the error
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be read ({error}).\nBring it back, and start again."
+            ) from error
+        return sorted(int(found[1]) for name in names if (found := STEP_NAME.fullmatch(name)))
 
     def newest(self) -> Checkpoint | None:
-        """Load the newest checkpoint that verifies; pass over damaged ones with a warning."""
-        for step in reversed(self.steps()):
-            if verified(self.path(step)):
+        """Load the newest checkpoint that verifies; pass over damaged ones with a warning.
+
+        Raises:
+            CheckpointError: when there are some and none verifies.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
                 return self.load(step)
-            log.warning("%s is damaged; going back to the one before", self.path(step))
+            except CheckpointError as error:
+                self._damaged.add(step)
+                log.warning(
+                    "%s is damaged; going back to the one before. %s", self.path(step), error
+                )
+        if steps:
+            raise CheckpointError(
+                f"{self.folder}: all {len(steps)} checkpoints are damaged, the newest of step "
+                f"{steps[-1]}.\nDelete the folder to start this run afresh."
+            )
         return None
 
     def load(self, step: int) -> Checkpoint:
@@ -94,22 +141,76 @@ class CheckpointFolder:
             CheckpointError: when it does not verify.
         """
         path = self.path(step)
-        if not verified(path):
-            raise CheckpointError(
-                f"{path}: is missing or damaged.\nDelete {self.folder} to start this run afresh."
-            )
-        arrays = mx.load(str(path / ARRAYS))
-        assert isinstance(arrays, dict)
-        mx.eval(arrays)  # lazy arrays would read whatever the file holds later
-        return Checkpoint(step, arrays, read_json(path / STATE))
+        problem = flaw(path)
+        try:
+            if not problem:
+                arrays = mx.load(str(path / ARRAYS))
+                assert isinstance(arrays, dict)
+                mx.eval(arrays)  # lazy arrays would read whatever the file holds later
+                return Checkpoint(step, arrays, read_json(path / STATE))
+        except DISK_ERRORS as error:
+            problem = str(error)
+        raise CheckpointError(
+            f"{path}: is missing or damaged ({problem}).\n"
+            f"Delete {self.folder} to start this run afresh."
+        )
 
     def prune(self, protect: int | None) -> None:
-        """Delete what a later checkpoint has made superfluous, and what a killed save left."""
-        for step in self.steps()[: -self.keep]:
-            if step != protect:
-                shutil.rmtree(self.path(step))
-        for partial in self.folder.glob(".tmp-*"):
-            shutil.rmtree(partial)
+        """Delete what later checkpoints have made superfluous; warn where that fails.
+
+        Those that `newest` found damaged go too, and do not count among those to keep.
+        """
+        try:
+            steps = self.steps()
+            whole = [step for step in steps if step not in self._damaged]
+            kept = {*whole[-self.keep :], self._saved, protect}
+            for step in steps:
+                if step not in kept:
+                    self.set_aside(self.path(step))
+            self.sweep()
+        except (OSError, CheckpointError) as error:
+            log.warning("%s: superfluous checkpoints stay (%s)", self.folder, error)
+
+    def set_aside(self, path: Path) -> None:
+        """Take the name from a checkpoint, so that half of it will not be taken for all of it."""
+        path.rename(self.folder / f".tmp-old-{path.name}-{secrets.token_hex(8)}")
+
+    def sweep(self) -> None:
+        """Delete what was set aside, and what a killed save left; warn of what cannot be deleted.
+
+        Raises:
+            OSError: when the folder cannot be read, or its names not be made durable.
+        """
+        strays = [path for path in self.folder.iterdir() if path.name.startswith(".tmp-")]
+        if strays:
+            sync_folder(self.folder)  # no name may come back after its files are gone
+        for path in strays:
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                log.warning("%s: is superfluous and cannot be deleted (%s)", path, error)
+
+    @contextlib.contextmanager
+    def partial_folder(self, step: int) -> Iterator[Path]:
+        """Give a folder to write into, which is deleted unless it was given another name."""
+        partial = self.folder / f".tmp-{step:08d}-{os.getpid()}"
+        try:
+            partial.mkdir()
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def commit(self, partial: Path, final: Path) -> None:
+        """Give a finished folder its name, or no name at all."""
+        if final.exists():  # but it did not verify
+            self.set_aside(final)
+        partial.rename(final)
+        try:
+            sync_folder(self.folder)
+        except OSError:  # nobody knows what is on the disk, and asking again would not tell
+            with contextlib.suppress(OSError):
+                self.set_aside(final)
+            raise
 
     def require_space(self, checkpoint: Checkpoint) -> None:
         """Look at the disk before writing to it."""
@@ -117,37 +218,3 @@ class CheckpointFolder:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(f"{needed} bytes are needed and {free} are free")
-
-
-def write_parts(checkpoint: Checkpoint, partial: Path) -> None:
-    """Write the files of a checkpoint, durable, with a manifest that describes them."""
-    partial.mkdir()
-    mx.save_safetensors(str(partial / ARRAYS), dict(sorted(checkpoint.arrays.items())))
-    sync_file(partial / ARRAYS)
-    write_json(partial / STATE, checkpoint.state)
-    files = {
-        name: {"size": (partial / name).stat().st_size, "sha256": sha256_file(partial / name)}
-        for name in (ARRAYS, STATE)
-    }
-    tensors = {
-        name: {"dtype": str(value.dtype), "shape": list(value.shape)}
-        for name, value in sorted(checkpoint.arrays.items())
-    }
-    manifest = {"step": checkpoint.step, "files": files, "tensors": tensors}
-    write_json(partial / MANIFEST, manifest)
-    sync_folder(partial)
-
-
-def verified(path: Path) -> bool:
-    """Tell whether a committed folder is what its manifest says, and a readable safetensors."""
-    try:
-        manifest = read_json(path / MANIFEST)
-        for name, facts in manifest["files"].items():
-            if (path / name).stat().st_size != facts["size"]:
-                return False
-            if sha256_file(path / name) != facts["sha256"]:
-                return False
-        with safe_open(path / ARRAYS, framework="numpy") as file:
-            return sorted(file.keys()) == sorted(manifest["tensors"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        return False

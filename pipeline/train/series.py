@@ -2,11 +2,13 @@
 
 import csv
 import io
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_text
+from pipeline.errors import CheckpointError
+from pipeline.files import sync_folder, write_text
 
 TRAIN_COLUMNS = (
     "step",
@@ -37,43 +39,90 @@ MACHINE_COLUMNS = frozenset(
 
 
 class Series:
-    """A CSV file whose first column is the step."""
+    """A CSV file whose first column is the step; rows reach it when they are made durable."""
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
         self.path, self.columns = path, columns
+        self._pending: list[str] = []
+        self._durable_bytes = 0
+        self._is_suspect = False
 
     def resume_after(self, step: int) -> None:
-        """Forget what was written after a step, and open the file for more.
+        """Forget what was written after a step.
 
         A run that was killed has written further than its newest checkpoint.
+
+        Raises:
+            CheckpointError: when the file cannot be written.
         """
-        kept = [row for row in self.rows() if int(row["step"]) <= step]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-        write_text(self.path, text.getvalue())
-        self._file = self.path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
+        lines = [",".join(self.columns) + "\n"]
+        lines += [self.line(row) for row in self.rows() if int(row[self.columns[0]]) <= step]
+        self._pending, self._durable_bytes, self._is_suspect = lines, 0, True
+        self.sync()
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row; floats are written so that reading gives the same bits."""
-        self._writer.writerow({name: repr(value) for name, value in row.items()})
+        self._pending.append(self.line({name: repr(value) for name, value in row.items()}))
+
+    def line(self, row: dict[str, str]) -> str:
+        """Write a row as the file has it."""
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, lineterminator="\n").writerow(row)
+        return text.getvalue()
 
     def sync(self) -> None:
-        """Make the rows durable, as a checkpoint that counts on them must."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Make the rows durable, as a checkpoint that counts on them must.
+
+        After a failure nobody knows what the file holds, and a second fsync would not tell: the
+        next call puts a new file in its place.
+
+        Raises:
+            CheckpointError: when that cannot be done; the rows are kept for the next call.
+        """
+        text = "".join(self._pending)
+        try:
+            if self._is_suspect:
+                self.replace(text)
+            else:
+                self.extend(text)
+        except OSError as error:
+            self._is_suspect = True
+            raise CheckpointError(
+                f"{self.path}: {len(self._pending)} lines were not written ({error}).\n"
+                f"See that {self.path.parent} is there, can be written and has room, and start "
+                "again: training goes on from the newest checkpoint."
+            ) from error
+        self._pending, self._is_suspect = [], False
+        self._durable_bytes += len(text.encode())
+
+    def extend(self, text: str) -> None:
+        """Write after what is durable; a file that is gone is not begun anew."""
+        with self.path.open("r+b") as file:
+            file.seek(self._durable_bytes)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def replace(self, text: str) -> None:
+        """Write after what was durable before, into a new file."""
+        durable = self.path.read_bytes()[: self._durable_bytes] if self._durable_bytes else b""
+        write_text(self.path, durable.decode() + text)
+        sync_folder(self.path.parent)
 
     def close(self) -> None:
-        """Write out and close."""
+        """Write out what is left."""
         self.sync()
-        self._file.close()
 
     def rows(self) -> list[dict[str, str]]:
-        """Read the whole rows there are; a last line that a kill cut short does not count."""
+        """Read the whole rows there are, up to what a kill or a power loss has cut or spoilt."""
         if not self.path.exists():
             return []
-        text = self.path.read_text(encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
-        return list(csv.DictReader(io.StringIO(whole)))
+        rows = csv.DictReader(io.StringIO(whole), strict=True)
+        return list(itertools.takewhile(self.is_whole, rows))
+
+    def is_whole(self, row: dict[str, str]) -> bool:
+        """Tell whether a row has a value in each column, and a step in the first."""
+        values = list(row.values())
+        return None not in values and tuple(row) == self.columns and values[0].isdecimal()
