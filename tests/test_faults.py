@@ -1,5 +1,6 @@
 """Faults of the machine around a run: a full disk, a jumping clock, other numerics, no memory."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -71,19 +72,22 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill(disk):
+    """Take all the room there is."""
+    filling = disk / "filling"
+    with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    return filling
+
+
 def test_a_full_disk_costs_saves_but_not_the_run(training, undisturbed, small_disk):
     changes = {"train__num_steps": 400, "train__steps_per_eval": 100, "train__steps_per_save": 5}
     run = training(**changes)
     run.move_to(small_disk)
     run.start()
     run.wait_for_step(20)
-    filling = small_disk / "filling"
-    with filling.open("wb") as file:
-        while True:
-            try:
-                os.write(file.fileno(), b"x" * 4096)
-            except OSError:
-                break
+    filling = fill(small_disk)
     run.wait_until(lambda: "Training goes on; the next save tries again" in run.text())
     filling.unlink()
     assert run.end() == 0, run.text()
@@ -91,12 +95,14 @@ def test_a_full_disk_costs_saves_but_not_the_run(training, undisturbed, small_di
 
 
 def test_a_disk_that_is_full_from_the_start_ends_the_run_with_its_own_code(training, small_disk):
-    with (small_disk / "filling").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, 4_000_000)
     run = training()
     run.move_to(small_disk)
-    assert run.start().end() == 74
-    assert "Free some disk and start again" in run.text()
+    run.start()
+    run.wait_until(run.workers)
+    fill(small_disk)
+    assert run.end() == 74
+    assert "has room, and start again" in run.text()
+    assert "Traceback" not in run.text()
 
 
 @pytest.fixture

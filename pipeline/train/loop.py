@@ -384,4 +384,6 @@ class Trainer:
 
     def best_weights(self) -> dict[str, mx.array]:
         """Load the weights of the step with the least validation loss."""
+        if self._unsaved_best is not None:
+            return weights_of(self._unsaved_best)
         return weights_of(self.checkpoints.load(self.progress.best_step))
