@@ -96,22 +96,33 @@ class Rehearsal:
         return self.simulate(run, arguments, num_held=0, num_evaluated=3)
 
     def update(self) -> Simulation:
-        """Clip the gradients and update weights and optimizer with them."""
-        trainable, state = list(self.trainable), list(self.state)
+        """Clip the gradients and update weights and optimizer with them, weight by weight.
 
-        def run(norm: mx.array, *arguments: mx.array) -> list[mx.array]:
-            gradients, others = arguments[: len(trainable)], arguments[len(trainable) :]
-            self.put(others[: len(trainable)], trainable)
-            self.optimizer.state = unflattened(state, others[len(trainable) :])
-            self.optimizer.update(
-                self.model, self.step.clipped(unflattened(trainable, gradients), norm)
-            )
-            new = trainable_arrays(self.model).values()
-            return [*new, *named_arrays(self.optimizer.state).values()]
+        MLX merges equal operations of a graph that it traces, which would change their order. So
+        each weight gets a norm, a learning rate and a step of its own here.
+        """
+        weights, count = list(self.trainable.values()), len(self.trainable)
+        first = f"{next(iter(self.trainable))}."
+        kinds = [name.removeprefix(first) for name in self.state if name.startswith(first)]
+        moments = [self.state[f"{name}.{kind}"] for name in self.trainable for kind in kinds]
 
-        weights = list(self.trainable.values())
-        arguments = [mx.array(1.0), *weights, *weights, *self.state.values()]
-        return self.simulate(run, arguments, num_held=1 + len(weights))
+        def run(*arguments: mx.array) -> list[mx.array]:
+            starts = range(0, 5 * count, count)
+            columns = [arguments[start : start + count] for start in starts]
+            rest = iter(arguments[5 * count :])
+            new, states = [], []
+            for gradient, norm, rate, step, weight in zip(*columns, strict=True):
+                self.optimizer.state |= {"learning_rate": rate, "step": step}
+                state = {kind: next(rest) for kind in kinds}
+                (clipped,) = self.step.clipped([gradient], norm)
+                new.append(self.optimizer.apply_single(clipped, weight, state))
+                states += state.values()
+            return [*new, *states]
+
+        norms, rates = [mx.array(1.0)] * count, [self.state["learning_rate"]] * count
+        steps = [self.state["step"]] * count
+        arguments = [*weights, *norms, *rates, *steps, *weights, *moments]
+        return self.simulate(run, arguments, num_held=2 * count)
 
     def validation(self, batch: Batch) -> Simulation:
         """Measure losses, as `masked_losses` does."""
