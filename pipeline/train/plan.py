@@ -5,7 +5,7 @@ Bytes are predicted from `config.json` alone (`predict.py`); GB are 1e9 bytes.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
 from pipeline.train.predict import (
@@ -44,7 +44,7 @@ class Plan:
 
     Attributes:
         request: what was asked.
-        rows: what the peak is made of, what else there is, and what could be.
+        rows: what the peak is made of, the peak of each evaluation, and what follows.
         peak_bytes: what `mx.get_peak_memory` will show.
         peak_phase: during what.
         floor_bytes: the least that a step as large could take, by a formula.
@@ -77,14 +77,26 @@ class Plan:
         """
         return self.flops / flops_per_second
 
-    def table(self) -> str:
-        """Write the plan down, a line for each row."""
-        width = max(len(row.name) for row in self.rows)
+    @cached_property
+    def alternatives(self) -> tuple[Row, ...]:
+        """Predict the peak of a step, validation left out, where one thing is otherwise."""
+        asked = dataclasses.replace(self.request, validation_batch_tokens=None)
+        found = [(name, predict(other)) for name, other in other_requests(asked)]
+        return tuple(Row(f"if: {name}", each.peak_bytes, each.problem) for name, each in found)
+
+    def table(self, alternatives: bool = False) -> str:
+        """Write the plan down, a line for each row.
+
+        Args:
+            alternatives: also what other settings would take, which is several times the work.
+        """
+        rows = [*self.rows, *(self.alternatives if alternatives else ())]
+        width = max(len(row.name) for row in rows)
         lines = [
             f"{row.name:<{width}}  {row.num_bytes / GB:>8.3f} GB  {row.arithmetic}".rstrip()
-            for row in self.rows
+            for row in rows
         ]
-        warning = [f"Only an estimate: {self.problem}"] if self.problem else []
+        warning = [f"Only an estimate by formula: {self.problem}"] if self.problem else []
         return "\n".join([*lines, *warning])
 
 
@@ -109,9 +121,7 @@ def make_plan(request: PlanRequest) -> Plan:
         flops=step_flops(found.shape, request.batch_size, request.width, request.grad_checkpoint),
         problem=found.problem,
     )
-    rows = [*parts(request, found), *totals(plan, found)]
-    rows += [] if found.problem else alternatives(request)
-    return dataclasses.replace(plan, rows=tuple(rows))
+    return dataclasses.replace(plan, rows=(*parts(request, found), *totals(plan, found)))
 
 
 def parts(request: PlanRequest, found: Prediction) -> list[Row]:
@@ -157,20 +167,18 @@ def totals(plan: Plan, found: Prediction) -> list[Row]:
     ]
 
 
-def alternatives(request: PlanRequest) -> list[Row]:
-    """Predict the peak of a step, validation left out, where one thing is otherwise."""
-    asked = dataclasses.replace(request, validation_batch_tokens=None)
-    flipped = not request.grad_checkpoint
-    changes: list[tuple[str, dict[str, Any]]] = [
-        ("a step", {}),
-        (f"train.grad_checkpoint={str(flipped).lower()}", {"grad_checkpoint": flipped}),
-        ("attention without score matrices", {"fused_attention": True}),
-        ("a loss computed in chunks", {"chunked_loss": True}),
+def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
+    """List what could be otherwise, first of all nothing."""
+    other, flipped = dataclasses.replace, not asked.grad_checkpoint
+    chunked = other(asked, chunked_loss=True)
+    found = [
+        ("a step", asked),
+        (f"train.grad_checkpoint={str(flipped).lower()}", other(asked, grad_checkpoint=flipped)),
+        ("attention without score matrices", other(asked, fused_attention=True)),
+        ("a loss computed in chunks", chunked),
     ]
-    if request.adapter.mode != "full":
-        changes += [
-            (f"a {BASE_BITS}-bit base", {"base_bits": BASE_BITS}),
-            (f"chunks and {BASE_BITS} bits", {"base_bits": BASE_BITS, "chunked_loss": True}),
-        ]
-    found = [(name, predict(dataclasses.replace(asked, **change))) for name, change in changes]
-    return [Row(f"if: {name}", each.peak_bytes, "") for name, each in found if not each.problem]
+    if asked.adapter.mode != "full":
+        bits = f"a {BASE_BITS}-bit base"
+        found.append((bits, other(asked, base_bits=BASE_BITS)))
+        found.append((f"both, chunks and {bits}", other(chunked, base_bits=BASE_BITS)))
+    return found
