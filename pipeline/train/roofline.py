@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.device import nn
+from pipeline.device import mx, nn
 from pipeline.model.adapters import LINEAR
 from pipeline.model.tree import blocks, named_arrays, trainable_arrays
 
@@ -20,6 +20,7 @@ CHUNK_COPIES = 3
 SCORE_COPIES = 2.5
 """Score matrices that a block keeps (arXiv 2205.05198 §4.1: 5 · heads · s² bytes in 16 bits)."""
 FLOAT32_BYTES = 4
+EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
     heads = [size(module) for module in outside if isinstance(module, LINEAR)]
     tables = [size(module) for module in outside if isinstance(module, EMBEDDINGS)]
     head = sum(heads) or max(tables, default=0)
-    weights = named_arrays(model.parameters())
+    weights = named_arrays(model.parameters()).values()
     return Shape(
         blocks=tuple(layers),
         first_trained=min(trained, default=len(layers)),
@@ -106,11 +107,8 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
         num_heads=int(text.get("num_attention_heads") or 0),
         num_trainable=sum(value.size for value in trainable_arrays(model).values()),
         trains_matrices=trains_matrices,
-        itemsize=next(value.itemsize for name, value in weights.items() if "norm" in name),
+        itemsize=next(each.itemsize for each in weights if mx.issubdtype(each.dtype, mx.floating)),
     )
-
-
-EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
 
 def linears(module: nn.Module, num_seen: int) -> Iterator[Linear]:
