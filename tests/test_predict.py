@@ -36,7 +36,7 @@ MEASURED = {
 LARGE = {
     "above 2 GB": (SMALL | {"vocab": 128256}, {"rows": 2, "longest": 513}),
     "above 2 GB, recomputed": (
-        {"hidden": 512, "blocks": 8, "vocab": 32000},
+        {"hidden": 256, "blocks": 2, "vocab": 32000},
         {"rows": 8, "longest": 513, "checkpoint": True},
     ),
 }
