@@ -114,6 +114,13 @@ def mlx_memory() -> MlxMemory:
     return MlxMemory(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
 
+def cache_limit_bytes() -> int:
+    """Read how much freed memory MLX keeps for reuse at most; empties that cache."""
+    limit = mx.set_cache_limit(0)  # the only way to read it
+    mx.set_cache_limit(limit)
+    return limit
+
+
 def reset_peak_memory() -> None:
     """Start a new peak from what is in use now."""
     mx.reset_peak_memory()

@@ -213,7 +213,7 @@ def unknown_candidates(arguments: list[str]) -> list[str]:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
         return []  # Hydra will say what is wrong with it
-    own = ("hydra", "experiment", "debug")
+    own = ("hydra", "hardware", "experiment", "debug")
     keys = [item.key_or_group for item in parsed]
     return [key for key in keys if key.split(".")[0].split("/")[0] not in own]
 

@@ -122,6 +122,12 @@ def test_experiments_can_be_spelled_in_both_ways(seen, override):
     assert config.train.num_steps == composed(["experiment=smoke"]).train.num_steps != 300
 
 
+def test_hardware_is_a_group_and_no_parameter(seen):
+    config, _ = seen(["train", "lora"], "hardware=mac_16gb")
+    assert config.train.grad_accumulation_steps == 16
+    assert config.lora.rank == 32
+
+
 def test_a_group_may_lack_values_that_the_stage_does_not_read(seen):
     config, _ = seen(["train.batch_size", "data.arrangement"], "data=jsonl")
     assert config.train.batch_size == 4

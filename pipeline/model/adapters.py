@@ -65,9 +65,24 @@ def chosen_layers(names: list[str], targets: tuple[str, ...]) -> list[str]:
 
 
 def apply(model: nn.Module, settings: AdapterSettings, seed: int) -> dict[str, Any]:
-    """Make the model trainable as settings say; give its `adapter_config.json`.
+    """Make the model trainable as settings say, with new weights; give its `adapter_config.json`.
+
+    Raises:
+        ConfigError: when a target matches nothing, or there are fewer blocks than asked for.
+    """
+    mx.random.seed(seed)
+    config = attach(model, settings)
+    mx.eval(model.parameters())
+    return config
+
+
+def attach(model: nn.Module, settings: AdapterSettings) -> dict[str, Any]:
+    """Make the model trainable as settings say; nothing is computed yet.
 
     Everything is frozen first. LoRA starts as the base: `lora_b` is zero.
+
+    Returns:
+        Its `adapter_config.json`.
 
     Raises:
         ConfigError: when a target matches nothing, or there are fewer blocks than asked for.
@@ -91,9 +106,7 @@ def apply(model: nn.Module, settings: AdapterSettings, seed: int) -> dict[str, A
         "dropout": settings.dropout,
         "keys": chosen_layers(names, settings.targets),
     }
-    mx.random.seed(seed)
     upstream.linear_to_lora_layers(model, num_layers, parameters)
-    mx.eval(model.parameters())
     return {"fine_tune_type": "lora", "num_layers": num_layers, "lora_parameters": parameters}
 
 

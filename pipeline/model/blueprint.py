@@ -1,0 +1,52 @@
+"""A model as its config.json describes it, in the types it will have, without any weights."""
+
+from typing import Any
+
+from pipeline.device import mx, nn
+from pipeline.model.base import wanted_dtype
+from pipeline.model.build import build
+
+GROUP_SIZE = 64
+"""Weights that share a scale, where a base is thought of as quantised: mlx-lm's default."""
+
+
+def blueprint(config: dict[str, Any], dtype: str, bits: int | None = None) -> nn.Module:
+    """Build a model whose arrays have shapes and types but are never computed.
+
+    Args:
+        config: a config.json.
+        dtype: `model.dtype`.
+        bits: think of the base as quantised to so many bits; None: as config.json says.
+    """
+    model = build(config)
+    quantization = config.get("quantization") or {}
+    if bits is not None:
+        quantization = {"group_size": GROUP_SIZE, "bits": bits}
+    wanted = wanted_dtype(dtype)
+    model.set_dtype(stored_dtype(config) if wanted is None else wanted)
+    if quantization:
+        quantize(model, quantization)
+    model.freeze()
+    return model
+
+
+def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
+    """Read the type of the weights; float32 where config.json does not say it."""
+    inner = config.get("text_config") or {}
+    names = [part.get(key) for part in (config, inner) for key in ("dtype", "torch_dtype")]
+    return getattr(mx, next(filter(None, names), "float32"))
+
+
+def quantize(model: nn.Module, quantization: dict[str, Any]) -> None:
+    """Pack weights as mlx-lm does: layers may have settings of their own, or be left out."""
+    settings = {
+        key: quantization[key] for key in ("group_size", "bits", "mode") if key in quantization
+    }
+
+    def choose(name: str, module: Any) -> Any:  # noqa: ANN401
+        if name in quantization:
+            return quantization[name]
+        fits = hasattr(module, "to_quantized") and "weight" in module
+        return fits and module.weight.shape[-1] % settings["group_size"] == 0
+
+    nn.quantize(model, **settings, class_predicate=choose)

@@ -1,0 +1,184 @@
+"""The plan of a training: what it will take, made before anything is loaded.
+
+Bytes are predicted from `config.json` alone (`predict.py`); GB are 1e9 bytes.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
+from pipeline.train.predict import (
+    FORWARD_BACKWARD,
+    PlanRequest,
+    Prediction,
+    is_score,
+    predict,
+)
+from pipeline.train.roofline import (
+    CHUNK_COPIES,
+    CHUNK_TOKENS,
+    FLOAT32_BYTES,
+    floor_bytes,
+    step_flops,
+)
+from pipeline.train.simulate import Saved
+
+GB = 1e9
+BASE_BITS = 4
+"""What a base is quantised to where that is thought of."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the plan: how many bytes, and how they come about."""
+
+    name: str
+    num_bytes: int
+    arithmetic: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes.
+
+    Attributes:
+        request: what was asked.
+        rows: what the peak is made of, the peak of each evaluation, and what follows.
+        peak_bytes: what `mx.get_peak_memory` will show.
+        peak_phase: during what.
+        floor_bytes: the least that a step as large could take, by a formula.
+        cache_bytes: freed memory that MLX may keep for reuse.
+        process_bytes: what this process holds besides, now.
+        flops: floating-point operations of one optimizer step.
+        problem: why the numbers are an estimate only; empty where they are not.
+    """
+
+    request: PlanRequest
+    rows: tuple[Row, ...]
+    peak_bytes: int
+    peak_phase: str
+    floor_bytes: int
+    cache_bytes: int
+    process_bytes: int
+    flops: int
+    problem: str
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Give what the training process will hold."""
+        return self.peak_bytes + self.cache_bytes + self.process_bytes
+
+    def step_seconds(self, flops_per_second: float) -> float:
+        """Give the time that a step takes at least.
+
+        Args:
+            flops_per_second: how fast matrices are multiplied (`matmul_flops_per_second`).
+        """
+        return self.flops / flops_per_second
+
+    @cached_property
+    def alternatives(self) -> tuple[Row, ...]:
+        """Predict the peak of a step, validation left out, where one thing is otherwise."""
+        asked = dataclasses.replace(self.request, validation_batch_tokens=None)
+        found = [(name, predict(other)) for name, other in other_requests(asked)]
+        return tuple(Row(f"if: {name}", each.peak_bytes, each.problem) for name, each in found)
+
+    def table(self, alternatives: bool = False) -> str:
+        """Write the plan down, a line for each row.
+
+        Args:
+            alternatives: also what other settings would take, which is several times the work.
+        """
+        rows = [*self.rows, *(self.alternatives if alternatives else ())]
+        width = max(len(row.name) for row in rows)
+        lines = [
+            f"{row.name:<{width}}  {row.num_bytes / GB:>8.3f} GB  {row.arithmetic}".rstrip()
+            for row in rows
+        ]
+        warning = [f"Only an estimate by formula: {self.problem}"] if self.problem else []
+        return "\n".join([*lines, *warning])
+
+
+def make_plan(request: PlanRequest) -> Plan:
+    """Predict what a training takes; nothing is loaded or computed.
+
+    Raises:
+        ModelError: when config.json cannot be read or its architecture is unknown.
+        ConfigError: when the adapter does not fit the model.
+    """
+    found = predict(request)
+    memory = mlx_memory()
+    held = memory.active_bytes + memory.cache_bytes
+    plan = Plan(
+        request,
+        rows=(),
+        peak_bytes=found.peak_bytes,
+        peak_phase=found.peak_phase,
+        floor_bytes=floor_bytes(found.shape, found.held_bytes, request.tokens),
+        cache_bytes=min(cache_limit_bytes(), found.peak_bytes),
+        process_bytes=max(0, footprint_bytes() - held),
+        flops=step_flops(found.shape, request.batch_size, request.width, request.grad_checkpoint),
+        problem=found.problem,
+    )
+    return dataclasses.replace(plan, rows=(*parts(request, found), *totals(plan, found)))
+
+
+def parts(request: PlanRequest, found: Prediction) -> list[Row]:
+    """Say what the peak of forward and backward is made of."""
+    shape, trained = found.shape, f"{found.shape.num_trainable:,} weights"
+    scores, logits, others = sort_saved(found.saved, request.width, shape.vocab_size)
+    per_place = f"{request.rows} x {request.width} places x {{:,.0f}} bytes"
+    blocks = "recomputed" if request.grad_checkpoint else "kept"
+    rows = [
+        Row("weights", found.weight_bytes, "frozen, in the type they are computed in"),
+        Row("trained weights", found.trainable_bytes, trained),
+        Row("optimizer", found.state_bytes, f"two moments of {trained}"),
+        Row("activations", others, f"{per_place.format(others / request.tokens)}, blocks {blocks}"),
+        Row("score matrices", scores, per_place.format(scores / request.tokens)),
+        Row("logits", logits, f"{per_place.format(logits / request.tokens)}, copies included"),
+    ]
+    rest = found.phases[FORWARD_BACKWARD] - sum(row.num_bytes for row in rows)
+    gradients = f"gradients are {found.trainable_bytes / GB:.3f} GB in the end"
+    return [*rows, Row("gradients, working memory", rest, gradients)]
+
+
+def sort_saved(saved: tuple[Saved, ...], width: int, vocab_size: int) -> tuple[int, int, int]:
+    """Add up what the backward pass needs: score matrices, logits, all else; in bytes."""
+    scores = sum(item.num_bytes for item in saved if is_score(item.array, width))
+    logits = sum(item.num_bytes for item in saved if item.array.shape[-1:] == (vocab_size,))
+    return scores, logits, sum(item.num_bytes for item in saved) - scores - logits
+
+
+def totals(plan: Plan, found: Prediction) -> list[Row]:
+    """List the peak of each evaluation, and what follows from the greatest."""
+    shape, request = found.shape, plan.request
+    chunk = f"{CHUNK_COPIES} x {min(CHUNK_TOKENS, request.tokens)} x {shape.vocab_size:,}"
+    floor = (
+        f"{found.held_bytes / GB:.3f} GB of weights, gradients, optimizer; {request.tokens} places "
+        f"x ({shape.num_trained} x {shape.width} + {shape.kept_per_token()} of one block) "
+        f"x {shape.itemsize} bytes; logits {chunk} x {FLOAT32_BYTES} bytes"
+    )
+    return [
+        *(Row(f"peak: {name}", size, "") for name, size in found.phases.items()),
+        Row("peak", plan.peak_bytes, plan.peak_phase),
+        Row("floor", plan.floor_bytes, floor),
+        Row("footprint", plan.footprint_bytes, "peak, MLX's cache, the process itself"),
+    ]
+
+
+def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
+    """List what could be otherwise, first of all nothing."""
+    other, flipped = dataclasses.replace, not asked.grad_checkpoint
+    chunked = other(asked, chunked_loss=True)
+    found = [
+        ("a step", asked),
+        (f"train.grad_checkpoint={str(flipped).lower()}", other(asked, grad_checkpoint=flipped)),
+        ("attention without score matrices", other(asked, fused_attention=True)),
+        ("a loss computed in chunks", chunked),
+    ]
+    if asked.adapter.mode != "full":
+        bits = f"a {BASE_BITS}-bit base"
+        found.append((bits, other(asked, base_bits=BASE_BITS)))
+        found.append((f"both, chunks and {bits}", other(chunked, base_bits=BASE_BITS)))
+    return found

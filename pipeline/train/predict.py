@@ -1,0 +1,240 @@
+"""How much memory a run takes: every evaluation of a step, rehearsed without weights."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.batches import Arrangement, Batch, row_width
+from pipeline.device import is_cpu, mx, nn
+from pipeline.errors import ModelError
+from pipeline.model.adapters import AdapterSettings, attach
+from pipeline.model.blueprint import blueprint
+from pipeline.model.folder import read_config
+from pipeline.model.forward import random_key, set_random_key
+from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.train.rehearsal import Rehearsal
+from pipeline.train.roofline import Shape, chunk_bytes, estimated_bytes, shape_of
+from pipeline.train.simulate import Saved
+from pipeline.train.trace import ArrayShape, Graph
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What is to be trained, and how.
+
+    Attributes:
+        folder: holds config.json; no weights are needed.
+        dtype: `model.dtype`.
+        adapter: `train.mode` and the `lora` section.
+        batch_size: documents of one optimizer step.
+        grad_accumulation_steps: micro-batches they are split into.
+        longest_tokens: of the longest document; every row is taken to be as wide.
+        arrangement: how documents lie in rows.
+        grad_checkpoint: whether blocks are recomputed in the backward pass.
+        validation_batch_tokens: places of one batch of the validation; None: there is none.
+        base_bits: think of the base as quantised to so many bits.
+        chunked_loss: think of a loss that never holds all logits at once.
+        fused_attention: think of attention that never holds its scores.
+    """
+
+    folder: Path
+    dtype: str
+    adapter: AdapterSettings
+    batch_size: int
+    grad_accumulation_steps: int
+    longest_tokens: int
+    arrangement: Arrangement
+    grad_checkpoint: bool
+    validation_batch_tokens: int | None = None
+    base_bits: int | None = None
+    chunked_loss: bool = False
+    fused_attention: bool = False
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Count the micro-batches of a step; each has a document at least."""
+        return min(self.grad_accumulation_steps, self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Count the rows of the largest micro-batch."""
+        return -(-self.batch_size // self.num_micro_batches)
+
+    @property
+    def width(self) -> int:
+        """Give the places of a row."""
+        lengths = np.array([self.longest_tokens])
+        return row_width(lengths, [[0]], self.arrangement, self.longest_tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Count the places of the largest micro-batch."""
+        return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run takes.
+
+    Attributes:
+        shape: of the model.
+        weight_bytes: of the base, frozen weights.
+        trainable_bytes: of what is trained.
+        state_bytes: of the optimizer.
+        phases: memory in use at most, by what is done.
+        saved: what the forward pass keeps for the backward pass.
+        problem: why the graph could not be traced, if so; then phases are an estimate.
+    """
+
+    shape: Shape
+    weight_bytes: int
+    trainable_bytes: int
+    state_bytes: int
+    phases: dict[str, int]
+    saved: tuple[Saved, ...]
+    problem: str = ""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Give what `mx.get_peak_memory` will show."""
+        return max(self.phases.values())
+
+    @property
+    def peak_phase(self) -> str:
+        """Say when that will be."""
+        return max(self.phases, key=lambda name: self.phases[name])
+
+    @property
+    def held_bytes(self) -> int:
+        """Count weights, one gradient of each trained one, and the optimizer's state."""
+        return self.weight_bytes + 2 * self.trainable_bytes + self.state_bytes
+
+
+FORWARD_BACKWARD = "forward and backward"
+
+
+def predict(request: PlanRequest) -> Prediction:
+    """Rehearse a run; nothing is computed.
+
+    Raises:
+        ModelError: when config.json cannot be read or its architecture is unknown.
+        ConfigError: when the adapter does not fit the model.
+    """
+    config = read_config(request.folder)
+    with random_numbers_kept():
+        model = blueprint(config, request.dtype, request.base_bits)
+        attach(model, request.adapter)
+        rehearsal = Rehearsal(model, request.grad_checkpoint)
+        full = request.adapter.mode == "full"
+        trainable = num_bytes(trainable_arrays(model))
+        prediction = Prediction(
+            shape=shape_of(model, config, full),
+            weight_bytes=num_bytes(named_arrays(model.parameters())) - trainable,
+            trainable_bytes=trainable,
+            state_bytes=num_bytes(named_arrays(rehearsal.optimizer.state)),
+            phases={},
+            saved=(),
+        )
+        try:
+            return rehearse(request, prediction, rehearsal)
+        except (ValueError, ModelError) as error:
+            return estimate(request, prediction, str(error))
+
+
+def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> Prediction:
+    """Trace and simulate each evaluation of a step, and add what else is in memory meanwhile."""
+    if request.fused_attention:
+        rehearsal.change = lambda graph: without_scores(graph, request.width)
+    loss, extra = None, 0
+    if request.chunked_loss:
+        loss = backbone_loss(rehearsal.model)
+        extra = chunk_bytes(found.shape, request.tokens)
+    batch = blank_batch(request, request.rows)
+    first = rehearsal.first_micro_batch(batch, loss)
+    weights = found.weight_bytes + found.trainable_bytes
+    phases = {
+        FORWARD_BACKWARD: first.peak_bytes + found.state_bytes + extra,
+        "clipping": rehearsal.clipping().peak_bytes + weights + found.state_bytes,
+        "update": rehearsal.update().peak_bytes + found.weight_bytes,
+    }
+    if request.num_micro_batches > 1:
+        later = rehearsal.later_micro_batch(batch, loss)
+        phases["accumulation"] = later.peak_bytes + found.state_bytes + extra
+    if request.validation_batch_tokens is not None and not request.chunked_loss:
+        rows = max(1, request.validation_batch_tokens // request.width)
+        validation = rehearsal.validation(blank_batch(request, rows))
+        phases["validation"] = validation.peak_bytes + found.state_bytes
+    return dataclasses.replace(found, phases=phases, saved=first.saved)
+
+
+def estimate(request: PlanRequest, found: Prediction, problem: str) -> Prediction:
+    """Fall back to the closed formula where the graph cannot be traced."""
+    peak = estimated_bytes(
+        found.shape,
+        found.held_bytes,
+        request.rows,
+        request.width,
+        request.grad_checkpoint,
+        request.fused_attention or not is_cpu(),
+    )
+    return dataclasses.replace(found, phases={FORWARD_BACKWARD: peak}, problem=problem)
+
+
+def blank_batch(request: PlanRequest, rows: int) -> Batch:
+    """Make a batch of the longest documents; only its shape counts."""
+    zeros = np.zeros((rows, request.width), dtype=np.int32)
+    ones = np.ones((rows, request.width), dtype=np.float32)
+    documents = np.arange(rows + (request.arrangement == "packed"))  # more than rows: packed
+    return Batch(zeros, zeros, ones, zeros, ones, documents)
+
+
+def backbone_loss(model: nn.Module) -> Callable[[Batch], tuple[mx.array, mx.array]]:
+    """Give a loss that needs no logits: what comes before the head, summed up.
+
+    Raises:
+        ModelError: when the model does not keep its backbone apart.
+    """
+    backbone: Any = getattr(model, "language_model", model).get("model")
+    if backbone is None:
+        raise ModelError("The model has no backbone apart from its head.")
+
+    def losses(batch: Batch) -> tuple[mx.array, mx.array]:
+        total = backbone(mx.array(batch.inputs)).astype(mx.float32).sum()
+        return total, total
+
+    return losses
+
+
+def without_scores(graph: Graph, width: int) -> Graph:
+    """Let arrays of width x width in each row and head take no memory."""
+
+    def changed(array: ArrayShape) -> ArrayShape:
+        return dataclasses.replace(array, itemsize=0) if is_score(array, width) else array
+
+    arrays = {name: changed(array) for name, array in graph.arrays.items()}
+    return dataclasses.replace(graph, arrays=arrays)
+
+
+def is_score(array: ArrayShape, width: int) -> bool:
+    """Tell whether an array holds a number for every pair of places."""
+    return len(array.shape) >= 3 and array.shape[-2:] == (width, width)
+
+
+def num_bytes(arrays: dict[str, mx.array]) -> int:
+    """Count the bytes of arrays."""
+    return sum(value.nbytes for value in arrays.values())
+
+
+@contextlib.contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Leave the random numbers as if none had been drawn: an unused model asks for some."""
+    before = random_key()
+    try:
+        yield
+    finally:
+        set_random_key(before)

@@ -1,0 +1,166 @@
+"""A training step on a model without weights: each of its evaluations traced and simulated.
+
+What is traced is the step itself, on the device at hand, so that whatever a model, an adapter,
+checkpointing or a backend does to memory is in the graph.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pipeline.data.batches import Batch
+from pipeline.device import mx, nn, tree_unflatten
+from pipeline.model.forward import forward
+from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.objective import token_losses
+from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.train.recompute import checkpointed_gradients
+from pipeline.train.simulate import Simulation, simulate
+from pipeline.train.step import TrainStep, global_norm
+from pipeline.train.trace import Graph, trace
+
+Loss = Callable[[Batch], tuple[mx.array, mx.array]]
+NUM_TARGETS = 2.0
+"""By which gradients are divided; any number takes the same memory."""
+
+
+class Rehearsal:
+    """Goes through a step; nothing is computed, and the model is left as it was.
+
+    Args:
+        model: trainable as it should be trained, its blocks not checkpointed.
+        checkpointed: whether each block is recomputed in the backward pass.
+
+    Attributes:
+        change: what is done to a graph before it is simulated.
+    """
+
+    def __init__(self, model: nn.Module, checkpointed: bool) -> None:
+        self.model, self.checkpointed = model, checkpointed
+        self.change: Callable[[Graph], Graph] = lambda graph: graph
+        self.optimizer = make_optimizer(OptimSettings(1e-3, 0.0, 0.0), 1)
+        self.optimizer.init(model.trainable_parameters())
+        self.step = TrainStep(model, self.optimizer, 1.0)
+        self.weights = named_arrays(model.parameters())
+        self.trainable = trainable_arrays(model)
+        self.state = named_arrays(self.optimizer.state)
+
+    def gradients(self, batch: Batch, loss: Loss | None) -> tuple[list[mx.array], list[mx.array]]:
+        """Give the losses that are minimised and reported, and the gradient of each weight."""
+        losses = loss or self.step.losses
+        if self.checkpointed:
+            found, gradients = checkpointed_gradients(self.model, lambda: losses(batch))
+        else:
+            found, tree = nn.value_and_grad(self.model, losses)(batch)
+            gradients = named_arrays(tree)
+        return list(found), list(gradients.values())
+
+    def first_micro_batch(self, batch: Batch, loss: Loss | None = None) -> Simulation:
+        """Forward and backward, as `TrainStep.accumulate` has them.
+
+        Args:
+            batch: only its shape counts.
+            loss: minimised instead of the step's own.
+        """
+
+        def run(*weights: mx.array) -> list[mx.array]:
+            self.put(weights)
+            (minimised, plain), gradients = self.gradients(batch, loss)
+            return [mx.array(0.0) + plain, *gradients, minimised]
+
+        arguments = list(self.weights.values())
+        return self.simulate(run, arguments, len(arguments), 1 + len(self.trainable))
+
+    def later_micro_batch(self, batch: Batch, loss: Loss | None = None) -> Simulation:
+        """Do the same where gradients of earlier micro-batches are added to."""
+        count = len(self.weights)
+
+        def run(*arguments: mx.array) -> list[mx.array]:
+            self.put(arguments[:count])
+            (minimised, plain), gradients = self.gradients(batch, loss)
+            total, *sums = arguments[count:]
+            added = [mx.add(one, other) for one, other in zip(sums, gradients, strict=True)]
+            return [total + plain, *added, minimised, *gradients]
+
+        arguments = [*self.weights.values(), mx.array(0.0), *self.trainable.values()]
+        return self.simulate(run, arguments, count, 1 + len(self.trainable))
+
+    def clipping(self) -> Simulation:
+        """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
+
+        def run(total: mx.array, *sums: mx.array) -> list[mx.array]:
+            means = [gradient / NUM_TARGETS for gradient in sums]
+            loss, norm = total / NUM_TARGETS, global_norm(means)
+            return [loss, norm, mx.isfinite(loss) & mx.isfinite(norm), *means]
+
+        arguments = [mx.array(0.0), *self.trainable.values()]
+        return self.simulate(run, arguments, num_held=0, num_evaluated=3)
+
+    def update(self) -> Simulation:
+        """Clip the gradients and update weights and optimizer with them, weight by weight.
+
+        MLX merges equal operations of a graph that it traces, which would change their order. So
+        each weight gets a norm, a learning rate and a step of its own here.
+        """
+        weights, count = list(self.trainable.values()), len(self.trainable)
+        first = f"{next(iter(self.trainable))}."
+        kinds = [name.removeprefix(first) for name in self.state if name.startswith(first)]
+        moments = [self.state[f"{name}.{kind}"] for name in self.trainable for kind in kinds]
+
+        def run(*arguments: mx.array) -> list[mx.array]:
+            starts = range(0, 5 * count, count)
+            columns = [arguments[start : start + count] for start in starts]
+            rest = iter(arguments[5 * count :])
+            new, states = [], []
+            for gradient, norm, rate, step, weight in zip(*columns, strict=True):
+                self.optimizer.state |= {"learning_rate": rate, "step": step}
+                state = {kind: next(rest) for kind in kinds}
+                (clipped,) = self.step.clipped([gradient], norm)
+                new.append(self.optimizer.apply_single(clipped, weight, state))
+                states += state.values()
+            return [*new, *states]
+
+        norms, rates = [mx.array(1.0)] * count, [self.state["learning_rate"]] * count
+        steps = [self.state["step"]] * count
+        arguments = [*weights, *norms, *rates, *steps, *weights, *moments]
+        return self.simulate(run, arguments, num_held=2 * count)
+
+    def validation(self, batch: Batch) -> Simulation:
+        """Measure losses, as `masked_losses` does."""
+
+        def run(*weights: mx.array) -> list[mx.array]:
+            self.put(weights)
+            segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
+            logits = forward(self.model, mx.array(batch.inputs), segment_ids)
+            return [token_losses(logits, mx.array(batch.targets)) * mx.array(batch.loss_mask)]
+
+        arguments = list(self.weights.values())
+        training = self.model.training
+        self.model.eval()
+        try:
+            return self.simulate(run, arguments, len(arguments))
+        finally:
+            self.model.train(training)
+
+    def simulate(
+        self,
+        run: Callable[..., list[mx.array]],
+        arguments: list[mx.array],
+        num_held: int,
+        num_evaluated: int | None = None,
+    ) -> Simulation:
+        """Trace and simulate; the first arguments are referred to by others too."""
+        try:
+            graph = trace(run, arguments)
+        finally:
+            self.put(self.weights.values())
+            self.optimizer.state = unflattened(self.state, self.state.values())
+        return simulate(self.change(graph), graph.inputs[:num_held], num_evaluated)
+
+    def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:
+        """Give weights of the model other values; all of them unless named."""
+        self.model.update(unflattened(self.weights if names is None else names, arrays))
+
+
+def unflattened(names: Iterable[str], arrays: Iterable[mx.array]) -> Any:  # noqa: ANN401
+    """Make a tree of arrays by their names."""
+    return tree_unflatten(list(zip(names, arrays, strict=True)))

@@ -1,0 +1,180 @@
+"""What a step takes by closed formulas: at least so much memory, and so many operations.
+
+They need only shapes. The graph of the step itself gives more exact numbers; these are the bound
+that it is compared with, and stand in for it where it cannot be traced.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.device import mx, nn
+from pipeline.model.adapters import LINEAR
+from pipeline.model.tree import blocks, named_arrays, trainable_arrays
+
+CHUNK_TOKENS = 128
+"""Tokens whose logits a chunked loss holds at a time."""
+CHUNK_COPIES = 3
+"""Of those logits, in float32: scores, probabilities, gradient."""
+SCORE_COPIES = 2.5
+"""Score matrices that a block keeps (arXiv 2205.05198 §4.1: 5 · heads · s² bytes in 16 bits)."""
+FLOAT32_BYTES = 4
+EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix that tokens are multiplied by; of experts, as many count as a token sees."""
+
+    inputs: int
+    outputs: int
+    num_seen: int
+
+    @property
+    def size(self) -> int:
+        """Count the weights that a token meets."""
+        return self.inputs * self.outputs * self.num_seen
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model the formulas need.
+
+    Attributes:
+        blocks: their matrices.
+        first_trained: the first block that has a trainable weight.
+        head: weights of the output head.
+        vocab_size: logits of a token.
+        num_heads: heads of attention.
+        num_trainable: weights that are trained.
+        trains_matrices: whether those are the matrices themselves, and no adapters.
+        itemsize: bytes of an activation.
+    """
+
+    blocks: tuple[tuple[Linear, ...], ...]
+    first_trained: int
+    head: int
+    vocab_size: int
+    num_heads: int
+    num_trainable: int
+    trains_matrices: bool
+    itemsize: int
+
+    @property
+    def width(self) -> int:
+        """Give the width of the residual stream: what most matrices read."""
+        return Counter(linear.inputs for linear in self.blocks[0]).most_common(1)[0][0]
+
+    @property
+    def num_trained(self) -> int:
+        """Count the blocks that are differentiated."""
+        return len(self.blocks) - self.first_trained
+
+    def weights(self, first: int = 0) -> int:
+        """Count the weights that a token meets from a block on, head included."""
+        return sum(linear.size for block in self.blocks[first:] for linear in block) + self.head
+
+    def kept_per_token(self) -> int:
+        """Count the numbers that one block keeps of a token where attention is fused.
+
+        The results of its matrices, what they read, and twice the residual stream: for a Llama
+        6h + 2h_kv + 3f.
+        """
+        block = max(self.blocks, key=lambda block: sum(linear.outputs for linear in block))
+        results = sum(linear.outputs * linear.num_seen for linear in block)
+        read = sum({linear.inputs: linear.inputs * linear.num_seen for linear in block}.values())
+        return results + read + 2 * self.width
+
+
+def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) -> Shape:
+    """Read the shape of a model, adapters attached, from its modules."""
+    text = {**config, **(config.get("text_config") or {})}
+    seen = int(text.get("num_experts_per_tok") or 1)
+    layers = [tuple(linears(block, seen)) for block in blocks(model)]
+    trained = [index for index, block in enumerate(blocks(model)) if trainable_arrays(block)]
+    inside = {id(module) for block in blocks(model) for module in block.modules()}
+    outside = [module for _, module in model.named_modules() if id(module) not in inside]
+    heads = [size(module) for module in outside if isinstance(module, LINEAR)]
+    tables = [size(module) for module in outside if isinstance(module, EMBEDDINGS)]
+    head = sum(heads) or max(tables, default=0)
+    weights = named_arrays(model.parameters()).values()
+    return Shape(
+        blocks=tuple(layers),
+        first_trained=min(trained, default=len(layers)),
+        head=head,
+        vocab_size=int(text["vocab_size"]),
+        num_heads=int(text.get("num_attention_heads") or 0),
+        num_trainable=sum(value.size for value in trainable_arrays(model).values()),
+        trains_matrices=trains_matrices,
+        itemsize=next(each.itemsize for each in weights if mx.issubdtype(each.dtype, mx.floating)),
+    )
+
+
+def linears(module: nn.Module, num_seen: int) -> Iterator[Linear]:
+    """List the matrices inside a module."""
+    for _, layer in module.named_modules():
+        if isinstance(layer, LINEAR):
+            outputs, inputs = dimensions(layer)
+            yield Linear(inputs, outputs, num_seen if layer["weight"].ndim > 2 else 1)
+
+
+def dimensions(layer: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Give outputs and inputs of a matrix, packed or not."""
+    outputs, inputs = layer["weight"].shape[-2:]
+    return outputs, layer["scales"].shape[-1] * layer.group_size if "scales" in layer else inputs
+
+
+def size(layer: Any) -> int:  # noqa: ANN401
+    """Count the weights of a matrix."""
+    outputs, inputs = dimensions(layer)
+    return outputs * inputs
+
+
+def chunk_bytes(shape: Shape, tokens: int) -> int:
+    """Count the bytes that a chunked loss needs: a chunk of logits, and a gradient per token."""
+    logits = CHUNK_COPIES * min(CHUNK_TOKENS, tokens) * shape.vocab_size * FLOAT32_BYTES
+    return logits + tokens * shape.width * shape.itemsize
+
+
+def floor_bytes(shape: Shape, held_bytes: int, tokens: int) -> int:
+    """Give the least memory of a step: with recomputation, fused attention and a chunked loss.
+
+    Args:
+        shape: of the model.
+        held_bytes: weights, gradients and the optimizer's state.
+        tokens: places of one micro-batch.
+    """
+    inputs = tokens * shape.width * shape.num_trained * shape.itemsize
+    block = tokens * shape.kept_per_token() * shape.itemsize
+    return held_bytes + inputs + block + chunk_bytes(shape, tokens)
+
+
+def estimated_bytes(
+    shape: Shape, held_bytes: int, rows: int, width: int, checkpointed: bool, fused: bool
+) -> int:
+    """Estimate the peak of a step whose graph cannot be traced; scores and logits are whole."""
+    tokens = rows * width
+    scores = 0 if fused else SCORE_COPIES * tokens * width * shape.num_heads * shape.itemsize
+    block = tokens * shape.kept_per_token() * shape.itemsize + round(scores)
+    inputs = tokens * shape.width * shape.num_trained * shape.itemsize
+    kept = inputs + block if checkpointed else block * shape.num_trained
+    return held_bytes + kept + CHUNK_COPIES * tokens * shape.vocab_size * FLOAT32_BYTES
+
+
+def step_flops(shape: Shape, rows: int, width: int, checkpointed: bool) -> int:
+    """Count the floating-point operations of a step (arXiv 2001.08361 §2.1, for each pass).
+
+    Forward 2P a token; backward 2P for activations from the first trained block on, and as much
+    again where matrices are trained; recomputation is a second forward pass of those blocks.
+    Adapters take 6 operations a weight; causal attention 2 · s · h of a block and pass.
+    """
+    trained = shape.weights(shape.first_trained)
+    passes = shape.weights() + trained * (2 if shape.trains_matrices else 1)
+    visits = len(shape.blocks) + 2 * shape.num_trained
+    if checkpointed:
+        passes += trained - shape.head
+        visits += shape.num_trained
+    adapters = 0 if shape.trains_matrices else 6 * shape.num_trainable
+    attention = 2 * width * shape.width * visits
+    return rows * width * (2 * passes + adapters + attention)

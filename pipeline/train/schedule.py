@@ -1,0 +1,53 @@
+"""In which order MLX evaluates a graph (`eval_impl` of its `transforms.cpp`)."""
+
+from pipeline.train.trace import Graph, Node
+
+MAX_WIDTH = 20
+"""Operations that wait side by side before MLX goes deeper (`MLX_BFS_MAX_WIDTH`)."""
+
+
+def evaluation_order(graph: Graph) -> list[Node]:
+    """Give the operations in the order in which `mx.eval` of all outputs carries them out.
+
+    MLX walks from the outputs towards the inputs, breadth first and at most so wide. It takes up
+    an operation when all that need its results have been, and evaluates from the end.
+    """
+    makers = {name: node for node in graph.nodes for name in node.outputs}
+    end = Node("Synchronizer", (), graph.outputs, ())
+    uses = count_uses(end, makers)
+    tape: list[Node] = [end]
+    waiting: list[tuple[Node, int]] = []
+    index = 0
+    while index < len(tape) or waiting:
+        if index < len(tape):
+            node, first = tape[index], 0
+            index += 1
+        else:
+            node, first = waiting.pop()
+        for place in range(first, len(node.inputs)):
+            maker = makers.get(node.inputs[place])
+            if maker is None:
+                continue
+            if len(tape) - index >= MAX_WIDTH:
+                waiting.append((node, place))
+                break
+            uses[id(maker)] -= 1
+            if not uses[id(maker)]:
+                tape.append(maker)
+    return tape[:0:-1]
+
+
+def count_uses(end: Node, makers: dict[str, Node]) -> dict[int, int]:
+    """Count how often the results of each operation that the end needs are used."""
+    uses: dict[int, int] = {}
+    todo = [end]
+    while todo:
+        for name in todo.pop().inputs:
+            maker = makers.get(name)
+            if maker is None:
+                continue
+            if id(maker) not in uses:
+                uses[id(maker)] = 0
+                todo.append(maker)
+            uses[id(maker)] += 1
+    return uses

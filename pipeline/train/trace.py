@@ -1,0 +1,97 @@
+"""The graph of a computation, read without computing it: the arrays, and what needs which.
+
+The one door to `mx.export_function`, an experimental part of MLX; tests/test_trace.py holds its
+contract. Compiled functions are traced as they run under a gradient: operation by operation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.device import mx
+
+
+@dataclass(frozen=True)
+class ArrayShape:
+    """What an array will be: its shape, and the bytes of one element."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def size(self) -> int:
+        """Count the elements."""
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes that the whole array takes."""
+        return self.size * self.itemsize
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: its name and arguments as MLX has them, and arrays by their names."""
+
+    primitive: str
+    arguments: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced function.
+
+    Attributes:
+        inputs: names of its arguments, in order.
+        outputs: names of its results, in order.
+        constants: names of arrays that it holds by itself.
+        nodes: operations, each after those it needs.
+        arrays: what each name is.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    arrays: dict[str, ArrayShape]
+
+
+def trace(function: Callable[..., list[mx.array]], arguments: Sequence[mx.array]) -> Graph:
+    """Record the graph that a function builds.
+
+    Args:
+        function: takes arrays one by one, and must not look at their values.
+        arguments: only their shapes and types count; they are not evaluated.
+    """
+    events: list[dict[str, Any]] = []
+    mx.export_function(events.append, function, *arguments)
+    arrays: dict[str, ArrayShape] = {}
+
+    def names(entries: Sequence[tuple[str, tuple[int, ...], mx.Dtype]]) -> tuple[str, ...]:
+        for name, shape, dtype in entries:
+            arrays[name] = ArrayShape(tuple(shape), dtype.size)
+        return tuple(name for name, _, _ in entries)
+
+    found = {event["type"]: event for event in events if event["type"] != "primitive"}
+    constants = found.get("constants", {}).get("constants", [])
+    return Graph(
+        inputs=names(found["inputs"]["inputs"]),
+        outputs=names(found["outputs"]["outputs"]),
+        constants=names([(name, value.shape, value.dtype) for name, value in constants]),
+        nodes=tuple(
+            Node(
+                event["name"],
+                tuple(event.get("arguments", ())),
+                names(event["inputs"]),
+                names(event["outputs"]),
+            )
+            for event in events
+            if event["type"] == "primitive"
+        ),
+        arrays=arrays,
+    )

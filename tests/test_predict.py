@@ -1,0 +1,82 @@
+"""Predicted and measured memory: nothing in the prediction was fitted to any of these."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.train.predict import predict
+from tests.conftest import ROOT
+from tests.plans import request_of, write_llama
+
+NUM_STEPS = 20
+TOLERANCE = 0.1
+
+SMALL, WIDE = {"hidden": 64, "blocks": 2}, {"hidden": 128, "blocks": 3}
+MEASURED = {
+    "lora, long rows": (SMALL, {"rows": 1, "longest": 513}),
+    "lora, recomputed": (WIDE | {"blocks": 4}, {"rows": 2, "checkpoint": True}),
+    "lora, last block only": (WIDE, {"rows": 2, "num_layers": 1}),
+    "lora, dropout": (WIDE, {"rows": 2, "longest": 65, "dropout": 0.1}),
+    "lora, packed, validation": (SMALL, {"arrangement": "packed", "validation": 1024}),
+    "lora, vocabulary of Llama 3": (SMALL | {"vocab": 128256}, {"rows": 1, "longest": 33}),
+    "full": (WIDE, {"mode": "full"}),
+    "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65}),
+    "full, recomputed, accumulated": (
+        WIDE | {"blocks": 4},
+        {"mode": "full", "micro": 2, "checkpoint": True},
+    ),
+    "full, vocabulary of Llama 3": (
+        {"hidden": 32, "blocks": 1, "vocab": 128256, "tie_word_embeddings": False},
+        {"mode": "full", "rows": 1, "longest": 17},
+    ),
+}
+LARGE = {
+    "above 2 GB": (SMALL | {"vocab": 128256}, {"rows": 2, "longest": 513}),
+    "above 2 GB, recomputed": (
+        {"hidden": 256, "blocks": 2, "vocab": 32000},
+        {"rows": 8, "longest": 513, "checkpoint": True},
+    ),
+}
+
+
+def measured_peak(folder, asked, num_steps=NUM_STEPS, **environment):
+    """Train in a process of its own; give its peak in bytes."""
+    command = [sys.executable, "-m", "tests.measured_step"]
+    facts = json.dumps({"folder": str(folder), **asked})
+    done = subprocess.run(
+        [*command, facts, str(num_steps)],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def compare(tmp_path, shape, asked, **environment):
+    """Predict and measure; give both."""
+    folder = write_llama(tmp_path, **shape)
+    found = predict(request_of(folder, **asked))
+    assert found.problem == ""
+    measured = measured_peak(folder, asked, **environment)
+    print(f"predicted {found.peak_bytes / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB, ", end="")
+    print(f"ratio {found.peak_bytes / measured:.3f}, {found.peak_phase}")
+    return found, measured
+
+
+@pytest.mark.parametrize(("shape", "asked"), MEASURED.values(), ids=MEASURED)
+def test_the_peak_is_predicted(tmp_path, shape, asked):
+    found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("shape", "asked"), LARGE.values(), ids=LARGE)
+def test_the_peak_of_a_large_step_is_predicted(tmp_path, shape, asked):
+    found, measured = compare(tmp_path, shape, asked)
+    assert measured > 2e9
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
