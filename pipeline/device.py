@@ -133,12 +133,7 @@ def limit_mlx_memory(limit_bytes: int) -> None:
     library does the same, up to MLX's own default. Set once, so that nothing is cleared in a step.
     """
     mx.set_memory_limit(limit_bytes)
-    mx.set_cache_limit(cache_limit_bytes(limit_bytes))
-
-
-def cache_limit_bytes(limit_bytes: int) -> int:
-    """Give how much of a memory limit MLX's cache of freed buffers may hold."""
-    return min(CPU_CACHE_BYTES, limit_bytes) if is_cpu() else limit_bytes // 10
+    mx.set_cache_limit(min(CPU_CACHE_BYTES, limit_bytes) if is_cpu() else limit_bytes // 10)
 
 
 def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:

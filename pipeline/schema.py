@@ -164,9 +164,6 @@ class Train:
         "micro-batches that a step's documents are split into; the result is the same", minimum=1
     )
     grad_checkpoint: bool = key("recompute each block in the backward pass, to save memory")
-    memory_limit_gb: float | None = key(
-        "memory the training may hold; null: what the machine lends it", unit="GB", minimum=0
-    )
     max_grad_norm: float | None = key("clip the gradient's global norm; null: never", minimum=0)
     steps_per_eval: int = key("steps between two validations", minimum=1)
     steps_per_save: int = key("steps between two checkpoints", minimum=1)

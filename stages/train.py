@@ -1,6 +1,7 @@
 """The fine-tuning."""
 
 import shutil
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -35,24 +36,31 @@ def main(config: DictConfig, paths: Paths) -> float | None:
         print("\n".join(statuses()))
         return None
     run = RunFolder.of_stage("train", config, paths)
+    if config.plan_only:
+        print(supervisor(config, paths, run, run.path / "plan").plan())
+        return None
     with new_folder(paths.write("models/trained")) as trained:
-        task = Task(
-            title="train",
-            module="pipeline.train.tune",
-            parameters=plain(config),
-            base=str(paths.read("models/base").resolve()),
-            prepared=str(paths.read("data/prepared").resolve()),
-            run_folder=str(run.path.resolve()),
-            output=str(trained.resolve()),
-        )
-        settings = supervisor_settings(config.train)
-        metrics = Supervisor(task, config.train.num_steps, settings, run).train()
+        metrics = supervisor(config, paths, run, trained).train()
     for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:
         shutil.copyfile(run.path / name, paths.write(f"plots/{name}"))
     draw_memory(run.path / "train.csv", paths.write("plots/memory.png"))
     write_json(paths.write("metrics/train.json"), metrics)
     run.clear()
     return metrics["val_loss"]
+
+
+def supervisor(config: DictConfig, paths: Paths, run: RunFolder, output: Path) -> Supervisor:
+    """Describe the run to who keeps it going."""
+    task = Task(
+        title="train",
+        module="pipeline.train.tune",
+        parameters=plain(config),
+        base=str(paths.read("models/base").resolve()),
+        prepared=str(paths.read("data/prepared").resolve()),
+        run_folder=str(run.path.resolve()),
+        output=str(output.resolve()),
+    )
+    return Supervisor(task, config.train.num_steps, supervisor_settings(config.train), run)
 
 
 if __name__ == "__main__":

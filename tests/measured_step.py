@@ -17,7 +17,7 @@ from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
-from pipeline.train.predict import PlanRequest
+from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.step import TrainStep
 from tests.plans import request_of
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.model.adapters import AdapterSettings
 from pipeline.model.scratch import llama_config
-from pipeline.train.predict import PlanRequest
+from pipeline.train.plan.predict import PlanRequest
 
 
 def write_llama(folder: Path, hidden: int = 64, blocks: int = 2, vocab: int = 512, **changes):

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from pipeline.model.adapters import AdapterSettings
-from pipeline.train.plan import GB, make_plan
-from pipeline.train.predict import PlanRequest
+from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.plan.report import GB, make_plan
 from stages.params import composed
 from tests.conftest import ROOT
 from tests.published import write_config

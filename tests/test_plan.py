@@ -9,10 +9,10 @@ import pytest
 from pipeline.device import mlx_memory
 from pipeline.errors import DeviceError, ModelError
 from pipeline.model.forward import random_key
-from pipeline.train import rehearsal
-from pipeline.train.fit import require_fit
-from pipeline.train.plan import GB, make_plan
-from pipeline.train.predict import predict
+from pipeline.train.plan import rehearsal
+from pipeline.train.plan.fit import require_fit
+from pipeline.train.plan.predict import predict
+from pipeline.train.plan.report import GB, make_plan
 from tests.plans import request_of, write_llama
 from tests.published import write_config
 

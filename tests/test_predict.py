@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.train.predict import predict
+from pipeline.train.plan.predict import predict
 from tests.conftest import ROOT
 from tests.plans import request_of, write_llama
 

@@ -10,7 +10,7 @@ from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import blocks, named_arrays, trainable_arrays
 from pipeline.objective import loss_sums
-from pipeline.train.recompute import checkpointed_gradients
+from pipeline.train.plan.recompute import checkpointed_gradients
 
 TOKENS = mx.array([[1, 5, 9, 33, 7, 2]])
 

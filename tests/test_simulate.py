@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
-from pipeline.train.schedule import evaluation_order
-from pipeline.train.simulate import simulate
-from pipeline.train.trace import trace
+from pipeline.train.plan.schedule import evaluation_order
+from pipeline.train.plan.simulate import simulate
+from pipeline.train.plan.trace import trace
 
 X, ROW, ONE = (256, 1024), (1024,), (1,)
 HEADS = (4, 8, 64, 16)

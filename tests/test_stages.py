@@ -292,6 +292,36 @@ def test_how_a_run_starts_can_be_chosen(smoke):
     assert json.loads((smoke / "runs/crash/metrics/train.json").read_text())["recoveries"] == 1
 
 
+def test_the_plan_is_printed_and_nothing_is_trained(smoke):
+    done = stage(smoke, "train", "plan_only=true", "hydra.run.dir=runs/plan")
+    for words in ("weights", "optimizer", "activations", "logits", "peak: validation", "floor"):
+        assert words in done.stdout
+    assert re.search(
+        r"a step: [\d.]+ GFLOP, so at least [\d.]+ s at the [\d,]+ GFLOP/s", done.stdout
+    )
+    assert "if: train.grad_checkpoint=true" in done.stdout
+    assert not (smoke / "runs/plan/models").exists()
+    assert not list((smoke / ".checkpoints").glob("*/step-*"))
+
+
+def test_what_cannot_fit_is_refused_with_what_would(smoke):
+    tight = ["train.memory_limit_gb=0.2", "train.batch_size=256", "hydra.run.dir=runs/tight"]
+    for mode in ([], ["plan_only=true"]):
+        done = stage(smoke, "train", *tight, *mode, check=False)
+        assert done.returncode == 1
+        assert "DeviceError: " in done.stderr
+        assert "0.200 GB are allowed" in done.stderr or "0.1" in done.stderr
+        assert "Each of these makes it fit" in done.stderr
+        assert re.search(r"train.grad_accumulation_steps=\d+: 0.\d+ GB", done.stderr)
+    assert not list((smoke / ".checkpoints").glob("*/step-*"))
+
+
+def test_what_was_predicted_stands_beside_what_was_measured(smoke):
+    metrics = read(smoke, "train")
+    assert metrics["peak_memory_bytes"] <= 1.1 * metrics["predicted_peak_memory_bytes"]
+    assert metrics["memory_floor_bytes"] < metrics["predicted_peak_memory_bytes"]
+
+
 def test_a_profile_is_written_when_asked_for(smoke):
     stage(smoke, "train", "+debug=profile", "train.num_steps=2", "hydra.run.dir=runs/profile")
     with (smoke / "runs/profile/plots/profile.csv").open() as file:

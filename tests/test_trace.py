@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.device import mlx_memory, mx
-from pipeline.train.trace import ArrayShape, trace
+from pipeline.train.plan.trace import ArrayShape, trace
 
 
 def test_a_graph_has_inputs_outputs_constants_and_operations_in_order():

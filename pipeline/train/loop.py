@@ -34,9 +34,11 @@ from pipeline.device import (
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.files import write_json
 from pipeline.likelihood import document_losses
+from pipeline.model.adapters import AdapterSettings
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.profile import Profile
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
 from pipeline.train.state import (
@@ -50,6 +52,8 @@ from pipeline.train.state import (
 from pipeline.train.step import StepResult, TrainStep
 
 EVALUATION_BATCH_TOKENS = 8192
+EVALUATION_LOGITS = 1 << 24
+"""Numbers in the logits of a validation batch, unless those of a training batch are more."""
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +76,19 @@ class TrainSettings:
     seed: int
     overfit_one_batch: bool
     profile: bool
+
+    def documents_per_step(self, longest: int) -> int:
+        """Count the documents of a step if all were as long as the longest one."""
+        if self.batch_size is not None:
+            return self.batch_size
+        assert self.batch_tokens is not None
+        return max(1, self.batch_tokens // longest)
+
+    def evaluation_tokens(self, longest: int, vocab_size: int) -> int:
+        """Size the batches of a validation, so that it takes no more memory than training does."""
+        documents = self.documents_per_step(longest)
+        micro_batch = -(-documents // min(self.grad_accumulation_steps, documents)) * longest
+        return min(EVALUATION_BATCH_TOKENS, max(micro_batch, EVALUATION_LOGITS // vocab_size))
 
 
 class Watch:
@@ -357,7 +374,7 @@ class Trainer:
             chosen,
             arrangement=self.arrangement,
             width=self.width,
-            batch_tokens=EVALUATION_BATCH_TOKENS,
+            batch_tokens=self.settings.evaluation_tokens(self.width, self.train_store.vocab_size),
         )
         val_loss = document_losses(self.model, self.watched(batches)).mean
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
@@ -387,3 +404,33 @@ class Trainer:
         if self._unsaved_best is not None:
             return weights_of(self._unsaved_best)
         return weights_of(self.checkpoints.load(self.progress.best_step))
+
+
+def plan_request(
+    folder: Path,
+    dtype: str,
+    adapter: AdapterSettings,
+    settings: TrainSettings,
+    stores: tuple[TokenStore, TokenStore],
+) -> PlanRequest:
+    """Ask for a plan of what a trainer with these settings would do.
+
+    Args:
+        folder: holds config.json.
+        dtype: `model.dtype`.
+        adapter: what is trained.
+        settings: the loop's parameters.
+        stores: what is trained and what is validated on.
+    """
+    longest = int(max(store.lengths.max() for store in stores))
+    return PlanRequest(
+        folder=folder,
+        dtype=dtype,
+        adapter=adapter,
+        batch_size=settings.documents_per_step(longest),
+        grad_accumulation_steps=settings.grad_accumulation_steps,
+        longest_tokens=longest,
+        arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
+        grad_checkpoint=settings.grad_checkpoint,
+        validation_batch_tokens=settings.evaluation_tokens(longest, stores[0].vocab_size),
+    )

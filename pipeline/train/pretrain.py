@@ -8,15 +8,19 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
+from pipeline.files import write_json
+from pipeline.model.adapters import AdapterSettings
 from pipeline.model.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.optim import OptimSettings
-from pipeline.train.loop import Trainer, TrainSettings, Watch
+from pipeline.train.loop import Trainer, TrainSettings, Watch, plan_request
+from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.task import Task, plain
 from pipeline.train.worker import Orders
 
 NUM_VALIDATIONS = 5
 STEPS_PER_SAVE = 100
+EVERYTHING = AdapterSettings("full", 1, 1.0, 0.0, None, ())
 
 
 class Pretraining:
@@ -36,6 +40,14 @@ class Pretraining:
         shape = plain(self.config.model.scratch)
         special = special_ids(prepared / "tokenizer")
         self.architecture = llama_config(shape, self.train.vocab_size, special)
+
+    def request(self, orders: Orders) -> PlanRequest:
+        """Say what is to be trained, for the plan."""
+        folder = Path(self.task.run_folder) / "architecture"
+        write_json(folder / "config.json", self.architecture)
+        settings = orders.changed(pretrain_settings(self.config))
+        stores = self.train, self.validation
+        return plan_request(folder, "float32", EVERYTHING, settings, stores)
 
     def load(self, orders: Orders, watch: Watch) -> Trainer:
         """Initialise the weights."""

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from pipeline import errors
 from pipeline.console import TrainingProgress
-from pipeline.errors import PipelineError, Stopped, WorkerError
+from pipeline.errors import DeviceError, PipelineError, Stopped, WorkerError
 from pipeline.machine import footprint_bytes
 from pipeline.train.ancestor import Ancestor
 from pipeline.train.attempts import Attempts
@@ -91,6 +91,8 @@ class Supervisor:
         self.ancestor = Ancestor.of_dvc()
         self.reload_began: float | None = None
         self.leak_bytes_per_step = 0.0
+        self.prediction: dict[str, int] = {}
+        self.is_plan = False
         self._status_written = 0.0
 
     def train(self) -> dict[str, Any]:
@@ -101,7 +103,8 @@ class Supervisor:
             WorkerError: when worker after worker dies without getting on.
             PipelineError: what a worker found wrong with the task.
         """
-        self.run.choose_start(self.settings.resume)
+        if not self.is_plan:
+            self.run.choose_start(self.settings.resume)
         self.task.write()
         self.progress = TrainingProgress(self.task.title, self.num_steps)
         with self.signals, self.progress:
@@ -111,6 +114,18 @@ class Supervisor:
             finally:
                 self.end_workers()
         return {**metrics, **self.facts()}
+
+    def plan(self) -> str:
+        """Predict what the run would take, and end; give that as text.
+
+        Raises:
+            DeviceError: when it cannot fit, with what would.
+        """
+        self.is_plan = True
+        found = self.train()
+        if found["problem"]:
+            raise DeviceError(f"{found['text']}\n{found['problem']}")
+        return found["text"]
 
     def facts(self) -> dict[str, Any]:
         """Give what the journal knows of the whole run."""
@@ -122,6 +137,7 @@ class Supervisor:
             "inexact": list(tally.inexact),
             "memory_limit_bytes": self.limit_bytes,
             "leak_bytes_per_step": self.leak_bytes_per_step,
+            **self.prediction,
         }
 
     def refuse_to_go_on(self) -> None:
@@ -186,6 +202,7 @@ class Supervisor:
             "allow_inexact": self.settings.resume_allow_inexact,
             "num_splits": self.attempts.num_splits,
             "deaths": len(self.attempts.causes),
+            "plan": "only" if self.is_plan else "none" if self.prediction else "check",
         }
 
     def follow(self, segment: Segment) -> int:
@@ -249,6 +266,14 @@ class Supervisor:
         """Show what the worker has to say."""
         del segment
         self.progress.note(f"{self.task.title}: {event['text']}")
+
+    def on_plan(self, segment: Segment, event: Message) -> None:
+        """Keep what is predicted, to stand beside what will be measured."""
+        del segment
+        self.prediction = {
+            "predicted_peak_memory_bytes": event["peak_bytes"],
+            "memory_floor_bytes": event["floor_bytes"],
+        }
 
     def on_started(self, segment: Segment, event: Message) -> None:
         """Write down how a segment came to be."""

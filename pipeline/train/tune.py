@@ -16,7 +16,8 @@ from pipeline.model.base import count_parameters, load_base
 from pipeline.model.tree import trainable_arrays
 from pipeline.objective import document_weights
 from pipeline.optim import OptimSettings
-from pipeline.train.loop import Trainer, TrainSettings, Watch
+from pipeline.train.loop import Trainer, TrainSettings, Watch, plan_request
+from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.task import Task
 from pipeline.train.worker import Orders
 
@@ -43,6 +44,17 @@ class Tuning:
         self.validation = TokenStore(prepared / "validation")
         self.weights, self.weight_metrics = weigh(
             self.train, DistrustSettings(**self.config.objective.distrust)
+        )
+
+    def request(self, orders: Orders) -> PlanRequest:
+        """Say what is to be trained, for the plan."""
+        settings = orders.changed(train_settings(self.config))
+        return plan_request(
+            Path(self.task.base),
+            self.config.model.dtype,
+            adapter_settings(self.config),
+            settings,
+            (self.train, self.validation),
         )
 
     def load(self, orders: Orders, watch: Watch) -> Trainer:

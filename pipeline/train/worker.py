@@ -19,13 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from pipeline.device import describe_device, limit_mlx_memory, mx, nn
-from pipeline.errors import CheckpointError, PipelineError
+from pipeline.device import (
+    describe_device,
+    limit_mlx_memory,
+    matmul_flops_per_second,
+    mx,
+    nn,
+)
+from pipeline.errors import CheckpointError, DeviceError, PipelineError
 from pipeline.machine import footprint_bytes
 from pipeline.train.channel import Message, Receiver, Sender
 from pipeline.train.faults import Faults
 from pipeline.train.loop import StepReport, Trainer, TrainSettings, Watch
-from pipeline.train.memory import MemoryGuard
+from pipeline.train.memory import GB, MemoryGuard
+from pipeline.train.plan.fit import require_fit
+from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.plan.report import Plan, make_plan
 from pipeline.train.signals import STOPPING
 from pipeline.train.task import Task
 
@@ -42,6 +51,7 @@ class Orders:
     Attributes:
         num_splits: micro-batches that each micro-batch is split into, after memory ran out.
         deaths: workers that died without getting on; each halves the way to the next checkpoint.
+        plan: `none`; `check` makes the plan first, and refuses what cannot fit; `only` ends there.
     """
 
     reloads: int
@@ -51,6 +61,7 @@ class Orders:
     allow_inexact: bool
     num_splits: int
     deaths: int
+    plan: str
 
     def changed(self, settings: TrainSettings) -> TrainSettings:
         """Adapt what the configuration says to what has happened to the run."""
@@ -63,6 +74,10 @@ class Orders:
 
 class Run(Protocol):
     """What a kind of run must offer to a worker."""
+
+    def request(self, orders: Orders) -> PlanRequest:
+        """Say what is to be trained, for the plan."""
+        ...
 
     def load(self, orders: Orders, watch: Watch) -> Trainer:
         """Load weights, and make a trainer for them."""
@@ -218,6 +233,12 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
     post.reloads, post.limit_bytes = post.orders.reloads, guard.limit_bytes
     post.bound_bytes = guard.bound_bytes
     limit_mlx_memory(guard.limit_bytes)
+    if post.orders.plan != "none":
+        with post.beats():
+            tell_plan(post, run.request(post.orders), guard)
+    if post.orders.plan == "only":
+        post.tell("ended", reason="done", leak_bytes_per_step=0.0)
+        return 0
     with post.beats():
         trainer = run.load(post.orders, post)
         changed = trainer.restore(post.orders.allow_inexact)
@@ -229,6 +250,38 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
             post.tell("result", metrics=run.finish(trainer))
     post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.bytes_per_step)
     return 0
+
+
+def tell_plan(post: Post, request: PlanRequest, guard: MemoryGuard) -> None:
+    """Predict what the run takes, before anything is loaded.
+
+    Raises:
+        DeviceError: when that is more than there may be, unless the plan is all that is wanted.
+    """
+    assert post.orders is not None
+    plan = make_plan(request)
+    room = guard.limit_bytes - (post.footprint_bytes() - footprint_bytes())
+    if post.orders.plan == "check":
+        post.tell("plan", peak_bytes=plan.peak_bytes, floor_bytes=plan.floor_bytes)
+        require_fit(plan, room)
+        return
+    try:
+        require_fit(plan, room)
+        problem = ""
+    except DeviceError as error:
+        problem = str(error)
+    post.tell("result", metrics={"text": plan_text(plan, guard.limit_bytes), "problem": problem})
+
+
+def plan_text(plan: Plan, limit_bytes: int) -> str:
+    """Write a plan for a person: memory, and time by what this machine can multiply."""
+    rate = matmul_flops_per_second()
+    return (
+        f"{plan.table(alternatives=True)}\n"
+        f"limit: {limit_bytes / GB:.3f} GB\n"
+        f"a step: {plan.flops / GB:,.1f} GFLOP, so at least {plan.step_seconds(rate):.3f} s at "
+        f"the {rate / GB:,.0f} GFLOP/s of this machine"
+    )
 
 
 def warm_up() -> None:

@@ -17,10 +17,10 @@ from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.train.rehearsal import Rehearsal
-from pipeline.train.roofline import Shape, chunk_bytes, estimated_bytes, shape_of
-from pipeline.train.simulate import Saved
-from pipeline.train.trace import ArrayShape, Graph
+from pipeline.train.plan.rehearsal import Rehearsal
+from pipeline.train.plan.roofline import Shape, chunk_bytes, estimated_bytes, shape_of
+from pipeline.train.plan.simulate import Saved
+from pipeline.train.plan.trace import ArrayShape, Graph
 
 
 @dataclass(frozen=True)

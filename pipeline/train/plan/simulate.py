@@ -9,10 +9,10 @@ from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pipeline.train.layout import Layout, fresh
-from pipeline.train.placement import Array, Buffer, place
-from pipeline.train.schedule import evaluation_order
-from pipeline.train.trace import ArrayShape, Graph, Node
+from pipeline.train.plan.layout import Layout, fresh
+from pipeline.train.plan.placement import Array, Buffer, place
+from pipeline.train.plan.schedule import evaluation_order
+from pipeline.train.plan.trace import ArrayShape, Graph, Node
 
 MAX_ACTIVE_TASKS = 10
 """Tasks that the device may be behind (`transforms.cpp`)."""

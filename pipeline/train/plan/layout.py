@@ -7,7 +7,7 @@ these. The rules are those of MLX's `backend/common` (`common.cpp`, `slicing.cpp
 from dataclasses import dataclass, replace
 from math import prod
 
-from pipeline.train.trace import ArrayShape
+from pipeline.train.plan.trace import ArrayShape
 
 
 @dataclass(frozen=True, slots=True)

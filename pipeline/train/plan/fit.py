@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from pipeline.errors import DeviceError
-from pipeline.train.plan import BASE_BITS, GB, Plan
-from pipeline.train.predict import PlanRequest, predict
+from pipeline.train.plan.predict import PlanRequest, predict
+from pipeline.train.plan.report import BASE_BITS, GB, Plan
 
 SHORTEST_TOKENS = 64
 """Documents are never proposed to be cut shorter than this."""

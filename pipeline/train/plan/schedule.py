@@ -1,6 +1,6 @@
 """In which order MLX evaluates a graph (`eval_impl` of its `transforms.cpp`)."""
 
-from pipeline.train.trace import Graph, Node
+from pipeline.train.plan.trace import Graph, Node
 
 MAX_WIDTH = 20
 """Operations that wait side by side before MLX goes deeper (`MLX_BFS_MAX_WIDTH`)."""

@@ -13,10 +13,10 @@ from pipeline.model.forward import forward
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective import token_losses
 from pipeline.optim import OptimSettings, make_optimizer
-from pipeline.train.recompute import checkpointed_gradients
-from pipeline.train.simulate import Simulation, simulate
+from pipeline.train.plan.recompute import checkpointed_gradients
+from pipeline.train.plan.simulate import Simulation, simulate
+from pipeline.train.plan.trace import Graph, trace
 from pipeline.train.step import TrainStep, global_norm
-from pipeline.train.trace import Graph, trace
 
 Loss = Callable[[Batch], tuple[mx.array, mx.array]]
 NUM_TARGETS = 2.0

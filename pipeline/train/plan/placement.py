@@ -7,7 +7,7 @@ The rules are those of MLX's `backend/common` (`binary.h`, `unary.h`, `ternary.h
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipeline.train.layout import (
+from pipeline.train.plan.layout import (
     Layout,
     broadcasted,
     expanded,
@@ -19,7 +19,7 @@ from pipeline.train.layout import (
     strided,
     transposed,
 )
-from pipeline.train.trace import ArrayShape, Node
+from pipeline.train.plan.trace import ArrayShape, Node
 
 DONATION_SLACK_BYTES = 16384
 """By how much a buffer may be larger than what is written into it (`backend/common/utils.h`)."""

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
-from pipeline.train.predict import (
+from pipeline.train.plan.predict import (
     FORWARD_BACKWARD,
     PlanRequest,
     Prediction,
     is_score,
     predict,
 )
-from pipeline.train.roofline import (
+from pipeline.train.plan.roofline import (
     CHUNK_COPIES,
     CHUNK_TOKENS,
     FLOAT32_BYTES,
     floor_bytes,
     step_flops,
 )
-from pipeline.train.simulate import Saved
+from pipeline.train.plan.simulate import Saved
 
 GB = 1e9
 BASE_BITS = 4
