@@ -305,12 +305,12 @@ def test_the_plan_is_printed_and_nothing_is_trained(smoke):
 
 
 def test_what_cannot_fit_is_refused_with_what_would(smoke):
-    tight = ["train.memory_limit_gb=0.2", "train.batch_size=256", "hydra.run.dir=runs/tight"]
+    tight = ["train.memory_limit_gb=0.4", "train.batch_size=256", "hydra.run.dir=runs/tight"]
     for mode in ([], ["plan_only=true"]):
         done = stage(smoke, "train", *tight, *mode, check=False)
         assert done.returncode == 1
         assert "DeviceError: " in done.stderr
-        assert "0.200 GB are allowed" in done.stderr or "0.1" in done.stderr
+        assert re.search(r"needs [\d.]+ GB, and 0.3\d\d GB are allowed", done.stderr)
         assert "Each of these makes it fit" in done.stderr
         assert re.search(r"train.grad_accumulation_steps=\d+: 0.\d+ GB", done.stderr)
     assert not list((smoke / ".checkpoints").glob("*/step-*"))
@@ -318,7 +318,8 @@ def test_what_cannot_fit_is_refused_with_what_would(smoke):
 
 def test_what_was_predicted_stands_beside_what_was_measured(smoke):
     metrics = read(smoke, "train")
-    assert metrics["peak_memory_bytes"] <= 1.1 * metrics["predicted_peak_memory_bytes"]
+    predicted = metrics["predicted_peak_memory_bytes"]
+    assert metrics["peak_memory_bytes"] == pytest.approx(predicted, rel=0.1)
     assert metrics["memory_floor_bytes"] < metrics["predicted_peak_memory_bytes"]
 
 

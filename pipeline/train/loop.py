@@ -423,6 +423,7 @@ def plan_request(
         stores: what is trained and what is validated on.
     """
     longest = int(max(store.lengths.max() for store in stores))
+    validated = min(settings.validation_documents or len(stores[1]), len(stores[1])) * longest
     return PlanRequest(
         folder=folder,
         dtype=dtype,
@@ -432,5 +433,7 @@ def plan_request(
         longest_tokens=longest,
         arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
         grad_checkpoint=settings.grad_checkpoint,
-        validation_batch_tokens=settings.evaluation_tokens(longest, stores[0].vocab_size),
+        validation_batch_tokens=min(
+            settings.evaluation_tokens(longest, stores[0].vocab_size), validated
+        ),
     )
