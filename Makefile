@@ -7,7 +7,7 @@ EXTRAS := $(if $(BACKEND),--extra $(BACKEND))
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := . .venv/bin/activate &&
 
-.PHONY: help env repro test test-all lint readers clean
+.PHONY: help env repro test test-all lint system readers clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ test-all: env ## run the test suite with the exhaustive sweeps
 
 lint: env ## check format, style and types
 	$(RUN) ruff format --check && ruff check && pyright
+
+system: ## install what the tests of faults need (Debian: strace, libfaketime); needs root
+	@command -v strace >/dev/null && ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 \
+	  || { apt-get update -q && apt-get install -y -q --no-install-recommends strace libfaketime; }
 
 readers: .venv/.readers ## install the independent readers that some tests compare with
 

@@ -5,16 +5,52 @@ down many times over when a third one wants a core, so the imports run in a thre
 priority. MLX comes first: the threads that it and the BLAS start inherit the priority.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 import threading
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pipeline.device  # noqa: F401
 from pipeline.train.channel import Receiver, Sender
 
 LOWEST_PRIORITY = 19
+TOKENIZERS = {
+    "transformers": ("AutoTokenizer", "PreTrainedTokenizer", "PreTrainedTokenizerFast"),
+    "transformers.tokenization_utils_base": ("PreTrainedTokenizerBase",),
+}
+"""What mlx-lm takes from transformers when it is imported."""
+
+
+class NotNeeded:
+    """Stands for a class of transformers; mlx-lm derives from one and registers it."""
+
+    @classmethod
+    def register(cls, *arguments: object, **options: object) -> None:
+        """Register nothing."""
+
+
+@contextlib.contextmanager
+def without_tokenizers() -> Iterator[None]:
+    """Let mlx-lm be imported without transformers, which takes as long as all the rest.
+
+    A worker reads prepared tokens and never makes a tokenizer.
+    """
+    for module, names in TOKENIZERS.items():
+        stand_in: Any = types.ModuleType(module)
+        stand_in.__path__ = []
+        for name in names:
+            setattr(stand_in, name, NotNeeded)
+        sys.modules[module] = stand_in
+    try:
+        yield
+    finally:
+        for module in TOKENIZERS:
+            del sys.modules[module]
 
 
 def import_quietly(module: str) -> None:
@@ -25,7 +61,8 @@ def import_quietly(module: str) -> None:
         if sys.platform == "linux":  # elsewhere a priority is that of the whole process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         try:
-            importlib.import_module(module)
+            with without_tokenizers():
+                importlib.import_module(module)
         except BaseException as error:
             errors.append(error)
 
