@@ -73,9 +73,9 @@ class Scratch:
     """A new small Llama; the names are those of its `config.json`."""
 
     vocab_size: int = key("tokens of the tokenizer to train", minimum=260, maximum=262144)
-    hidden_size: int = key("width of the residual stream", minimum=8)
-    intermediate_size: int = key("width inside the MLP", minimum=8)
-    num_hidden_layers: int = key("blocks", minimum=1)
+    hidden_size: int = key("width of the residual stream", minimum=8, maximum=65536)
+    intermediate_size: int = key("width inside the MLP", minimum=8, maximum=262144)
+    num_hidden_layers: int = key("blocks", minimum=1, maximum=1000)
     num_attention_heads: int = key("query heads", minimum=1)
     num_key_value_heads: int = key("key and value heads", minimum=1)
     max_position_embeddings: int = key("longest sequence", unit="tokens", minimum=8)
@@ -88,7 +88,7 @@ class Scratch:
 class Pretrain:
     """How a scratch model learns its language, before the fine-tuning."""
 
-    num_steps: int = key("optimizer steps", minimum=1)
+    num_steps: int = key("optimizer steps", minimum=1, maximum=10**9)
     batch_size: int = key("documents a step", minimum=1)
     learning_rate: float = key("peak of the schedule", minimum=0)
     warmup_fraction: float = key("share of the steps that warm up", minimum=0, maximum=1)
@@ -157,7 +157,7 @@ class Train:
     """The training run."""
 
     mode: str = key("what is trained", choices=("lora", "full"))
-    num_steps: int = key("optimizer steps", minimum=1)
+    num_steps: int = key("optimizer steps", minimum=1, maximum=10**9)
     batch_size: int | None = key("documents a step (or give batch_tokens)", minimum=1)
     batch_tokens: int | None = key("tokens a step, at most (or give batch_size)", minimum=1)
     grad_accumulation_steps: int = key(

@@ -9,7 +9,8 @@ from pipeline.files import new_folder, write_json
 from pipeline.stage import Paths, stage
 from pipeline.train.picture import draw_memory
 from pipeline.train.runs import RunFolder, statuses
-from pipeline.train.supervisor import Supervisor, supervisor_settings
+from pipeline.train.segment import supervisor_settings
+from pipeline.train.supervisor import Supervisor
 from pipeline.train.task import Task, plain
 
 SERIES = ("train.csv", "validation.csv")

@@ -14,7 +14,8 @@ from pipeline.inputs import SCRATCH, check_unchanged
 from pipeline.model.base import write_manifest
 from pipeline.stage import Paths, stage
 from pipeline.train.runs import RunFolder
-from pipeline.train.supervisor import Supervisor, SupervisorSettings
+from pipeline.train.segment import SupervisorSettings
+from pipeline.train.supervisor import Supervisor
 from pipeline.train.task import Task, plain
 
 

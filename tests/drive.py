@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.train.runs import RunFolder
-from pipeline.train.supervisor import Supervisor, SupervisorSettings
+from pipeline.train.segment import SupervisorSettings
+from pipeline.train.supervisor import Supervisor
 from pipeline.train.task import Task
 
 PARAMETERS = {

@@ -16,8 +16,10 @@ from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings
 from pipeline.train import state
 from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.loop import Trainer, TrainSettings, Watch
+from pipeline.train.loop import Trainer
 from pipeline.train.series import MACHINE_COLUMNS, TRAIN_COLUMNS
+from pipeline.train.settings import TrainSettings
+from pipeline.train.watch import Watch
 
 SETTINGS = TrainSettings(
     num_steps=9,

@@ -1,5 +1,6 @@
 """params.yaml is what conf/ gives; an edit is refused; DVC reruns what a key concerns, no more."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline import inputs
@@ -387,3 +390,37 @@ def test_a_stage_refuses_files_that_changed_since_params(repository):
         "PipelineError: External files changed since params.yaml was written:\n"
         f"  rows.jsonl: differs\n{inputs.REMEDY}\n"
     )
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train._target_=os.system",
+        "+train._target_=os.system",
+        "+_target_=os.system",
+        "train.num_steps=-1",
+        "train.num_steps=1e400",
+        "train.num_steps=nan",
+        "train.num_steps=100000000000000000000",
+        "model.scratch.num_hidden_layers=1000000000",
+        "optim.learning_rate=-inf",
+        "lora.targets=q_proj",
+        "data.path=${oc.env:NOT_SET_ANYWHERE}",
+        "train.num_steps.x=1",
+        "~train.num_steps",
+        "=1",
+        "a[b]=c",
+        "train.resume='; rm -rf /'",
+    ],
+)
+def test_hostile_overrides_are_refused_with_a_message(override):
+    with pytest.raises(ConfigError) as caught:
+        params.composed([override])
+    assert str(caught.value)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_no_override_does_anything_but_compose_or_be_refused(text):
+    with contextlib.suppress(ConfigError):
+        params.composed([text])

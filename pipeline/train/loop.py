@@ -24,7 +24,6 @@ from pipeline.data.batches import (
 )
 from pipeline.data.store import TokenStore
 from pipeline.device import (
-    footprint_bytes,
     has_fused_attention,
     mlx_memory,
     mx,
@@ -34,13 +33,12 @@ from pipeline.device import (
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.files import write_json
 from pipeline.likelihood import document_losses
-from pipeline.model.adapters import AdapterSettings
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
-from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.profile import Profile
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
+from pipeline.train.settings import TrainSettings
 from pipeline.train.state import (
     Progress,
     capture,
@@ -50,69 +48,9 @@ from pipeline.train.state import (
     weights_of,
 )
 from pipeline.train.step import StepResult, TrainStep
+from pipeline.train.watch import Watch
 
-EVALUATION_BATCH_TOKENS = 8192
-EVALUATION_LOGITS = 1 << 24
-"""Numbers in the logits of a validation batch, unless those of a training batch are more."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What the `train` section says, and what of other sections concerns the loop."""
-
-    num_steps: int
-    batch_size: int | None
-    batch_tokens: int | None
-    grad_accumulation_steps: int
-    grad_checkpoint: bool
-    max_grad_norm: float | None
-    steps_per_eval: int
-    steps_per_save: int
-    validation_documents: int | None
-    keep_checkpoints: int
-    on_non_finite: str
-    arrangement: str
-    seed: int
-    overfit_one_batch: bool
-    profile: bool
-
-    def documents_per_step(self, longest: int) -> int:
-        """Count the documents of a step if all were as long as the longest one."""
-        if self.batch_size is not None:
-            return self.batch_size
-        assert self.batch_tokens is not None
-        return max(1, self.batch_tokens // longest)
-
-    def evaluation_tokens(self, longest: int, vocab_size: int) -> int:
-        """Size the batches of a validation, so that it takes no more memory than training does."""
-        documents = self.documents_per_step(longest)
-        micro_batch = -(-documents // min(self.grad_accumulation_steps, documents)) * longest
-        return min(EVALUATION_BATCH_TOKENS, max(micro_batch, EVALUATION_LOGITS // vocab_size))
-
-
-class Watch:
-    """Who looks on while a run goes; this one keeps to itself.
-
-    Attributes:
-        reloads: changes of process before this one.
-        limit_bytes: footprint that may not be passed; 0 where there is no limit.
-        bound_bytes: footprint above which another process takes over.
-    """
-
-    reloads = 0
-    limit_bytes = 0
-    bound_bytes = 0
-
-    def footprint_bytes(self) -> int:
-        """Measure all that the run holds, in bytes."""
-        return footprint_bytes()
-
-    def beat(self) -> None:
-        """Hear that the run is alive, between two batches of a validation; may raise to end it."""
-
-    def validated(self, step: int, val_loss: float) -> None:
-        """Hear what a validation found."""
 
 
 @dataclass(frozen=True)
@@ -404,36 +342,3 @@ class Trainer:
         if self._unsaved_best is not None:
             return weights_of(self._unsaved_best)
         return weights_of(self.checkpoints.load(self.progress.best_step))
-
-
-def plan_request(
-    folder: Path,
-    dtype: str,
-    adapter: AdapterSettings,
-    settings: TrainSettings,
-    stores: tuple[TokenStore, TokenStore],
-) -> PlanRequest:
-    """Ask for a plan of what a trainer with these settings would do.
-
-    Args:
-        folder: holds config.json.
-        dtype: `model.dtype`.
-        adapter: what is trained.
-        settings: the loop's parameters.
-        stores: what is trained and what is validated on.
-    """
-    longest = int(max(store.lengths.max() for store in stores))
-    validated = min(settings.validation_documents or len(stores[1]), len(stores[1])) * longest
-    return PlanRequest(
-        folder=folder,
-        dtype=dtype,
-        adapter=adapter,
-        batch_size=settings.documents_per_step(longest),
-        grad_accumulation_steps=settings.grad_accumulation_steps,
-        longest_tokens=longest,
-        arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
-        grad_checkpoint=settings.grad_checkpoint,
-        validation_batch_tokens=min(
-            settings.evaluation_tokens(longest, stores[0].vocab_size), validated
-        ),
-    )

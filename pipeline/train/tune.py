@@ -16,10 +16,13 @@ from pipeline.model.base import count_parameters, load_base
 from pipeline.model.tree import trainable_arrays
 from pipeline.objective import document_weights
 from pipeline.optim import OptimSettings
-from pipeline.train.loop import Trainer, TrainSettings, Watch, plan_request
+from pipeline.train.loop import Trainer
 from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.post import Orders
+from pipeline.train.request import plan_request
+from pipeline.train.settings import TrainSettings
 from pipeline.train.task import Task
-from pipeline.train.worker import Orders
+from pipeline.train.watch import Watch
 
 CONFLICTS = "conflicts.jsonl"
 

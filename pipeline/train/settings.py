@@ -1,0 +1,41 @@
+"""What the training loop is told, and what follows from it."""
+
+from dataclasses import dataclass
+
+EVALUATION_BATCH_TOKENS = 8192
+EVALUATION_LOGITS = 1 << 24
+"""Numbers in the logits of a validation batch, unless those of a training batch are more."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the `train` section says, and what of other sections concerns the loop."""
+
+    num_steps: int
+    batch_size: int | None
+    batch_tokens: int | None
+    grad_accumulation_steps: int
+    grad_checkpoint: bool
+    max_grad_norm: float | None
+    steps_per_eval: int
+    steps_per_save: int
+    validation_documents: int | None
+    keep_checkpoints: int
+    on_non_finite: str
+    arrangement: str
+    seed: int
+    overfit_one_batch: bool
+    profile: bool
+
+    def documents_per_step(self, longest: int) -> int:
+        """Count the documents of a step if all were as long as the longest one."""
+        if self.batch_size is not None:
+            return self.batch_size
+        assert self.batch_tokens is not None
+        return max(1, self.batch_tokens // longest)
+
+    def evaluation_tokens(self, longest: int, vocab_size: int) -> int:
+        """Size the batches of a validation, so that it takes no more memory than training does."""
+        documents = self.documents_per_step(longest)
+        micro_batch = -(-documents // min(self.grad_accumulation_steps, documents)) * longest
+        return min(EVALUATION_BATCH_TOKENS, max(micro_batch, EVALUATION_LOGITS // vocab_size))

@@ -1,0 +1,35 @@
+"""Who started a stage, and whether it is still there."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from pipeline.train.ancestor import Ancestor
+
+
+def test_a_stage_that_is_run_by_hand_has_none(monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert Ancestor.of_dvc() is None
+
+
+def test_shells_between_are_passed_over(monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train")
+    found = Ancestor.of_dvc()
+    assert found is not None
+    assert found.process.name() not in {"sh", "bash"}
+    assert found.process in psutil.Process().parents()
+
+
+@pytest.mark.parametrize("is_reaped", [False, True])
+def test_its_end_is_noticed(is_reaped, monkeypatch):
+    monkeypatch.setattr("pipeline.train.ancestor.LOOK_SECONDS", 0.0)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        ancestor = Ancestor(psutil.Process(process.pid))
+        assert not ancestor.is_gone()
+        process.kill()
+        if is_reaped:
+            process.wait()
+        while not ancestor.is_gone():
+            pass
