@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.errors import CheckpointError
+from pipeline.files import FileLock
 from pipeline.stage import Paths
 from pipeline.train import runs
 from pipeline.train.runs import RunFolder, run_key
@@ -59,3 +60,39 @@ def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_pa
     folder.clear()
     assert not folder.path.exists()
     RunFolder.of_stage("train", config, Paths(Path())).clear()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "runs/abc")
+    yield folder
+    folder.lock.release()
+
+
+def test_a_run_can_be_started_afresh(folder):
+    (folder.path / "step-00000004").mkdir()
+    (folder.path / "train.csv").write_text("x")
+    folder.choose_start("auto")
+    assert len(list(folder.path.iterdir())) == 2
+    folder.choose_start("never")
+    assert not list(folder.path.iterdir())
+
+
+def test_a_checkpoint_can_be_insisted_on(folder):
+    with pytest.raises(CheckpointError, match="train.resume=required: this run has no checkpoint"):
+        folder.choose_start("required")
+    (folder.path / "step-00000004").mkdir()
+    folder.choose_start("required")
+
+
+def test_a_lock_that_was_deleted_meanwhile_is_not_taken_for_the_lock(tmp_path):
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert first.acquire()
+    assert not second.acquire()
+    (tmp_path / "lock").unlink()
+    first.release()
+    assert second.acquire()
+    third = FileLock(tmp_path / "lock")
+    assert not third.acquire()
+    second.release()
+    third.release()
