@@ -7,6 +7,7 @@ from tests.small import ROOT
 
 LOOK = """
 import sys
+import pipeline.device
 from pipeline.train import begin
 begin.import_quietly("pipeline.train.tune")
 from pipeline.model import upstream

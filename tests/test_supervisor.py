@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -214,33 +215,53 @@ def test_a_threshold_below_what_a_process_needs_is_refused_with_the_number(train
     assert "Give at least 0." in run.text()
 
 
-def test_workers_that_never_start_end_the_run_with_the_state_intact(training, undisturbed):
-    run = training().start(TIDEWHEEL_BLAS="/nowhere/libblas.so")
+@pytest.fixture
+def saboteur(tmp_path):
+    """Make processes that run under a PYTHONPATH die when they begin to be workers."""
+
+    def make(condition):
+        folder = tmp_path / "saboteur"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            "import os, pathlib, sys\n"
+            f"count = pathlib.Path({str(folder / 'count')!r})\n"
+            "if 'pipeline.train.begin' in sys.orig_argv:\n"
+            "    number = int(count.read_text()) if count.exists() else 0\n"
+            "    count.write_text(str(number + 1))\n"
+            f"    if {condition}:\n"
+            "        os._exit(3)\n"
+        )
+        return {"PYTHONPATH": str(folder)}
+
+    return make
+
+
+def test_workers_that_never_start_end_the_run_with_the_state_intact(
+    training, undisturbed, saboteur
+):
+    run = training().start(**saboteur("True"))
     assert run.end() == 70
     text = run.text()
     assert "5 workers have died without getting beyond step 0" in text
+    assert "exit status 3" in text
     assert "The state is intact" in text
     run.complete()
     assert run.result() == undisturbed()
 
 
-def test_a_worker_that_fails_once_is_started_again(training, undisturbed, tmp_path):
-    """A reload itself fails: the first process that goes on dies while it imports."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "sitecustomize.py").write_text(
-        "import os, pathlib, sys\n"
-        f"mark = pathlib.Path({str(tmp_path)!r}) / str(len(sys.argv))\n"
-        f"count = pathlib.Path({str(tmp_path / 'count')!r})\n"
-        "if 'pipeline.train.begin' in ' '.join(sys.orig_argv):\n"
-        "    number = int(count.read_text()) if count.exists() else 0\n"
-        "    count.write_text(str(number + 1))\n"
-        "    if number == 1:\n"
-        "        os._exit(3)\n"
-    )
-    run = training(settings={"reload_interval_steps": 6}).complete(PYTHONPATH=str(broken))
+def test_a_worker_that_fails_once_is_started_again(training, undisturbed, saboteur):
+    """A reload itself fails: the first process that would go on dies while it imports."""
+    environment = saboteur("number == 1")
+    run = training(settings={"reload_interval_steps": 6}).complete(**environment)
     assert run.result() == undisturbed()
-    assert int((tmp_path / "count").read_text()) >= 3
+    assert int((Path(environment["PYTHONPATH"]) / "count").read_text()) >= 3
+
+
+def test_what_a_user_can_mend_in_the_machine_is_said_at_once(training):
+    run = training().start(TIDEWHEEL_BLAS="/nowhere/libblas.so")
+    assert run.end() == 1
+    assert run.text().count("TIDEWHEEL_BLAS=/nowhere/libblas.so cannot be used") == 1
+    assert "Traceback" not in run.text()
 
 
 def test_an_error_of_the_user_is_not_tried_again(training):

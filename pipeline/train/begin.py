@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pipeline.device  # noqa: F401
+from pipeline.errors import PipelineError
 from pipeline.train.channel import Receiver, Sender
 
 LOWEST_PRIORITY = 19
@@ -78,7 +78,12 @@ def main() -> None:
     receiver, sender = Receiver(os.dup(0)), Sender(os.dup(1))
     os.dup2(2, 1)
     module, task_file = sys.argv[1:]
-    import_quietly(module)
+    try:
+        importlib.import_module("pipeline.device")
+        import_quietly(module)
+    except PipelineError as error:  # as for a BLAS that cannot be used
+        sender.send({"event": "error", "kind": type(error).__name__, "text": str(error)})
+        sys.exit(1)
     worker = importlib.import_module("pipeline.train.worker")
     worker.work(sys.modules[module].make, Path(task_file), receiver, sender)
 
