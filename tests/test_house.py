@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from pipeline import schema
 from pipeline.errors import PipelineError
-from pipeline.stage import maker_of, refuse_foreign_overrides
+from pipeline.stage import maker_of, refuse_foreign_overrides, usual_spelling
 from stages import params
 from tests.house import EXEMPT, ROOT, imports, reached, stages
 
@@ -322,7 +322,8 @@ def problem_with_python(arguments):
         return None
     flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "-cn", "repro"}
     wrong = [item for item in rest if "=" not in item and item not in flags]
-    overrides = [item for item in rest if "=" in item and not item.startswith("inputs=")]
+    given = [item for item in rest if "=" in item and not item.startswith("inputs=")]
+    overrides = usual_spelling(given)
     params.composed(one_job(overrides))
     if name != "stages.params":
         refuse_foreign_overrides(overrides, tuple(called(name.split(".")[1], "stage")))
