@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import schema
+from pipeline import rules
 from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.files import sha256_path
 from pipeline.inputs import ROOT
@@ -105,13 +105,13 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     Raises:
         ConfigError: with the sections that it does read.
     """
-    known, read = schema.known_names(), (*names, "inputs")
+    known, read = rules.known_names(), (*names, "inputs")
     foreign = [
         str(override.input_line)
         for override in OverridesParser.create().parse_overrides(overrides)
         if override.key_or_group in known
-        and not schema.inside(override.key_or_group, read)
-        and not any(schema.inside(name, [override.key_or_group]) for name in read)
+        and not rules.inside(override.key_or_group, read)
+        and not any(rules.inside(name, [override.key_or_group]) for name in read)
     ]
     headline = f"this stage reads only {', '.join(names)}, and not:"
     remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
@@ -152,7 +152,7 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
     def decorate(function: Callable[[DictConfig, Paths], Any]) -> Any:  # noqa: ANN401
         @functools.wraps(function)
         def run(config: DictConfig) -> Any:  # noqa: ANN401
-            schema.check_values(config, names)
+            rules.check_values(config, names)
             refuse_foreign_overrides(list(HydraConfig.get().overrides.task), names)
             OmegaConf.resolve(config)
             paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_runs_of(config))
@@ -179,7 +179,7 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
         print(help_text(function, names))
         return 0
     try:
-        schema.check_known(unknown_candidates(arguments))
+        rules.check_known(unknown_candidates(arguments))
         main()
     except COMPOSITION_ERRORS as error:
         print(f"ConfigError: {composition_error(error)}", file=sys.stderr)
@@ -202,7 +202,7 @@ def composition_error(error: Exception) -> ConfigError:
     """Say what Hydra found wrong in conf/ or in an override, with the nearest parameter."""
     text = "\n".join(dict.fromkeys([str(error), str(error.__cause__ or error)]))
     asked = re.search(r"^Key .* not in [^$]*full_key: (\S+)", text, re.MULTILINE)
-    near = schema.nearest(asked[1]) if asked else None
+    near = rules.nearest(asked[1]) if asked else None
     return ConfigError(text + (f"\nDid you mean {near}?" if near else ""))
 
 
@@ -230,8 +230,8 @@ def help_text(function: Callable, names: tuple[str, ...]) -> str:
         "",
         "Values come from conf/; by hand all is written under runs/. Parameters of this stage:",
     ]
-    for name, field in schema.leaves():
-        if schema.inside(name, names):
+    for name, field in rules.leaves():
+        if rules.inside(name, names):
             lines.append(f"  {name:<38} {describe(field)}")
     return "\n".join(lines)
 

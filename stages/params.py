@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import schema
+from pipeline import rules, schema
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_text
 from pipeline.inputs import fingerprints
@@ -42,14 +42,14 @@ def composed(overrides: list[str]) -> DictConfig:
         ConfigError: when conf/ or an override names what does not exist, or has a wrong value.
     """
     schema.register()
-    schema.check_known(unknown_candidates(overrides))
+    rules.check_known(unknown_candidates(overrides))
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("config", overrides=overrides)
         OmegaConf.resolve(config)
     except (*COMPOSITION_ERRORS, OmegaConfBaseException) as error:
         raise composition_error(error) from error
-    schema.check_values(config)
+    rules.check_values(config)
     return config
 
 
@@ -80,7 +80,7 @@ def values(config: DictConfig) -> dict[str, Any]:
     """List the leaves of a configuration, the fingerprints apart."""
     container = OmegaConf.to_container(config)
     assert isinstance(container, dict)
-    return {name: value for name, value in flat(container) if not schema.inside(name, ["inputs"])}
+    return {name: value for name, value in flat(container) if not rules.inside(name, ["inputs"])}
 
 
 def edited_by_hand() -> bool:
@@ -112,7 +112,7 @@ def refuse_edit(changed: dict[str, tuple[Any, Any]]) -> None:
 def complete_experiment(name: str) -> None:
     """Add only `inputs:` to the params.yaml that `dvc exp run` composed with its overrides."""
     config = loaded()
-    schema.check_values(config)
+    rules.check_values(config)
     config.inputs = fingerprints(config)
     write_text(FILE, OmegaConf.to_yaml(config))
     print(f"params.yaml is as `dvc exp run` composed it for {name}")

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlx_lm.models.llama import ModelArgs as LlamaArgs
 from omegaconf import OmegaConf
 
-from pipeline import schema
+from pipeline import rules
 from pipeline.errors import PipelineError
 from pipeline.stage import maker_of, refuse_foreign_overrides, usual_spelling
 from stages import params
@@ -28,7 +28,7 @@ from tests.house import EXEMPT, ROOT, imports, reached, stages
 
 ROWS = {
     0: ["errors", "files"],
-    1: ["blas", "console", "device", "hub", "inputs", "machine", "schema", "sweep_table"],
+    1: ["blas", "console", "device", "hub", "inputs", "machine", "rules", "schema", "sweep_table"],
     2: ["data", "stage"],
     3: ["model"],
     4: ["likelihood", "objective", "optim"],
@@ -42,6 +42,8 @@ MAY_IMPORT = {
     "mlx": {"pipeline/device.py"},
     "mlx_lm": {"pipeline/model/upstream.py", "pipeline/generate.py"},
 }
+DECLARED = {"pipeline/schema.py", "pipeline/rules.py"}
+"""They name every key, and use none."""
 MODULES = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ("pipeline", "stages", "hydra_plugins")
@@ -159,7 +161,7 @@ def test_dvc_knows_what_a_stage_depends_on(name):
 @pytest.mark.parametrize("name", HYDRA_STAGES)
 def test_dvc_knows_which_parameters_a_stage_reads(name):
     assert stages()[name]["params"] == list(called(name, "stage"))
-    assert set(called(name, "stage")) <= schema.known_names() | {
+    assert set(called(name, "stage")) <= rules.known_names() | {
         f"inputs.{part}" for part in ("data", "tokenizer", "model")
     }
 
@@ -214,16 +216,16 @@ def words_of(file):
 
 
 def test_every_key_is_read_by_some_code():
-    read = set().union(*(words_of(file) for file in MODULES if file != "pipeline/schema.py"))
+    read = set().union(*(words_of(file) for file in MODULES if file not in DECLARED))
     shape = {f"model.scratch.{field.name}" for field in dataclasses.fields(LlamaArgs)}
-    names = [name for name, _ in schema.leaves() if name not in shape]
+    names = [name for name, _ in rules.leaves() if name not in shape]
     assert [name for name in names if name.split(".")[-1] not in read] == []
 
 
 def test_every_key_belongs_to_a_stage():
     sections = {section for name in HYDRA_STAGES for section in stages()[name]["params"]}
-    names = [name for name, _ in schema.leaves() if name != "inputs"]
-    assert [name for name in names if not schema.inside(name, sections)] == []
+    names = [name for name, _ in rules.leaves() if name != "inputs"]
+    assert [name for name in names if not rules.inside(name, sections)] == []
 
 
 CONF = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml"))
@@ -235,7 +237,7 @@ def test_every_file_of_conf_can_be_chosen(file):
     text = (ROOT / "conf" / file).read_text()
     asked = re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)
     config = params.composed([f"{group}={option}", *(f"{group}.{key}=some" for key in asked)])
-    schema.check_values(config)
+    rules.check_values(config)
 
 
 def test_conf_gives_every_value_but_those_it_asks_for():

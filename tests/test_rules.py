@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import schema
+from pipeline import rules
 from pipeline.errors import ConfigError
 from stages.params import composed
 
@@ -20,18 +20,18 @@ def changed(*overrides, **values):
 
 def refusal(config, sections=None):
     with pytest.raises(ConfigError) as caught:
-        schema.check_values(config, sections)
+        rules.check_values(config, sections)
     headline, *problems = str(caught.value).splitlines()
     assert headline == "These parameters cannot be used:"
     return [problem.strip() for problem in problems]
 
 
 def test_the_defaults_can_be_used():
-    schema.check_values(composed([]))
+    rules.check_values(composed([]))
 
 
 def test_every_parameter_explains_itself():
-    facts = {name: field.metadata for name, field in schema.leaves() if name != "inputs"}
+    facts = {name: field.metadata for name, field in rules.leaves() if name != "inputs"}
     assert len(facts) > 60
     assert [name for name, fact in facts.items() if len(fact["help"]) < 5] == []
     assert [name for name, fact in facts.items() if fact["help"].endswith(".")] == []
@@ -39,7 +39,7 @@ def test_every_parameter_explains_itself():
 
 BOUNDED = [
     (name, side, sign)
-    for name, field in schema.leaves()
+    for name, field in rules.leaves()
     for side, sign in (("minimum", -1), ("maximum", 1))
     if field.metadata and field.metadata[side] is not None
 ]
@@ -47,12 +47,12 @@ BOUNDED = [
 
 @pytest.mark.parametrize(("name", "side", "sign"), BOUNDED)
 def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, sign):
-    field = dict(schema.leaves())[name]
+    field = dict(rules.leaves())[name]
     bound = field.metadata[side]
-    assert not list(schema.broken_rules(field, bound))
+    assert not list(rules.broken_rules(field, bound))
     step = 1 if "int" in str(field.type) else 1e-9
     word = "at least" if sign < 0 else "at most"
-    assert list(schema.broken_rules(field, bound + sign * step)) == [f"must be {word} {bound}"]
+    assert list(rules.broken_rules(field, bound + sign * step)) == [f"must be {word} {bound}"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_value_out_of_range_is_told_with_its_rule(name, value, rule):
 
 
 def test_null_is_in_the_range_of_what_may_be_null():
-    schema.check_values(changed(train__max_grad_norm=None, validate__documents=None))
+    rules.check_values(changed(train__max_grad_norm=None, validate__documents=None))
 
 
 def test_all_problems_are_told_at_once():
@@ -95,7 +95,7 @@ def test_missing_values_are_named_where_they_are_needed():
         "lora.rank has no value; give one: lora.rank=...",
     ]
     assert refusal(config, ["seed", "lora"]) == ["lora.rank has no value; give one: lora.rank=..."]
-    schema.check_values(config, ["seed", "data.source"])
+    rules.check_values(config, ["seed", "data.source"])
 
 
 def test_a_missing_section_is_one_missing_value():
@@ -143,16 +143,16 @@ def test_what_is_right_alone_may_be_wrong_together(overrides, values, problem):
 
 
 def test_the_alternatives_are_no_contradiction():
-    schema.check_values(changed(train__batch_size=None, train__batch_tokens=99))
-    schema.check_values(changed(*JSONL))
-    schema.check_values(changed("model=local", "model.source=llama"))
+    rules.check_values(changed(train__batch_size=None, train__batch_tokens=99))
+    rules.check_values(changed(*JSONL))
+    rules.check_values(changed("model=local", "model.source=llama"))
 
 
 # Names
 
 
 def test_known_names_are_sections_and_keys():
-    known = schema.known_names()
+    known = rules.known_names()
     assert {"seed", "lora", "lora.rank", "data.conflicts", "model.scratch.vocab_size"} <= known
     assert not known & {"", "hydra", "lora.", "rank"}
 
@@ -173,17 +173,17 @@ def test_known_names_are_sections_and_keys():
 def test_an_unknown_key_is_told_with_the_nearest(wrong, right):
     match = rf"no such parameter:\n  unknown key {wrong}; did you mean {right}\?\n`--help` lists"
     with pytest.raises(ConfigError, match=match):
-        schema.check_known([wrong])
+        rules.check_known([wrong])
 
 
 def test_a_key_like_no_other_is_only_unknown():
     with pytest.raises(ConfigError, match=r"unknown key xyzzy\n"):
-        schema.check_known(["lora.rank", "xyzzy"])
+        rules.check_known(["lora.rank", "xyzzy"])
 
 
 def test_every_unknown_key_is_told():
     with pytest.raises(ConfigError, match=r"(?s)unknown key lora\.rnak;.*unknown key sed;"):
-        schema.check_known(["lora.rnak", "lora.rank", "sed"])
+        rules.check_known(["lora.rnak", "lora.rank", "sed"])
 
 
 @pytest.mark.parametrize(
@@ -197,4 +197,4 @@ def test_every_unknown_key_is_told():
     ],
 )
 def test_inside_is_by_whole_names(name, sections, expected):
-    assert schema.inside(name, sections) is expected
+    assert rules.inside(name, sections) is expected

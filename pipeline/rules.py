@@ -1,0 +1,133 @@
+"""Which values parameters may have: known names, ranges, and what cannot go together."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.errors import ConfigError, report_problems
+from pipeline.schema import Params
+
+
+def leaves(kind: type = Params, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Give every parameter of the schema by its dotted name."""
+    for field in dataclasses.fields(kind):
+        nested = nested_section(field)
+        if nested is None:
+            yield prefix + field.name, field
+        else:
+            yield from leaves(nested, f"{prefix}{field.name}.")
+
+
+def nested_section(field: dataclasses.Field) -> type | None:
+    """Find the dataclass behind a field, also behind `Scratch | None`."""
+    candidates = getattr(field.type, "__args__", (field.type,))
+    kinds = [kind for kind in candidates if isinstance(kind, type)]
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+
+
+def known_names() -> set[str]:
+    """List every parameter and every section by its dotted name."""
+    names = {name for name, _ in leaves()}
+    return names | {name[:i] for name in names for i, char in enumerate(name) if char == "."}
+
+
+def nearest(name: str) -> str | None:
+    """Find the parameter whose name is most like this one; the same key elsewhere comes first."""
+    known = sorted(known_names())
+    elsewhere = [other for other in known if other.endswith("." + name.rpartition(".")[2])]
+    like = difflib.get_close_matches(name, elsewhere, n=1, cutoff=0)
+    return next(iter(like or difflib.get_close_matches(name, known, n=1)), None)
+
+
+def check_known(names: list[str]) -> None:
+    """Refuse names that no parameter has, each with the nearest one that exists.
+
+    Raises:
+        ConfigError: with every unknown name.
+    """
+    problems = []
+    for name in names:
+        if name not in known_names():
+            near = nearest(name)
+            problems.append(f"unknown key {name}" + (f"; did you mean {near}?" if near else ""))
+    report_problems(
+        ConfigError, "conf/ has no such parameter:", problems, "`--help` lists those there are."
+    )
+
+
+def inside(name: str, sections: Collection[str]) -> bool:
+    """Tell whether a parameter is one of these sections and keys, or stands in one."""
+    return any(name == section or name.startswith(f"{section}.") for section in sections)
+
+
+def check_values(config: DictConfig, sections: Collection[str] | None = None) -> None:
+    """Refuse values out of range, all at once; `OmegaConf` has checked the types already.
+
+    Args:
+        config: the whole configuration.
+        sections: where a value must not be missing; everywhere if None.
+
+    Raises:
+        ConfigError: with every key, its value, and what it may be.
+    """
+    missing = OmegaConf.missing_keys(config)
+    needed = sorted(name for name in missing if sections is None or inside(name, sections))
+    problems = [f"{name} has no value; give one: {name}=..." for name in needed]
+    for name, field in leaves():
+        value = None if inside(name, missing) else OmegaConf.select(config, name)
+        if value is not None and field.metadata:
+            problems += [f"{name}={value}: {rule}" for rule in broken_rules(field, value)]
+    problems += contradictions(config)
+    report_problems(ConfigError, "These parameters cannot be used:", problems)
+
+
+def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa: ANN401
+    """Say which rules of its field a value breaks."""
+    facts = field.metadata
+    if facts["choices"] and value not in facts["choices"]:
+        yield "must be one of " + ", ".join(facts["choices"])
+    if facts["minimum"] is not None and not value >= facts["minimum"]:
+        yield f"must be at least {facts['minimum']}"
+    if facts["maximum"] is not None and not value <= facts["maximum"]:
+        yield f"must be at most {facts['maximum']}"
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        yield "must be finite"
+
+
+def shown(value: int | None) -> str:
+    """Write a value as `conf/` has it."""
+    return "null" if value is None else str(value)
+
+
+def contradictions(config: DictConfig) -> Iterator[str]:
+    """Say which parameters are right alone and wrong together."""
+    data, model, train = config.data, config.model, config.train
+    if not OmegaConf.missing_keys(data):
+        if data.validation_fraction + data.test_fraction >= 1:
+            yield (
+                f"data.validation_fraction={data.validation_fraction} and "
+                f"data.test_fraction={data.test_fraction}: they leave nothing to train on"
+            )
+        if data.source == "jsonl" and data.path is None:
+            yield "data.source=jsonl needs data.path=FILE_OR_FOLDER"
+    if not OmegaConf.missing_keys(model):
+        scratch = model.source == "scratch"
+        if scratch != (model.scratch is not None) or scratch != (model.pretrain is not None):
+            yield (
+                f"model.source={model.source} does not go with this model group; "
+                "choose model=tiny for a scratch model, model=local for one that exists"
+            )
+    if not OmegaConf.missing_keys(train) and (train.batch_size is None) == (
+        train.batch_tokens is None
+    ):
+        yield (
+            f"train.batch_size={shown(train.batch_size)} and "
+            f"train.batch_tokens={shown(train.batch_tokens)}: give one, and set the other to null"
+        )
+    if not OmegaConf.missing_keys(config.export):
+        wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
+        if wrong or not config.export.formats:
+            yield f"export.formats={wrong}: must be some of adapter, fused"
