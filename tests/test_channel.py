@@ -1,6 +1,7 @@
 """Messages between processes: whole, in order, and an end that is noticed."""
 
 import os
+from threading import Thread
 
 import pytest
 
@@ -32,6 +33,23 @@ def test_what_is_sent_comes_back(pipe):
     message = {"text": "two\nlines", "number": 0.1, "nothing": None}
     assert Sender(write).send(message)
     assert Receiver(read).receive(1.0) == [message]
+
+
+def test_threads_do_not_write_into_one_another(pipe):
+    read, write = pipe
+    sender, receiver, long = Sender(write), Receiver(read), "x" * 300_000
+    threads = [
+        Thread(target=lambda text=text: [sender.send({"text": text}) for _ in range(20)])
+        for text in (long, "beat")
+    ]
+    for thread in threads:
+        thread.start()
+    found = []
+    while len(found) < 40:
+        found += [message["text"] for message in receiver.receive(5.0)]
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["beat"] * 20 + [long] * 20
 
 
 def test_silence_is_no_end(pipe):

@@ -7,6 +7,7 @@ standard input, whose end means that the supervisor is gone.
 import json
 import os
 import select
+import threading
 from typing import Any
 
 Message = dict[str, Any]
@@ -14,19 +15,25 @@ BLOCK_BYTES = 1 << 16
 
 
 class Sender:
-    """Writes messages to a file descriptor."""
+    """Writes messages to a file descriptor, from any thread.
+
+    A pipe takes a long message in several parts; without the lock, the heartbeat of another thread
+    would come to stand between them.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._lock = threading.Lock()
 
     def send(self, message: Message) -> bool:
         """Send one message; False when nobody is there to read it."""
         data = (json.dumps(message) + "\n").encode()
-        try:
-            while data:
-                data = data[os.write(self.descriptor, data) :]
-        except BrokenPipeError:
-            return False
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(self.descriptor, data) :]
+            except BrokenPipeError:
+                return False
         return True
 
 
