@@ -134,9 +134,11 @@ class Distrust:
     """Weights from provenance."""
 
     mode: str = key(
-        "none: every document counts the same; weighted: by its provenance",
-        choices=("none", "weighted"),
+        "none: every document counts the same; weighted: by its provenance; sampling: it is drawn "
+        "as often; additive: the published term, which trains nothing",
+        choices=("none", "additive", "weighted", "sampling"),
     )
+    alpha: float = key("factor of the published term (additive)", minimum=2.3, maximum=3.0)
     min_weight: float = key("least weight of a document", minimum=0, maximum=1)
     max_weight: float = key("greatest weight of a document", minimum=1)
 
@@ -145,6 +147,9 @@ class Distrust:
 class Objective:
     """What is minimised: token-weighted cross-entropy in nats."""
 
+    label_smoothing: float = key(
+        "share of each target that is spread over the vocabulary", minimum=0, maximum=0.99
+    )
     distrust: Distrust = section(Distrust)
 
 

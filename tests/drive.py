@@ -24,7 +24,10 @@ PARAMETERS = {
         "warmup_fraction": 0.2,
         "final_fraction": 0.1,
     },
-    "objective": {"distrust": {"mode": "weighted", "min_weight": 0.1, "max_weight": 1.9}},
+    "objective": {
+        "label_smoothing": 0.0,
+        "distrust": {"mode": "weighted", "alpha": 2.7, "min_weight": 0.1, "max_weight": 1.9},
+    },
     "train": {
         "mode": "lora",
         "num_steps": 12,

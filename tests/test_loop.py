@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.device import mx
+from pipeline.distrust import NOTHING, DistrustSettings, distrust
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize
@@ -28,6 +29,7 @@ SETTINGS = TrainSettings(
     grad_accumulation_steps=2,
     grad_checkpoint=False,
     max_grad_norm=0.5,
+    label_smoothing=0.0,
     steps_per_eval=4,
     steps_per_save=2,
     validation_documents=6,
@@ -50,7 +52,7 @@ def run(tmp_path, tiny_config, make_store):
         stop_after=None,
         mode="lora",
         learning_rate=1e-2,
-        weights=None,
+        distrusted=NOTHING,
         watch=None,
         allow_inexact=False,
         **changes,
@@ -60,7 +62,7 @@ def run(tmp_path, tiny_config, make_store):
         settings = dataclasses.replace(SETTINGS, **changes)
         optim = OptimSettings(learning_rate, 0.01, 0.2)
         folder = tmp_path / name
-        trainer = Trainer(model, train, validation, settings, optim, folder, weights, watch)
+        trainer = Trainer(model, train, validation, settings, optim, folder, distrusted, watch)
         trainer.restore(allow_inexact)
         for report in trainer.steps():
             if report.step == stop_after:
@@ -174,9 +176,66 @@ def test_the_best_step_is_kept_and_can_be_read(run):
     assert trainer.progress.val_loss == trainer.progress.best_val_loss
 
 
-def test_document_weights_reach_the_gradient(run):
-    skewed = np.where(np.arange(24) % 2, 1.9, 0.1).astype(np.float32)
-    assert result(run("a", weights=skewed)) != result(run("b"))
+@pytest.fixture
+def distrusted(make_store):
+    """Make what a mode does to the documents that `run` trains on."""
+
+    def make(mode):
+        return distrust(make_store(), DistrustSettings(mode, 2.7, 0.1, 1.9))
+
+    return make
+
+
+def weights_and_state(trainer):
+    return result(trainer)[0]
+
+
+def column(trainer, name):
+    return [float(row[name]) for row in trainer.curve.rows()]
+
+
+@pytest.mark.parametrize("training", ["lora", "full"])
+def test_the_additive_mode_trains_to_the_bits_of_none(run, distrusted, training):
+    none = run("none", mode=training)
+    additive = run("additive", mode=training, distrusted=distrusted("additive"))
+    assert weights_and_state(additive) == weights_and_state(none)
+    assert additive.validations.rows() == none.validations.rows()
+    assert column(additive, "train_loss") == column(none, "train_loss")
+    assert all(term > 1 for term in column(additive, "distrust_term"))
+    assert column(none, "distrust_term") == [0] * 9
+
+
+@pytest.mark.parametrize("mode", ["weighted", "sampling"])
+def test_other_modes_change_what_is_learnt(run, distrusted, mode):
+    none, other = run("none"), run(mode, distrusted=distrusted(mode))
+    assert weights_and_state(other) != weights_and_state(none)
+    assert column(other, "distrust_term") == [0] * 9
+
+
+@pytest.mark.parametrize("mode", ["additive", "weighted", "sampling"])
+def test_a_stopped_run_of_any_mode_ends_with_the_same_bits(run, distrusted, mode):
+    whole = result(run("whole", distrusted=distrusted(mode)))
+    run("stopped", stop_after=5, distrusted=distrusted(mode))
+    mx.random.seed(77)
+    assert result(run("stopped", distrusted=distrusted(mode))) == whole
+
+
+def test_weights_are_logged_apart_from_the_loss(run, distrusted):
+    weighted = run("weighted", distrusted=distrusted("weighted"), learning_rate=0.0)
+    none = run("none", learning_rate=0.0)
+    assert column(weighted, "train_loss") == column(none, "train_loss")
+    assert len(set(column(weighted, "mean_weight"))) > 1
+    assert column(none, "mean_weight") == [1] * 9
+
+
+def test_label_smoothing_is_minimised_and_not_reported(run):
+    plain, smoothed = (
+        run(name, label_smoothing=smoothing, learning_rate=0.0)
+        for name, smoothing in (("a", 0.0), ("b", 0.2))
+    )
+    assert column(smoothed, "train_loss") == column(plain, "train_loss")
+    assert smoothed.progress.val_loss == plain.progress.val_loss
+    assert column(smoothed, "grad_norm") != column(plain, "grad_norm")
 
 
 def test_batch_tokens_are_the_other_way_to_size_a_step(run):

@@ -1,14 +1,12 @@
-"""The loss: laws first, then a table, then provenance weights."""
+"""The loss: laws first, then a table."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.device import mx
-from pipeline.objective import document_weights, loss_sums, token_losses
+from pipeline.objective import loss_sums, token_losses
 
 
 def test_uniform_logits_cost_ln_vocab_size():
@@ -43,49 +41,31 @@ def test_low_precision_logits_are_summed_in_float32():
     np.testing.assert_allclose(np.array(losses)[0], wanted, rtol=1e-5)
 
 
-def weigh(authority, entropy, tokens=None, low=0.1, high=1.9):
-    tokens = np.ones(len(authority)) if tokens is None else np.array(tokens)
-    return document_weights(
-        np.array(authority, dtype=np.float32),
-        np.array(entropy, dtype=np.float32),
-        tokens,
-        min_weight=low,
-        max_weight=high,
-    )
+def test_label_smoothing_mixes_in_a_uniform_target():
+    logits = mx.array([[[0.0, 0.0], [math.log(3.0), 0.0]]])
+    targets, ones = mx.array([[0, 1]]), mx.ones((1, 2))
+    smoothed, plain = loss_sums(logits, targets, ones, ones, label_smoothing=0.2)
+    uniform = math.log(2) + (math.log(4 / 3) + math.log(4)) / 2
+    exact = math.log(2) + math.log(4)
+    assert float(smoothed) == pytest.approx(0.8 * exact + 0.2 * uniform, rel=1e-6)
+    assert float(plain) == pytest.approx(exact, rel=1e-6)
 
 
-def test_two_classes_get_the_clipped_weights():
-    np.testing.assert_allclose(weigh([0.9, 0.1], [1.0, 6.0]), [0.1, 1.9], rtol=1e-6)
+def test_label_smoothing_leaves_masked_targets_out():
+    logits = mx.random.normal((1, 4, 7), key=mx.random.key(3))
+    targets, ones = mx.array([[1, 2, 3, 4]]), mx.ones((1, 4))
+    mask = mx.array([[0.0, 1.0, 1.0, 0.0]])
+    masked = loss_sums(logits, targets, mask, ones, label_smoothing=0.3)[0]
+    alone = loss_sums(logits[:, 1:3], targets[:, 1:3], ones[:, 1:3], ones[:, 1:3], 0.3)[0]
+    assert float(masked) == pytest.approx(float(alone), rel=1e-6)
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 0.99), st.floats(0, 8), st.integers(1, 1000)),
-        min_size=1,
-        max_size=30,
-    )
-)
-def test_the_token_weighted_mean_is_one(rows):
-    authority, entropy, tokens = zip(*rows, strict=True)
-    weights = weigh(authority, entropy, tokens)
-    assert np.average(weights, weights=tokens) == pytest.approx(1, rel=1e-5)
-
-
-@given(st.floats(0, 0.9), st.floats(0, 7), st.floats(0.01, 0.09), st.floats(0.1, 1))
-def test_weights_fall_with_authority_and_rise_with_entropy(authority, entropy, more, bits):
-    other = [0.5, 0.5], [3.0, 4.0]
-    plain, distrusted, evidenced = (
-        weigh([a, *other[0]], [h, *other[1]], low=0.0, high=1e9)[0]
-        for a, h in (
-            (authority, entropy),
-            (authority + more, entropy),
-            (authority, entropy + bits),
-        )
-    )
-    assert distrusted < plain < evidenced
-
-
-def test_rows_without_provenance_weigh_exactly_one():
-    weights = weigh([math.nan, 0.9, 0.1], [math.nan, 1.0, 6.0])
-    assert weights[0] == 1
-    assert (weigh([math.nan], [math.nan]) == 1).all()
+def test_label_smoothing_agrees_with_torch(readers):
+    torch = readers("torch")
+    logits = np.random.default_rng(4).normal(size=(6, 11)).astype(np.float32)
+    targets = np.arange(6)
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1, reduction="sum")
+    theirs = float(loss(torch.tensor(logits), torch.tensor(targets)))
+    ones = mx.ones((1, 6))
+    ours = loss_sums(mx.array(logits)[None], mx.array(targets)[None], ones, ones, 0.1)[0]
+    assert float(ours) == pytest.approx(theirs, rel=1e-6)

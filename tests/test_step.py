@@ -67,12 +67,24 @@ def test_arrangement_never_changes_an_update(
         np.testing.assert_allclose(others[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_the_gradient_is_that_of_finite_differences(tiny_config, make_store):
+OBJECTIVES = {
+    "none": {},
+    "weighted": {"weights": True},
+    "additive": {"distrust_sums": np.full(24, 700.0)},
+    "smoothed": {"label_smoothing": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_is_that_of_finite_differences(tiny_config, make_store, name):
     store = make_store()
-    (batch,) = batches_of(store)
+    objective = dict(OBJECTIVES[name])
+    weights = np.linspace(0.1, 1.9, 24, dtype=np.float32) if objective.pop("weights", 0) else None
+    (batch,) = batches_of(store, weights=weights)
     model = initialize(tiny_config, seed=0)
     apply(model, LORA, seed=5)
-    step = TrainStep(model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)
+    optimizer = make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1)
+    step = TrainStep(model, optimizer, None, **objective)
     name = "model.layers.1.self_attn.q_proj"
     layer = model.layers[1].self_attn.q_proj
     layer.lora_b = mx.random.normal(layer.lora_b.shape, key=mx.random.key(3)) * 0.3

@@ -49,6 +49,11 @@ class Batch:
         return int(np.count_nonzero(self.loss_mask))
 
     @property
+    def weight_sum(self) -> float:
+        """Add up the weights of the targets."""
+        return float((self.weights * self.loss_mask).sum(dtype=np.float64))
+
+    @property
     def occupancy(self) -> float:
         """Give the share of places that hold a document and not padding."""
         return float(np.count_nonzero(self.segment_ids) / self.segment_ids.size)
@@ -77,11 +82,15 @@ class BatchPlan:
     length within a pool so that a batch holds like lengths, cut into batches, and the batches are
     shuffled. Membership is new every epoch. A batch at the end of a pool may be smaller.
 
+    With `probabilities` an epoch draws as many documents as there are, each as often as its share
+    says, rounded up or down (systematic resampling, Kitagawa 1996 §A.1), instead of each once.
+
     Args:
         lengths: tokens per document.
         seed: of the order.
         batch_size: documents a step; or
         batch_tokens: tokens a step, at most, padding not counted.
+        probabilities: relative frequency of each document; None: all the same.
 
     Raises:
         ConfigError: when a document alone is longer than `batch_tokens`.
@@ -94,11 +103,13 @@ class BatchPlan:
         seed: int,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
+        probabilities: Float32[np.ndarray, " documents"] | None = None,
     ) -> None:
         assert (batch_size is None) != (batch_tokens is None), "one of the two says what fits"
         assert len(lengths), "a plan needs documents"
         self.lengths, self.seed = lengths, seed
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        self.probabilities = probabilities
         self._epoch, self._batches = -1, list[Int64[np.ndarray, " documents"]]()
         self._ends = [0]  # steps before the end of each epoch that was asked for
         longest = int(lengths.max())
@@ -131,10 +142,14 @@ class BatchPlan:
 
     def _batches_of(self, epoch: int) -> list[Int64[np.ndarray, " documents"]]:
         if epoch != self._epoch:
-            keys = random_keys(self.seed, epoch, 2 * len(self.lengths))
-            documents = np.argsort(keys[: len(self.lengths)], kind="stable")
+            count = len(self.lengths)
+            keys = random_keys(self.seed, epoch, 3 * count + 1)
+            documents = np.argsort(keys[:count], kind="stable")
+            if self.probabilities is not None:
+                drawn = resample(self.probabilities[documents], keys[-1])
+                documents = documents[drawn][np.argsort(keys[2 * count : -1], kind="stable")]
             batches = [batch for pool in self._pools(documents) for batch in self._cut(pool)]
-            order = np.argsort(keys[len(self.lengths) :][: len(batches)], kind="stable")
+            order = np.argsort(keys[count:][: len(batches)], kind="stable")
             self._epoch, self._batches = epoch, [batches[index] for index in order]
         return self._batches
 
@@ -156,6 +171,21 @@ class BatchPlan:
                 end = int(np.searchsorted(totals, before + self.batch_tokens, side="right"))
             yield pool[start:end]
             start = end
+
+
+def resample(
+    probabilities: Float32[np.ndarray, " documents"], key: np.uint64
+) -> Int64[np.ndarray, " documents"]:
+    """Draw as many indices as there are, each as often as its share says, up or down to an integer.
+
+    Equal steps through the cumulated shares from one random start: less noise than drawing each
+    index by itself, and the same expectation.
+    """
+    count = len(probabilities)
+    ends = np.cumsum(probabilities, dtype=np.float64)
+    start = float(key >> np.uint64(11)) / 2**53
+    points = (start + np.arange(count)) * (ends[-1] / count)
+    return np.minimum(np.searchsorted(ends, points, side="right"), count - 1)
 
 
 def random_keys(seed: int, epoch: int, count: int) -> UInt64[np.ndarray, " count"]:

@@ -30,6 +30,7 @@ from pipeline.device import (
     nn,
     reset_peak_memory,
 )
+from pipeline.distrust import NOTHING, Distrust
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.files import write_json
 from pipeline.likelihood import document_losses
@@ -83,7 +84,7 @@ class Trainer:
         settings: TrainSettings,
         optim: OptimSettings,
         folder: Path,
-        weights: np.ndarray | None = None,
+        distrust: Distrust = NOTHING,
         watch: Watch | None = None,
     ) -> None:
         """Set up a run.
@@ -95,12 +96,12 @@ class Trainer:
             settings: the loop's parameters.
             optim: the optimizer's parameters.
             folder: the run's own folder, for checkpoints and series.
-            weights: one per document of `train`; None is 1 for all.
+            distrust: what provenance does to each document of `train`.
             watch: who looks on; nobody if None.
         """
         self.watch = watch or Watch()
         self.model, self.train_store, self.validation_store = model, train, validation
-        self.settings, self.folder, self.weights = settings, folder, weights
+        self.settings, self.folder, self.weights = settings, folder, distrust.weights
         self.arrangement: Arrangement = resolve_arrangement(
             settings.arrangement, has_fused_attention()
         )
@@ -110,6 +111,7 @@ class Trainer:
             batch_size=settings.batch_size,
             batch_tokens=settings.batch_tokens,
             seed=settings.seed,
+            probabilities=distrust.probabilities,
         )
         if self.arrangement == "packed":
             check_packable(model)
@@ -118,7 +120,14 @@ class Trainer:
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
-        self.train_step = TrainStep(model, self.optimizer, settings.max_grad_norm, self.profile)
+        self.train_step = TrainStep(
+            model,
+            self.optimizer,
+            settings.max_grad_norm,
+            self.profile,
+            settings.label_smoothing,
+            None if distrust.terms is None else distrust.terms * train.num_targets,
+        )
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
@@ -285,6 +294,8 @@ class Trainer:
             "train_loss": result.train_loss,
             "learning_rate": learning_rate,
             "grad_norm": result.grad_norm,
+            "distrust_term": result.distrust_term,
+            "mean_weight": result.mean_weight,
             "tokens_per_second": round(speed, 1),
             "footprint_bytes": footprint,
             "mlx_active_bytes": memory.active_bytes,

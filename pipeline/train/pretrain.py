@@ -94,6 +94,7 @@ def pretrain_settings(config: DictConfig) -> TrainSettings:
         grad_accumulation_steps=1,
         grad_checkpoint=False,
         max_grad_norm=1.0,
+        label_smoothing=0.0,
         steps_per_eval=interval,
         steps_per_save=min(interval, STEPS_PER_SAVE),
         validation_documents=256,

@@ -37,6 +37,7 @@ def plan_request(
         longest_tokens=longest,
         arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
         grad_checkpoint=settings.grad_checkpoint,
+        label_smoothing=settings.label_smoothing,
         validation_batch_tokens=min(
             settings.evaluation_tokens(longest, stores[0].vocab_size), validated
         ),

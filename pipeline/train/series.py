@@ -15,6 +15,8 @@ TRAIN_COLUMNS = (
     "train_loss",
     "learning_rate",
     "grad_norm",
+    "distrust_term",
+    "mean_weight",
     "tokens_per_second",
     "footprint_bytes",
     "mlx_active_bytes",

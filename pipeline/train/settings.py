@@ -17,6 +17,7 @@ class TrainSettings:
     grad_accumulation_steps: int
     grad_checkpoint: bool
     max_grad_norm: float | None
+    label_smoothing: float
     steps_per_eval: int
     steps_per_save: int
     validation_documents: int | None

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, optimizers, tree_map
 from pipeline.model.forward import forward
@@ -21,16 +23,29 @@ class StepResult:
         grad_norm: global norm of the gradient before clipping.
         num_tokens: targets that counted.
         finite: whether loss and gradient were; if not, nothing was updated.
+        distrust_term: mean over the targets of what was added to the loss as a constant, in nats.
+        mean_weight: mean weight of the targets.
     """
 
     train_loss: float
     grad_norm: float
     num_tokens: int
     finite: bool
+    distrust_term: float
+    mean_weight: float
 
 
 class TrainStep:
-    """Updates a model by one optimizer step at a time."""
+    """Updates a model by one optimizer step at a time.
+
+    Args:
+        model: trainable as it should be trained.
+        optimizer: initialised for it.
+        max_grad_norm: longest gradient; None: any.
+        profile: measures the parts of a step.
+        label_smoothing: share of each target that is spread over the vocabulary.
+        distrust_sums: per document of the store, what is added to the minimised sum, in nats.
+    """
 
     def __init__(
         self,
@@ -38,7 +53,10 @@ class TrainStep:
         optimizer: optimizers.Optimizer,
         max_grad_norm: float | None,
         profile: Profile | None = None,
+        label_smoothing: float = 0.0,
+        distrust_sums: np.ndarray | None = None,
     ) -> None:
+        self.label_smoothing, self.distrust_sums = label_smoothing, distrust_sums
         self.profile = profile or Profile(None)
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.loss_and_grad = nn.value_and_grad(model, self.losses)
@@ -48,7 +66,14 @@ class TrainStep:
         segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
         logits = forward(self.model, mx.array(batch.inputs), segment_ids)
         arrays = (mx.array(part) for part in (batch.targets, batch.loss_mask, batch.weights))
-        return loss_sums(logits, *arrays)
+        minimised, plain = loss_sums(logits, *arrays, label_smoothing=self.label_smoothing)
+        return minimised + self.distrust_sum(batch), plain
+
+    def distrust_sum(self, batch: Batch) -> float:
+        """Add up the constants of the documents of a batch, in nats."""
+        if self.distrust_sums is None:
+            return 0.0
+        return float(self.distrust_sums[batch.documents].sum())
 
     def accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, Any]:
         """Add losses and gradients of the micro-batches.
@@ -78,7 +103,14 @@ class TrainStep:
             loss = total / num_tokens
             finite = mx.isfinite(loss) & mx.isfinite(norm)
             mx.eval(loss, norm, finite)
-        result = StepResult(float(loss), float(norm), num_tokens, bool(finite))
+        result = StepResult(
+            train_loss=float(loss),
+            grad_norm=float(norm),
+            num_tokens=num_tokens,
+            finite=bool(finite),
+            distrust_term=sum(map(self.distrust_sum, batches)) / num_tokens,
+            mean_weight=sum(batch.weight_sum for batch in batches) / num_tokens,
+        )
         if result.finite:
             with self.profile.part("update"):
                 self.optimizer.update(self.model, self.clipped(gradients, norm))

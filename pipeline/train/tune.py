@@ -1,20 +1,18 @@
 """Fine-tunes a base model: what a worker of the train stage does, from settings to weights."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
+from pipeline.distrust import DistrustSettings, distrust
 from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base
 from pipeline.model.tree import trainable_arrays
-from pipeline.objective import document_weights
 from pipeline.optim import OptimSettings
 from pipeline.train.loop import Trainer
 from pipeline.train.plan.predict import PlanRequest
@@ -27,15 +25,6 @@ from pipeline.train.watch import Watch
 CONFLICTS = "conflicts.jsonl"
 
 
-@dataclass(frozen=True)
-class DistrustSettings:
-    """What the `objective.distrust` section says."""
-
-    mode: str
-    min_weight: float
-    max_weight: float
-
-
 class Tuning:
     """The fine-tuning of a base model, as a worker does it."""
 
@@ -45,9 +34,8 @@ class Tuning:
         prepared = Path(task.prepared)
         self.train = TokenStore(prepared / "train")
         self.validation = TokenStore(prepared / "validation")
-        self.weights, self.weight_metrics = weigh(
-            self.train, DistrustSettings(**self.config.objective.distrust)
-        )
+        settings = DistrustSettings(**self.config.objective.distrust)
+        self.distrust = distrust(self.train, settings)
 
     def request(self, orders: Orders) -> PlanRequest:
         """Say what is to be trained, for the plan."""
@@ -72,7 +60,7 @@ class Tuning:
             orders.changed(train_settings(config)),
             OptimSettings(**config.optim),
             Path(self.task.run_folder),
-            self.weights,
+            self.distrust,
             watch,
         )
 
@@ -89,7 +77,7 @@ class Tuning:
             **metrics_of(trainer),
             "trainable_parameters": trainable,
             "total_parameters": total,
-            **self.weight_metrics,
+            **self.distrust.metrics,
             **conflict_metrics(trainer.model, Path(self.task.prepared) / CONFLICTS),
         }
 
@@ -108,6 +96,7 @@ def train_settings(config: DictConfig) -> TrainSettings:
     return TrainSettings(
         **section,
         arrangement=config.data.arrangement,
+        label_smoothing=config.objective.label_smoothing,
         seed=config.seed,
         overfit_one_batch=config.debug.overfit_one_batch,
         profile=config.debug.profile,
@@ -131,26 +120,6 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "wall_seconds": progress.wall_seconds,
         "arrangement": trainer.arrangement,
     }
-
-
-def weigh(
-    store: TokenStore, settings: DistrustSettings
-) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Turn provenance into one weight per document; give what there is to say about them."""
-    known = ~np.isnan(store.authority_weight)
-    metrics: dict[str, Any] = {"provenance_share": float(known.mean())}
-    if settings.mode == "none":
-        return None, metrics
-    weights = document_weights(
-        store.authority_weight,
-        store.provenance_entropy,
-        store.num_targets,
-        min_weight=settings.min_weight,
-        max_weight=settings.max_weight,
-    )
-    metrics["document_weight_min"] = float(weights.min())
-    metrics["document_weight_max"] = float(weights.max())
-    return weights, metrics
 
 
 def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401

@@ -36,6 +36,7 @@ class PlanRequest:
         longest_tokens: of the longest document; every row is taken to be as wide.
         arrangement: how documents lie in rows.
         grad_checkpoint: whether blocks are recomputed in the backward pass.
+        label_smoothing: share of each target that is spread over the vocabulary.
         validation_batch_tokens: places of one batch of the validation; None: there is none.
         base_bits: think of the base as quantised to so many bits.
         chunked_loss: think of a loss that never holds all logits at once.
@@ -50,6 +51,7 @@ class PlanRequest:
     longest_tokens: int
     arrangement: Arrangement
     grad_checkpoint: bool
+    label_smoothing: float = 0.0
     validation_batch_tokens: int | None = None
     base_bits: int | None = None
     chunked_loss: bool = False
@@ -129,7 +131,7 @@ def predict(request: PlanRequest) -> Prediction:
     with random_numbers_kept():
         model = blueprint(config, request.dtype, request.base_bits)
         attach(model, request.adapter)
-        rehearsal = Rehearsal(model, request.grad_checkpoint)
+        rehearsal = Rehearsal(model, request.grad_checkpoint, request.label_smoothing)
         full = request.adapter.mode == "full"
         trainable = num_bytes(trainable_arrays(model))
         prediction = Prediction(

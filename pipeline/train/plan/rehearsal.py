@@ -29,17 +29,18 @@ class Rehearsal:
     Args:
         model: trainable as it should be trained, its blocks not checkpointed.
         checkpointed: whether each block is recomputed in the backward pass.
+        label_smoothing: share of each target that is spread over the vocabulary.
 
     Attributes:
         change: what is done to a graph before it is simulated.
     """
 
-    def __init__(self, model: nn.Module, checkpointed: bool) -> None:
+    def __init__(self, model: nn.Module, checkpointed: bool, label_smoothing: float = 0.0) -> None:
         self.model, self.checkpointed = model, checkpointed
         self.change: Callable[[Graph], Graph] = lambda graph: graph
         self.optimizer = make_optimizer(OptimSettings(1e-3, 0.0, 0.0), 1)
         self.optimizer.init(model.trainable_parameters())
-        self.step = TrainStep(model, self.optimizer, 1.0)
+        self.step = TrainStep(model, self.optimizer, 1.0, label_smoothing=label_smoothing)
         self.weights = named_arrays(model.parameters())
         self.trainable = trainable_arrays(model)
         self.state = named_arrays(self.optimizer.state)
