@@ -36,10 +36,15 @@ def main(config: DictConfig, paths: Paths) -> float | None:
     if config.status:
         print("\n".join(statuses()))
         return None
-    run = RunFolder.of_stage("train", config, paths)
-    if config.plan_only:
-        print(supervisor(config, paths, run, run.path / "plan").plan())
-        return None
+    with RunFolder.of_stage("train", config, paths) as run:
+        if config.plan_only:
+            print(supervisor(config, paths, run, run.path / "plan").plan())
+            return None
+        return train(config, paths, run)
+
+
+def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
+    """Train to the end; give the validation loss of the final weights."""
     with new_folder(paths.write("models/trained")) as trained:
         metrics = supervisor(config, paths, run, trained).train()
     for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:

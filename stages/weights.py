@@ -29,9 +29,9 @@ def main(config: DictConfig, paths: Paths) -> None:
     with new_folder(paths.write("models/base")) as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
-            run = RunFolder.of_stage("weights", config, paths)
-            metrics = pretrain(config, prepared, base, run)
-            run.clear()
+            with RunFolder.of_stage("weights", config, paths) as run:
+                metrics = pretrain(config, prepared, base, run)
+                run.clear()
             folder = base
         else:
             model = config.model

@@ -12,7 +12,7 @@ from pipeline.data.store import TokenStore, TokenStoreWriter  # noqa: E402
 from pipeline.device import mx  # noqa: E402
 from pipeline.model.scratch import initialize, llama_config, save_scratch  # noqa: E402
 from tests.small import TINY_SHAPE, random_documents  # noqa: E402
-from tests.training import training, undisturbed, world  # noqa: E402, F401
+from tests.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
 
 def pytest_addoption(parser):

@@ -64,12 +64,22 @@ def run(tmp_path, tiny_config, make_store):
         folder = tmp_path / name
         trainer = Trainer(model, train, validation, settings, optim, folder, distrusted, watch)
         trainer.restore(allow_inexact)
-        for report in trainer.steps():
-            if report.step == stop_after:
-                return trainer
+        try:
+            for report in trainer.steps():
+                if report.step == stop_after:
+                    return trainer
+        except KeyboardInterrupt:
+            trainer.save()  # as a worker does that is asked to stop
+            raise
         return trainer
 
     return go
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Find the folder of a run."""
+    return lambda name: tmp_path / name
 
 
 def result(trainer):
@@ -313,14 +323,13 @@ class Onlooker(Watch):
         self.found.append((step, val_loss))
 
 
-def test_a_run_that_is_stopped_while_it_validates_ends_with_the_same_bits(run):
+def test_a_run_that_is_stopped_while_it_validates_ends_with_the_same_bits(run, folder):
     whole = result(run("whole"))
     watch = Onlooker(beats=2)
-    trainer = None
     with pytest.raises(KeyboardInterrupt):
-        trainer = run("stopped", watch=watch)
-    assert trainer is None
+        run("stopped", watch=watch)
     assert [step for step, _ in watch.found] == [0]
+    assert CheckpointFolder(folder("stopped"), 2).steps()[-1] == 4
     assert result(run("stopped")) == whole
 
 

@@ -78,6 +78,23 @@ def test_a_run_can_be_started_afresh(folder):
     assert not list(folder.path.iterdir())
 
 
+@pytest.mark.parametrize("kept", ["step-00000004", "non_finite-00000001.json"])
+def test_a_folder_with_something_to_keep_is_kept(folder, kept):
+    with folder:
+        (folder.path / kept).mkdir()
+    assert folder.path.exists()
+    other = FileLock(folder.lock.path)
+    assert other.acquire()
+    other.release()
+
+
+def test_a_folder_without_is_not(folder):
+    with pytest.raises(ValueError, match="refused"), folder:
+        (folder.path / "task.json").write_text("{}")
+        raise ValueError("refused")
+    assert not list(folder.path.parent.iterdir())
+
+
 def test_a_checkpoint_can_be_insisted_on(folder):
     with pytest.raises(CheckpointError, match="this run has no checkpoint in"):
         folder.choose_start("required")

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.train.memory import robust_slope
 from tests.small import ROOT
+from tests.training import Training
 
 MODES = ("lora", "full")
 EXHAUSTIVE = [pytest.mark.exhaustive]
@@ -122,8 +123,30 @@ def test_killing_the_worker_at_random_moments_changes_no_bit(
     assert len(run.journal("death")) >= kills // 2  # the others hit the stand-by
 
 
-def test_killing_the_supervisor_ends_its_workers_and_a_new_one_goes_on(training, undisturbed):
-    run = training(settings={"reload_interval_steps": 4}).start()
+REAL = {"data__arrangement": "bucketed", "train__batch_size": 4, "lora__dropout": 0.1}
+
+
+@pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=EXHAUSTIVE)])
+def test_a_real_model_ends_with_the_same_bits(real_world, tmp_path, mode):
+    """Reloads, and kills of a worker and of the supervisor, on real weights and rows."""
+    changes = {"train__mode": mode, **REAL}
+    whole = Training(real_world, tmp_path / "whole", {}, changes).complete()
+    run = Training(real_world, tmp_path / "run", {"reload_interval_steps": 5}, changes).start()
+    run.wait_for_step(3)
+    run.wait_until(run.workers)
+    run.workers()[0].kill()
+    run.wait_for_step(6)
+    run.process.kill()
+    run.process.wait()
+    run.complete()
+    assert run.result() == whole.result()
+    assert run.journal("death")
+    assert run.metrics()["reloads"] >= 1
+
+
+@pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=EXHAUSTIVE)])
+def test_killing_the_supervisor_ends_its_workers_and_a_new_one_goes_on(training, undisturbed, mode):
+    run = training(settings={"reload_interval_steps": 4}, train__mode=mode).start()
     run.wait_for_step(3)
     run.wait_until(run.workers)
     workers = run.workers()
@@ -131,15 +154,24 @@ def test_killing_the_supervisor_ends_its_workers_and_a_new_one_goes_on(training,
     run.process.wait()
     assert not psutil.wait_procs(workers, timeout=10)[1]
     run.complete()
-    assert run.result() == undisturbed()
+    assert run.result() == undisturbed(train__mode=mode)
     assert run.metrics()["recoveries"] == 1
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code", "mode"),
+    [
+        (signal.SIGTERM, 143, "lora"),
+        pytest.param(signal.SIGTERM, 143, "full", marks=EXHAUSTIVE),
+        (signal.SIGINT, 130, "lora"),
+        (signal.SIGHUP, 129, "lora"),
+    ],
 )
-def test_a_signal_saves_the_step_and_the_next_start_goes_on(training, undisturbed, number, code):
-    run = training(train__steps_per_save=100, train__num_steps=400).start()
+def test_a_signal_saves_the_step_and_the_next_start_goes_on(
+    training, undisturbed, number, code, mode
+):
+    changes = {"train__steps_per_save": 100, "train__num_steps": 400, "train__mode": mode}
+    run = training(**changes).start()
     run.wait_until(lambda: "train 20/400" in run.text())
     run.process.send_signal(number)
     assert run.end() == code
@@ -149,7 +181,7 @@ def test_a_signal_saves_the_step_and_the_next_start_goes_on(training, undisturbe
     assert f"stopped by {number.name} after step {stopped_at} of 400" in run.text()
     if number == signal.SIGTERM:
         run.complete()
-        assert run.result() == undisturbed(train__steps_per_save=100, train__num_steps=400)
+        assert run.result() == undisturbed(**changes)
         assert run.journal("recovery")[0]["step"] == stopped_at
 
 

@@ -42,6 +42,24 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_world(samples, tmp_path_factory):
+    """A pretrained model and real rows, as the stages before leave them."""
+    folder = tmp_path_factory.mktemp("real")
+    rows = tmp_path_factory.mktemp("rows")
+    for name in ("train", "valid"):
+        lines = (samples / f"data/wikisql/{name}.jsonl").read_text().splitlines(keepends=True)
+        (rows / f"{name}.jsonl").write_text("".join(lines[:60]))
+    model = ["model=local", f"model.source={samples / 'models/stories260K'}"]
+    for stage, *own in (("prepare", "data=jsonl", f"data.path={rows}"), ("weights",)):
+        command = [sys.executable, "-m", f"stages.{stage}", *model, *own]
+        places = [f"inputs={folder}", f"hydra.run.dir={folder}"]
+        subprocess.run([*command, *places], cwd=ROOT, check=True, capture_output=True)
+    (folder / "data/prepared").rename(folder / "prepared")
+    (folder / "models/base").rename(folder / "base")
+    return folder
+
+
 class Training:
     """A supervised run in processes of its own."""
 

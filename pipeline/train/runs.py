@@ -37,6 +37,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Keys that cannot change the result of a run, so that changing them does not start it afresh."""
 HANDOVER_SECONDS = 120
+WORTH_KEEPING = ("step-*", "non_finite-*")
 
 
 def home() -> Path:
@@ -62,7 +63,11 @@ def run_key(stage_name: str, config: DictConfig, paths: Paths) -> str:
 
 
 class RunFolder:
-    """The folder of one run, held against a second process that would do the same."""
+    """The folder of one run, held against a second process that would do the same.
+
+    A context manager: a folder in which nothing worth keeping has come to be is deleted at the end,
+    as that of a plan, or of a start that was refused.
+    """
 
     def __init__(self, path: Path) -> None:
         """Take the folder.
@@ -127,6 +132,15 @@ class RunFolder:
         """Delete the checkpoints of a run whose outputs are written."""
         shutil.rmtree(self.path)
         self.lock.path.unlink()
+        self.lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        kept = [item for pattern in WORTH_KEEPING for item in self.path.glob(pattern)]
+        if self.path.exists() and not kept:
+            self.clear()
         self.lock.release()
 
 
