@@ -23,7 +23,13 @@ BLAS = route_blas()
 
 import mlx.core as mx  # noqa: E402
 from mlx import nn, optimizers  # noqa: E402
-from mlx.utils import tree_flatten, tree_map, tree_reduce, tree_unflatten  # noqa: E402
+from mlx.utils import (  # noqa: E402
+    tree_flatten,
+    tree_map,
+    tree_map_with_path,
+    tree_reduce,
+    tree_unflatten,
+)
 
 __all__ = [
     "available_memory_bytes",
@@ -34,6 +40,7 @@ __all__ = [
     "optimizers",
     "tree_flatten",
     "tree_map",
+    "tree_map_with_path",
     "tree_reduce",
     "tree_unflatten",
 ]

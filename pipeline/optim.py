@@ -1,54 +1,216 @@
-"""The optimizer and its schedule."""
+"""The optimizer of a run: one learning rate, and a rule for each tensor."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
-from pipeline.device import mx, optimizers
+from pipeline import update_rules
+from pipeline.device import mx, optimizers, tree_map_with_path
+from pipeline.errors import ConfigError, report_problems
+from pipeline.model.tree import named_arrays
+from pipeline.schedules import RateSettings, make_schedule
+
+USUAL_PATTERNS = ("*norm*", "*bias")
+"""Patterns of `optim.no_decay` that may match nothing: an adapter trains no norm and no bias."""
 
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """What the `optim` section says."""
+    """What the `optim` section says; what does not apply to the optimizer or schedule is None.
+
+    What has a default is AdamW's, for runs that have no such section.
+    """
 
     learning_rate: float
-    weight_decay: float
+    weight_decay: float | None
     warmup_fraction: float
-    final_fraction: float = 0.0
+    final_fraction: float | None = 0.0
+    name: str = "adamw"
+    beta1: float | None = 0.9
+    beta2: float | None = 0.999
+    eps: float | None = 1e-8
+    momentum: float | None = None
+    no_decay: tuple[str, ...] | None = ()
+    schedule: str = "cosine"
+    decay_fraction: float | None = None
+
+    @property
+    def rate(self) -> RateSettings:
+        """What of it concerns the learning rate."""
+        return RateSettings(
+            self.schedule,
+            self.learning_rate,
+            self.warmup_fraction,
+            self.final_fraction,
+            self.decay_fraction,
+        )
 
 
-def warmup_cosine(settings: OptimSettings, num_steps: int) -> Callable[[mx.array], mx.array]:
-    """Rise in a line, then fall as half a cosine (arXiv 1608.03983 eq. 5), to a floor.
+class GroupedOptimizer(optimizers.Optimizer):
+    """Updates each tensor by a rule of its own, all at the learning rate of one schedule.
 
-    The first update uses peak / warmup_steps, never zero; update `warmup_steps` has the peak. The
-    floor, `final_fraction` of the peak, would be the rate of the update after the last, so that
-    none is wasted on a rate of zero; beyond the end it stays there.
+    Everything is computed and remembered in float32, also for weights of 16 bits: there 0.999 is
+    1, and a second moment would never fade.
+    """
+
+    def __init__(
+        self,
+        schedule: Callable[[mx.array], mx.array],
+        choose_rules: Callable[[dict[str, mx.array]], dict[str, optimizers.Optimizer]],
+    ) -> None:
+        """Start with no tensors.
+
+        Args:
+            schedule: gives the learning rate after so many updates.
+            choose_rules: gives the rule of each tensor, all by name.
+        """
+        super().__init__()
+        self._maybe_schedule("learning_rate", schedule)
+        self.schedule, self.choose_rules = schedule, choose_rules
+        self.rules: dict[str, optimizers.Optimizer] = {}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Step, learning rate, and by the name of each tensor what its rule remembers."""
+        return self._state
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._state = {}
+        for name, value in named_arrays(state).items():
+            tensor, _, kind = name.rpartition(".")
+            place = self._state.setdefault(tensor, {}) if tensor else self._state
+            place[kind] = value
+
+    def init(self, parameters: dict[str, Any]) -> None:
+        """Choose the rules, and start what they remember where it is not there yet.
+
+        Raises:
+            ConfigError: when a pattern of the settings matches no tensor.
+        """
+        arrays = named_arrays(parameters)
+        self.rules = self.choose_rules(arrays)
+        for name, array in arrays.items():
+            if name not in self._state:
+                self._state[name] = {}
+                self.rules[name].init_single(array.astype(mx.float32), self._state[name])
+
+    def apply_gradients(self, gradients: dict[str, Any], parameters: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Give the new weights for a tree of gradients."""
+        if not self.rules:
+            self.init(gradients)
+        self._state["learning_rate"] = self.schedule(self.step)
+        self._state["step"] = self.step + 1
+
+        def updated(name: str, gradient: mx.array, parameter: mx.array) -> mx.array:
+            remembered = self._state.setdefault(name, {})
+            return self.apply_named(
+                name, gradient, parameter, remembered, self.learning_rate, self.step
+            )
+
+        return tree_map_with_path(updated, gradients, parameters)
+
+    def apply_named(
+        self,
+        name: str,
+        gradient: mx.array,
+        parameter: mx.array,
+        remembered: dict[str, mx.array],
+        learning_rate: mx.array,
+        step: mx.array,
+    ) -> mx.array:
+        """Give the new weights of one tensor; what its rule remembers is updated in place."""
+        rule = self.rules[name]
+        rule.state = {"learning_rate": learning_rate, "step": step}
+        wide = gradient.astype(mx.float32), parameter.astype(mx.float32)
+        return rule.apply_single(*wide, remembered).astype(parameter.dtype)
+
+
+def make_optimizer(settings: OptimSettings, num_steps: int) -> GroupedOptimizer:
+    """Make the optimizer of a run.
 
     Args:
-        settings: peak, and the shares of the run that are warmup and floor.
+        settings: the `optim` section.
         num_steps: updates of the whole run.
-
-    Returns:
-        The learning rate as a function of how many updates have been made before.
     """
-    peak = settings.learning_rate
-    floor = peak * settings.final_fraction
-    warmup_steps = min(max(1, round(settings.warmup_fraction * num_steps)), num_steps)
-    decay_steps = num_steps - warmup_steps + 1
-
-    def schedule(updates: mx.array) -> mx.array:
-        step = updates.astype(mx.float32) + 1
-        progress = mx.clip((step - warmup_steps) / decay_steps, 0, 1)
-        falling = floor + (peak - floor) * 0.5 * (1 + mx.cos(math.pi * progress))
-        return mx.where(step < warmup_steps, peak * step / warmup_steps, falling)
-
-    return schedule
+    schedule = make_schedule(settings.rate, num_steps)
+    return GroupedOptimizer(schedule, lambda arrays: choose_rules(settings, arrays))
 
 
-def make_optimizer(settings: OptimSettings, num_steps: int) -> optimizers.AdamW:
-    """Make AdamW (arXiv 1711.05101) with the bias correction of Adam (arXiv 1412.6980 alg. 1)."""
-    return optimizers.AdamW(
-        learning_rate=warmup_cosine(settings, num_steps),
-        weight_decay=settings.weight_decay,
-        bias_correction=True,
-    )
+def choose_rules(
+    settings: OptimSettings, arrays: dict[str, mx.array]
+) -> dict[str, optimizers.Optimizer]:
+    """Choose how each tensor is updated: what is alike shares a rule.
+
+    Muon takes the matrices of the blocks; embeddings, head, norms and biases go by AdamW.
+
+    Raises:
+        ConfigError: when a pattern of `optim.no_decay` matches no tensor.
+    """
+    patterns = settings.no_decay or ()
+    refuse_idle(patterns, list(arrays))
+    made: dict[tuple[str, bool], optimizers.Optimizer] = {}
+    rules = {}
+    for name, array in arrays.items():
+        by_adamw = settings.name == "muon" and not is_block_matrix(name, array)
+        decays = not any(fnmatchcase(name, pattern) for pattern in patterns)
+        group = "adamw" if by_adamw else settings.name, decays
+        if group not in made:
+            made[group] = make_rule(settings, *group)
+        rules[name] = made[group]
+    return rules
+
+
+def refuse_idle(patterns: tuple[str, ...], names: list[str]) -> None:
+    """Refuse patterns that match nothing, but for the usual ones.
+
+    Raises:
+        ConfigError: with each of them.
+    """
+    idle = [
+        f"{pattern}: matches no trained tensor"
+        for pattern in patterns
+        if pattern not in USUAL_PATTERNS and not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    remedy = f"The tensors have names such as {', '.join(sorted(names)[:3])}."
+    report_problems(ConfigError, f"optim.no_decay={list(patterns)}:", idle, remedy)
+
+
+def is_block_matrix(name: str, array: mx.array) -> bool:
+    """Tell whether a tensor is a matrix of a block: blocks stand in a list, under a number."""
+    return array.ndim == 2 and any(part.isdecimal() for part in name.split("."))
+
+
+def make_rule(settings: OptimSettings, name: str, decays: bool) -> optimizers.Optimizer:
+    """Make the rule of a group of tensors.
+
+    Args:
+        settings: the numbers of the rule; those it needs are there.
+        name: of the rule.
+        decays: whether weights shrink; otherwise the weight decay is 0.
+    """
+    rate = settings.learning_rate
+    decay = given(settings.weight_decay) if decays and name != "adam" else 0.0
+    match name:
+        case "sgd":
+            return update_rules.Sgd(rate, given(settings.momentum), decay)
+        case "muon":
+            return update_rules.Muon(rate, given(settings.momentum), decay)
+        case "adafactor":
+            scales = {"scale_parameter": False, "relative_step": False}
+            return optimizers.Adafactor(
+                rate, (given(settings.eps), 0.0), weight_decay=decay, **scales
+            )
+    betas = [given(settings.beta1), given(settings.beta2)]
+    if name == "lion":
+        return optimizers.Lion(rate, betas, decay)
+    if name == "adam":
+        return update_rules.Adam(rate, betas, given(settings.eps))
+    return update_rules.AdamW(rate, betas, given(settings.eps), weight_decay=decay)
+
+
+def given(value: float | None) -> float:
+    """Give a number that the rules of the parameters have seen to."""
+    assert value is not None
+    return value

@@ -102,6 +102,44 @@ def shown(value: int | None) -> str:
     return "null" if value is None else str(value)
 
 
+DECAY, MEANS = {"weight_decay", "no_decay"}, {"beta1", "beta2"}
+OPTIMIZER_KEYS = {
+    "adamw": DECAY | MEANS | {"eps"},
+    "adam": MEANS | {"eps"},
+    "sgd": DECAY | {"momentum"},
+    "lion": DECAY | MEANS,
+    "muon": DECAY | MEANS | {"eps", "momentum"},
+    "adafactor": DECAY | {"eps"},
+}
+"""Which keys an optimizer has, of those that not every one has; Muon has AdamW's too."""
+SCHEDULE_KEYS = {
+    "constant": set[str](),
+    "linear": {"final_fraction"},
+    "cosine": {"final_fraction"},
+    "wsd": {"final_fraction", "decay_fraction"},
+}
+
+
+def optimizer_problems(optim: DictConfig) -> Iterator[str]:
+    """Say which keys of the optimizer and its schedule are missing, or would have no effect."""
+    for kind, keys_of in (("name", OPTIMIZER_KEYS), ("schedule", SCHEDULE_KEYS)):
+        chosen, remedy = optim[kind], ", or choose optim=" + optim.name if kind == "name" else ""
+        for key in sorted(set().union(*keys_of.values())) if chosen in keys_of else ():
+            if key in keys_of[chosen] and optim[key] is None:
+                yield f"optim.{key}=null: optim.{kind}={chosen} needs it; give a value{remedy}"
+            if key not in keys_of[chosen] and optim[key] is not None:
+                yield (
+                    f"optim.{key}={optim[key]}: optim.{kind}={chosen} does not use it; "
+                    f"set it to null{remedy}"
+                )
+    together = optim.warmup_fraction + (optim.decay_fraction or 0)
+    if together > 1:
+        yield (
+            f"optim.warmup_fraction={optim.warmup_fraction} and "
+            f"optim.decay_fraction={optim.decay_fraction}: together more than the whole run"
+        )
+
+
 def contradictions(config: DictConfig) -> Iterator[str]:
     """Say which parameters are right alone and wrong together."""
     data, model, train = config.data, config.model, config.train
@@ -127,6 +165,8 @@ def contradictions(config: DictConfig) -> Iterator[str]:
             f"train.batch_size={shown(train.batch_size)} and "
             f"train.batch_tokens={shown(train.batch_tokens)}: give one, and set the other to null"
         )
+    if not OmegaConf.missing_keys(config.optim):
+        yield from optimizer_problems(config.optim)
     if not OmegaConf.missing_keys(config.export):
         wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
         if wrong or not config.export.formats:

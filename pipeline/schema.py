@@ -30,6 +30,10 @@ def section(kind: type) -> Any:  # noqa: ANN401
     return dataclasses.field(default_factory=kind)
 
 
+LARGEST_BETA = 0.999999
+"""Nearer to 1, an average would not forget within float32."""
+
+
 @dataclass
 class Conflicts:
     """The built-in world (`data.source=conflicts`)."""
@@ -119,13 +123,41 @@ class Lora:
 
 @dataclass
 class Optim:
-    """AdamW with bias correction and a warmup-cosine schedule."""
+    """The optimizer and its schedule; a key is null where it does not apply to them."""
 
+    name: str = key(
+        "the update rule; choose it with optim=NAME, which sets its keys too",
+        choices=("adamw", "adam", "sgd", "lion", "muon", "adafactor"),
+    )
     learning_rate: float = key("peak of the schedule", minimum=0)
-    weight_decay: float = key("decoupled decay of the weights", minimum=0)
+    weight_decay: float | None = key(
+        "decay of the weights, apart from the gradient (sgd: added to it)", minimum=0
+    )
+    no_decay: list[str] | None = key("tensors without weight decay, by pattern of their names")
+    beta1: float | None = key(
+        "how slowly the mean of gradients forgets", minimum=0, maximum=LARGEST_BETA
+    )
+    beta2: float | None = key(
+        "how slowly the mean of squared gradients forgets (lion: of gradients)",
+        minimum=0,
+        maximum=LARGEST_BETA,
+    )
+    eps: float | None = key(
+        "keeps from dividing by zero: added to the root (adafactor: to the square)", minimum=0
+    )
+    momentum: float | None = key(
+        "share of the velocity that is kept", minimum=0, maximum=LARGEST_BETA
+    )
+    schedule: str = key(
+        "what follows the warm-up; wsd stays at the peak before it falls",
+        choices=("constant", "linear", "cosine", "wsd"),
+    )
     warmup_fraction: float = key("share of train.num_steps that warms up", minimum=0, maximum=1)
-    final_fraction: float = key(
-        "share of the peak that the last step still has", minimum=0, maximum=1
+    decay_fraction: float | None = key(
+        "share of train.num_steps, at the end, in which wsd falls", minimum=0, maximum=1
+    )
+    final_fraction: float | None = key(
+        "share of the peak that the last step still has; null for constant", minimum=0, maximum=1
     )
 
 
@@ -169,6 +201,9 @@ class Train:
     steps_per_eval: int = key("steps between two validations", minimum=1)
     steps_per_save: int = key("steps between two checkpoints", minimum=1)
     validation_documents: int | None = key("validate on the first ones; null: all", minimum=1)
+    early_stopping_patience: int | None = key(
+        "end after so many validations without a new best; null: never", minimum=1
+    )
     keep_checkpoints: int = key("newest checkpoints to keep", minimum=2)
     on_non_finite: str = key(
         "when a loss or gradient is not finite: stop, or skip that step",

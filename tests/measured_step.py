@@ -16,7 +16,7 @@ from pipeline.model.adapters import apply
 from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import checkpoint_blocks
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim import make_optimizer
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.step import TrainStep
 from tests.plans import request_of
@@ -41,7 +41,7 @@ def measure(request: PlanRequest, num_steps: int) -> int:
     apply(model, request.adapter, seed=0)
     if request.grad_checkpoint:
         checkpoint_blocks(model)
-    optimizer = make_optimizer(OptimSettings(1e-3, 0.01, 0.1), num_steps)
+    optimizer = make_optimizer(request.optim, num_steps)
     optimizer.init(model.trainable_parameters())
     mx.eval(model.parameters(), optimizer.state)
     step = TrainStep(model, optimizer, 1.0)

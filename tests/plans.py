@@ -6,6 +6,8 @@ from pathlib import Path
 from pipeline.model.adapters import AdapterSettings
 from pipeline.model.scratch import llama_config
 from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.tune import optim_settings
+from stages import params
 
 
 def write_llama(folder: Path, hidden: int = 64, blocks: int = 2, vocab: int = 512, **changes):
@@ -40,12 +42,14 @@ def request_of(
     dtype: str = "float32",
     arrangement: str = "bucketed",
     validation: int | None = None,
+    optim: str = "adamw",
 ) -> PlanRequest:
     """Ask for the plan of a step of micro-batches with so many rows."""
     return PlanRequest(
         folder=folder,
         dtype=dtype,
         adapter=AdapterSettings(mode, rank, 2.0 * rank, dropout, num_layers, ("*",)),
+        optim=optim_settings(params.composed([f"optim={optim}"])),
         batch_size=rows * micro,
         grad_accumulation_steps=micro,
         longest_tokens=longest,

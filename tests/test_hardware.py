@@ -12,6 +12,7 @@ import pytest
 from pipeline.model.adapters import AdapterSettings
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import GB, make_plan
+from pipeline.train.tune import optim_settings
 from stages.params import composed
 from tests.conftest import ROOT
 from tests.published import write_config
@@ -45,6 +46,7 @@ def request_of(preset, folder, **changes):
         folder=write_config(folder / model, model),
         dtype=dtype,
         adapter=AdapterSettings(config.train.mode, **lora),
+        optim=optim_settings(config),
         batch_size=config.train.batch_size,
         grad_accumulation_steps=config.train.grad_accumulation_steps,
         longest_tokens=config.data.max_seq_len,

@@ -31,7 +31,7 @@ ROWS = {
     1: ["blas", "console", "device", "hub", "inputs", "machine", "rules", "schema", "sweep_table"],
     2: ["data", "stage"],
     3: ["model"],
-    4: ["distrust", "likelihood", "objective", "optim"],
+    4: ["distrust", "likelihood", "objective", "optim", "schedules", "update_rules"],
     5: ["generate", "train"],
     6: ["evaluate", "formats"],
     7: ["benchmark", "serve"],

@@ -20,7 +20,9 @@ from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.loop import Trainer
 from pipeline.train.series import MACHINE_COLUMNS, TRAIN_COLUMNS
 from pipeline.train.settings import TrainSettings
+from pipeline.train.tune import optim_settings
 from pipeline.train.watch import Watch
+from stages.params import composed
 
 SETTINGS = TrainSettings(
     num_steps=9,
@@ -33,6 +35,7 @@ SETTINGS = TrainSettings(
     steps_per_eval=4,
     steps_per_save=2,
     validation_documents=6,
+    early_stopping_patience=None,
     keep_checkpoints=2,
     on_non_finite="stop",
     arrangement="bucketed",
@@ -55,12 +58,13 @@ def run(tmp_path, tiny_config, make_store):
         distrusted=NOTHING,
         watch=None,
         allow_inexact=False,
+        optim=None,
         **changes,
     ):
         model = initialize(tiny_config, seed=0)
         apply(model, AdapterSettings(mode, 4, 8.0, 0.3, None, ("*",)), seed=5)
         settings = dataclasses.replace(SETTINGS, **changes)
-        optim = OptimSettings(learning_rate, 0.01, 0.2)
+        optim = optim or OptimSettings(learning_rate, 0.01, 0.2)
         folder = tmp_path / name
         trainer = Trainer(model, train, validation, settings, optim, folder, distrusted, watch)
         trainer.restore(allow_inexact)
@@ -110,6 +114,25 @@ def test_a_stopped_run_ends_with_the_same_bits(run, mode, arrangement, stop_afte
     mx.random.seed(77)
     resumed = run("stopped", mode=mode, arrangement=arrangement)
     assert result(resumed) == whole
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *(["optim=" + name] for name in ("adam", "sgd", "lion", "muon", "adafactor")),
+        ["optim=sgd", "optim.momentum=0"],
+        ["optim=adamw", "optim.schedule=linear"],
+        ["optim=adamw", "optim.schedule=constant", "optim.final_fraction=null"],
+        ["optim=adamw", "optim.schedule=wsd", "optim.decay_fraction=0.5"],
+    ],
+    ids=lambda overrides: ",".join(overrides[:2]),
+)
+def test_a_stopped_run_of_every_optimizer_and_schedule_ends_with_the_same_bits(run, overrides):
+    optim = optim_settings(composed([*overrides, "optim.warmup_fraction=0.3"]))
+    whole = result(run("whole", optim=optim, mode="full"))
+    run("stopped", stop_after=5, optim=optim, mode="full")
+    mx.random.seed(77)
+    assert result(run("stopped", optim=optim, mode="full")) == whole
 
 
 @pytest.mark.parametrize("what", ["random key", "optimizer", "weights", "window"])
@@ -246,6 +269,60 @@ def test_label_smoothing_is_minimised_and_not_reported(run):
     assert column(smoothed, "train_loss") == column(plain, "train_loss")
     assert smoothed.progress.val_loss == plain.progress.val_loss
     assert column(smoothed, "grad_norm") != column(plain, "grad_norm")
+
+
+OVERFITTING = {
+    "learning_rate": 0.03,
+    "num_steps": 60,
+    "steps_per_eval": 2,
+    "mode": "full",
+    "overfit_one_batch": True,
+}
+"""One batch again and again: the validation loss soon rises."""
+
+
+def test_a_run_ends_after_so_many_validations_without_a_new_best(run):
+    whole = run("whole", **OVERFITTING)
+    losses = [float(row["val_loss"]) for row in whole.validations.rows()]
+    assert whole.progress.stopped_early_at is None
+    for patience in (1, 3):
+        stopped = run(f"patience {patience}", early_stopping_patience=patience, **OVERFITTING)
+        progress = stopped.progress
+        bests = [int(np.argmin(losses[: index + 1])) for index in range(len(losses))]
+        end = 2 * next(index for index, best in enumerate(bests) if index == best + patience)
+        assert (progress.stopped_early_at, progress.step) == (end, end)
+        assert end < 60
+        assert progress.best_step == end - 2 * patience
+        assert stopped.checkpoints.steps()[-1] == end
+        assert [float(row["val_loss"]) for row in stopped.validations.rows()] == losses[
+            : end // 2 + 1
+        ]
+        rows = zip(stopped.curve.rows(), whole.curve.rows(), strict=False)
+        assert all(one["learning_rate"] == other["learning_rate"] for one, other in rows)
+        assert len(stopped.curve.rows()) == end
+        assert progress.val_loss == losses[end // 2]
+        assert set(stopped.best_weights()) == set(trainable_arrays(stopped.model))
+
+
+def test_a_new_best_starts_the_count_again():
+    progress = state.Progress()
+    for step, val_loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0, 1.5]):
+        assert progress.stopped_early_at is None
+        progress.step = step
+        progress.close_window(val_loss, patience=2)
+    assert (progress.best_step, progress.stopped_early_at) == (3, 5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6, 7, 8])
+def test_a_run_that_ends_early_does_so_with_the_same_bits_when_it_was_stopped(run, stop_after):
+    settings = {**OVERFITTING, "early_stopping_patience": 2, "steps_per_save": 3}
+    whole = run("whole", **settings)
+    run("stopped", stop_after=stop_after, **settings)
+    mx.random.seed(77)
+    assert result(run("stopped", **settings)) == result(whole)
+    finished = run("stopped", **settings)
+    assert finished.progress.step == whole.progress.stopped_early_at
+    assert result(finished) == result(whole)
 
 
 def test_batch_tokens_are_the_other_way_to_size_a_step(run):

@@ -23,6 +23,10 @@ MEASURED = {
     "lora, packed, validation": (SMALL, {"arrangement": "packed", "validation": 1024}),
     "lora, vocabulary of Llama 3": (SMALL | {"vocab": 128256}, {"rows": 1, "longest": 33}),
     "full": (WIDE, {"mode": "full"}),
+    "full, sgd": (WIDE, {"mode": "full", "optim": "sgd", "longest": 17}),
+    "full, lion": (WIDE, {"mode": "full", "optim": "lion", "longest": 17}),
+    "full, muon": (WIDE, {"mode": "full", "optim": "muon", "longest": 17}),
+    "full, adafactor": (WIDE, {"mode": "full", "optim": "adafactor", "longest": 17}),
     "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65}),
     "full, recomputed, accumulated": (
         WIDE | {"blocks": 4},

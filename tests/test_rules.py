@@ -78,6 +78,18 @@ def test_null_is_in_the_range_of_what_may_be_null():
     rules.check_values(changed(train__max_grad_norm=None, validate__documents=None))
 
 
+@pytest.mark.parametrize("name", rules.OPTIMIZER_KEYS)
+def test_an_optimizer_chosen_by_name_alone_says_which_of_its_keys_are_wrong(name):
+    config = changed("optim=muon", optim__name=name)
+    wrong = sorted(rules.OPTIMIZER_KEYS["muon"] - rules.OPTIMIZER_KEYS[name])
+    if name == "muon":
+        rules.check_values(config)
+    else:
+        assert [problem.split("=")[0] for problem in refusal(config)] == [
+            f"optim.{key}" for key in wrong
+        ]
+
+
 def test_all_problems_are_told_at_once():
     config = changed(seed=-1, lora__rank=0, train__batch_size=None, export__formats=["gguf"])
     assert refusal(config) == [
@@ -134,6 +146,32 @@ CONTRADICTIONS = [
         "model, model=local for one that exists",
     ),
     ([], {"export__formats": []}, "export.formats=[]: must be some of adapter, fused"),
+    (
+        [],
+        {"optim__momentum": 0.9},
+        "optim.momentum=0.9: optim.name=adamw does not use it; set it to null, or choose "
+        "optim=adamw",
+    ),
+    (
+        ["optim=sgd"],
+        {"optim__momentum": None},
+        "optim.momentum=null: optim.name=sgd needs it; give a value, or choose optim=sgd",
+    ),
+    (
+        [],
+        {"optim__schedule": "wsd"},
+        "optim.decay_fraction=null: optim.schedule=wsd needs it; give a value",
+    ),
+    (
+        [],
+        {"optim__schedule": "constant"},
+        "optim.final_fraction=0.0: optim.schedule=constant does not use it; set it to null",
+    ),
+    (
+        ["optim.schedule=wsd", "optim.decay_fraction=0.5"],
+        {"optim__warmup_fraction": 0.6},
+        "optim.warmup_fraction=0.6 and optim.decay_fraction=0.5: together more than the whole run",
+    ),
 ]
 
 

@@ -11,9 +11,14 @@ from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep, global_norm
+from pipeline.train.tune import optim_settings
+from stages.params import composed
 
 LORA = AdapterSettings("lora", 4, 8.0, 0.0, None, ("*",))
 FULL = AdapterSettings("full", 4, 8.0, 0.0, None, ("*",))
+
+
+ADAMW = OptimSettings(1e-2, 0.0, 0.0)
 
 
 def batches_of(store, arrangement="bucketed", micro=1, weights=None, count=9):
@@ -27,12 +32,12 @@ def batches_of(store, arrangement="bucketed", micro=1, weights=None, count=9):
     )
 
 
-def trained(config, settings, batches, steps=2, max_grad_norm=1.0, checkpointed=False):
+def trained(config, settings, batches, steps=2, max_grad_norm=1.0, checkpointed=False, optim=ADAMW):
     model = initialize(config, seed=0)
     apply(model, settings, seed=5)
     if checkpointed:
         checkpoint_blocks(model)
-    optimizer = make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 10)
+    optimizer = make_optimizer(optim, 10)
     optimizer.init(model.trainable_parameters())
     step = TrainStep(model, optimizer, max_grad_norm)
     results = [step(batches) for _ in range(steps)]
@@ -65,6 +70,19 @@ def test_arrangement_never_changes_an_update(
         assert other.num_tokens == one.num_tokens == int(store.num_targets[:9].sum())
     for name, value in weights.items():
         np.testing.assert_allclose(others[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "lion", "muon", "adafactor"])
+def test_micro_batches_never_change_an_update_of_any_optimizer(tiny_config, make_store, name):
+    store, optim, start = make_store(), optim_settings(composed([f"optim={name}"])), {}
+    for micro in (1, 4):
+        batches = batches_of(store, micro=micro)
+        results, start[micro] = trained(tiny_config, FULL, batches, 3, optim=optim)
+        assert results[-1].train_loss < results[0].train_loss
+    initial = trained(tiny_config, FULL, batches_of(store), 0)[1]
+    for key, value in start[1].items():
+        way = np.linalg.norm(value - initial[key])
+        assert np.linalg.norm(start[4][key] - value) < 5e-3 * way, key
 
 
 OBJECTIVES = {

@@ -198,7 +198,7 @@ class Trainer:
         began, before = time.monotonic(), self.progress.wall_seconds
         try:
             self.validate_if_due()  # of a new run, or one that was stopped while it validated
-            while self.progress.step < self.settings.num_steps:
+            while not self.is_over:
                 reset_peak_memory()
                 report = self.advance()
                 self.validate_if_due()
@@ -212,10 +212,15 @@ class Trainer:
             self.validations.close()
             self.profile.close()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or no more are worth while."""
+        progress = self.progress
+        return progress.step == self.settings.num_steps or progress.stopped_early_at is not None
+
     def is_due(self, interval: int) -> bool:
         """Tell whether something that happens at intervals, and at the end, happens now."""
-        step = self.progress.step
-        return step % interval == 0 or step == self.settings.num_steps
+        return self.progress.step % interval == 0 or self.is_over
 
     def advance(self) -> StepReport:
         """Make one step, and measure it."""
@@ -332,7 +337,7 @@ class Trainer:
                 f"Step {progress.step}: the validation loss is {val_loss}; the weights are beyond "
                 "mending.\nLower optim.learning_rate, and start again."
             )
-        progress.close_window(val_loss)
+        progress.close_window(val_loss, self.settings.early_stopping_patience)
         self.validations.append(
             {
                 "step": progress.step,

@@ -50,19 +50,19 @@ class Pretraining:
         write_json(folder / "config.json", self.architecture)
         settings = orders.changed(pretrain_settings(self.config))
         stores = self.train, self.validation
-        return plan_request(folder, "float32", EVERYTHING, settings, stores)
+        optim = optim_settings(self.config)
+        return plan_request(folder, "float32", EVERYTHING, settings, optim, stores)
 
     def load(self, orders: Orders, watch: Watch) -> Trainer:
         """Initialise the weights."""
         model = initialize(self.architecture, self.config.seed)
         model.unfreeze()
-        recipe = self.config.model.pretrain
         return Trainer(
             model,
             self.train,
             self.validation,
             orders.changed(pretrain_settings(self.config)),
-            OptimSettings(recipe.learning_rate, recipe.weight_decay, recipe.warmup_fraction),
+            optim_settings(self.config),
             Path(self.task.run_folder),
             watch=watch,
         )
@@ -98,6 +98,7 @@ def pretrain_settings(config: DictConfig) -> TrainSettings:
         steps_per_eval=interval,
         steps_per_save=min(interval, STEPS_PER_SAVE),
         validation_documents=256,
+        early_stopping_patience=None,
         keep_checkpoints=2,
         on_non_finite="stop",
         arrangement=config.data.arrangement,
@@ -105,6 +106,12 @@ def pretrain_settings(config: DictConfig) -> TrainSettings:
         overfit_one_batch=False,
         profile=False,
     )
+
+
+def optim_settings(config: DictConfig) -> OptimSettings:
+    """Gather what its optimizer, AdamW, is told."""
+    recipe = config.model.pretrain
+    return OptimSettings(recipe.learning_rate, recipe.weight_decay, recipe.warmup_fraction)
 
 
 def special_ids(tokenizer: Path) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pipeline.data.batches import resolve_arrangement
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention
 from pipeline.model.adapters import AdapterSettings
+from pipeline.optim import OptimSettings
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.settings import TrainSettings
 
@@ -15,6 +16,7 @@ def plan_request(
     dtype: str,
     adapter: AdapterSettings,
     settings: TrainSettings,
+    optim: OptimSettings,
     stores: tuple[TokenStore, TokenStore],
 ) -> PlanRequest:
     """Ask for a plan of what a trainer with these settings would do.
@@ -24,6 +26,7 @@ def plan_request(
         dtype: `model.dtype`.
         adapter: what is trained.
         settings: the loop's parameters.
+        optim: the optimizer's parameters.
         stores: what is trained and what is validated on.
     """
     longest = int(max(store.lengths.max() for store in stores))
@@ -32,6 +35,7 @@ def plan_request(
         folder=folder,
         dtype=dtype,
         adapter=adapter,
+        optim=optim,
         batch_size=settings.documents_per_step(longest),
         grad_accumulation_steps=settings.grad_accumulation_steps,
         longest_tokens=longest,

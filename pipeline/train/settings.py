@@ -21,6 +21,7 @@ class TrainSettings:
     steps_per_eval: int
     steps_per_save: int
     validation_documents: int | None
+    early_stopping_patience: int | None
     keep_checkpoints: int
     on_non_finite: str
     arrangement: str

@@ -28,6 +28,8 @@ class Progress:
         window_loss_sum: nats summed since the last validation.
         window_tokens: targets seen since then.
         train_loss: mean over the window that the last validation closed.
+        stale_validations: how many in a row have found no new best.
+        stopped_early_at: the step after which there were too many of them.
     """
 
     step: int = 0
@@ -40,6 +42,8 @@ class Progress:
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_step: int = 0
+    stale_validations: int = 0
+    stopped_early_at: int | None = None
     wall_seconds: float = 0.0
     peak_memory_bytes: int = 0
     peak_footprint_bytes: int = 0
@@ -50,14 +54,24 @@ class Progress:
         self.window_loss_sum += loss_sum
         self.window_tokens += num_tokens
 
-    def close_window(self, val_loss: float) -> None:
-        """Take over what a validation found, and start a new window."""
+    def close_window(self, val_loss: float, patience: int | None) -> None:
+        """Take over what a validation found, and start a new window.
+
+        Args:
+            val_loss: nats per token.
+            patience: validations without a new best that end the run; None: none do.
+        """
         self.val_loss, self.validated_step = val_loss, self.step
         if self.window_tokens:
             self.train_loss = self.window_loss_sum / self.window_tokens
             self.window_loss_sum, self.window_tokens = 0.0, 0
         if self.best_val_loss is None or val_loss < self.best_val_loss:
             self.best_val_loss, self.best_step = val_loss, self.step
+            self.stale_validations = 0
+        else:
+            self.stale_validations += 1
+        if self.stale_validations == patience:
+            self.stopped_early_at = self.step
 
 
 def capture(model: nn.Module, optimizer: optimizers.Optimizer, progress: Progress) -> Checkpoint:

@@ -45,6 +45,7 @@ class Tuning:
             self.config.model.dtype,
             adapter_settings(self.config),
             settings,
+            optim_settings(self.config),
             (self.train, self.validation),
         )
 
@@ -58,7 +59,7 @@ class Tuning:
             self.train,
             self.validation,
             orders.changed(train_settings(config)),
-            OptimSettings(**config.optim),
+            optim_settings(config),
             Path(self.task.run_folder),
             self.distrust,
             watch,
@@ -103,6 +104,13 @@ def train_settings(config: DictConfig) -> TrainSettings:
     )
 
 
+def optim_settings(config: DictConfig) -> OptimSettings:
+    """Gather what the optimizer is told."""
+    patterns = config.optim.no_decay
+    no_decay = None if patterns is None else tuple(patterns)
+    return OptimSettings(**{**config.optim, "no_decay": no_decay})
+
+
 def metrics_of(trainer: Trainer) -> dict[str, Any]:
     """Give what came out of a run; speed is over the whole run, validation included."""
     progress = trainer.progress
@@ -112,6 +120,7 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "best_val_loss": progress.best_val_loss,
         "best_step": progress.best_step,
         "num_steps": progress.step,
+        "stopped_early_at": progress.stopped_early_at,
         "num_tokens": progress.num_tokens,
         "tokens_per_second": progress.num_tokens / progress.wall_seconds,
         "peak_memory_bytes": progress.peak_memory_bytes,

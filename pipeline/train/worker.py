@@ -195,7 +195,7 @@ def why_end(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepReport
     assert post.orders is not None
     interval_steps = post.orders.interval_steps
     full = guard.reload_is_due(report.footprint_bytes, report.spike_bytes)
-    if report.step == trainer.settings.num_steps:
+    if trainer.is_over:
         return None
     if post.stop.is_set():
         return "stopped"

@@ -17,6 +17,7 @@ from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.optim import OptimSettings
 from pipeline.train.plan.rehearsal import Rehearsal
 from pipeline.train.plan.roofline import Shape, chunk_bytes, estimated_bytes, shape_of
 from pipeline.train.plan.simulate import Saved
@@ -31,6 +32,7 @@ class PlanRequest:
         folder: holds config.json; no weights are needed.
         dtype: `model.dtype`.
         adapter: `train.mode` and the `lora` section.
+        optim: what the optimizer is told.
         batch_size: documents of one optimizer step.
         grad_accumulation_steps: micro-batches they are split into.
         longest_tokens: of the longest document; every row is taken to be as wide.
@@ -46,6 +48,7 @@ class PlanRequest:
     folder: Path
     dtype: str
     adapter: AdapterSettings
+    optim: OptimSettings
     batch_size: int
     grad_accumulation_steps: int
     longest_tokens: int
@@ -131,7 +134,9 @@ def predict(request: PlanRequest) -> Prediction:
     with random_numbers_kept():
         model = blueprint(config, request.dtype, request.base_bits)
         attach(model, request.adapter)
-        rehearsal = Rehearsal(model, request.grad_checkpoint, request.label_smoothing)
+        rehearsal = Rehearsal(
+            model, request.optim, request.grad_checkpoint, request.label_smoothing
+        )
         full = request.adapter.mode == "full"
         trainable = num_bytes(trainable_arrays(model))
         prediction = Prediction(

@@ -28,6 +28,7 @@ class Rehearsal:
 
     Args:
         model: trainable as it should be trained, its blocks not checkpointed.
+        optim: what the optimizer is told.
         checkpointed: whether each block is recomputed in the backward pass.
         label_smoothing: share of each target that is spread over the vocabulary.
 
@@ -35,15 +36,20 @@ class Rehearsal:
         change: what is done to a graph before it is simulated.
     """
 
-    def __init__(self, model: nn.Module, checkpointed: bool, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: OptimSettings,
+        checkpointed: bool,
+        label_smoothing: float = 0.0,
+    ) -> None:
         self.model, self.checkpointed = model, checkpointed
         self.change: Callable[[Graph], Graph] = lambda graph: graph
-        self.optimizer = make_optimizer(OptimSettings(1e-3, 0.0, 0.0), 1)
+        self.optimizer = make_optimizer(optim, 1)
         self.optimizer.init(model.trainable_parameters())
         self.step = TrainStep(model, self.optimizer, 1.0, label_smoothing=label_smoothing)
         self.weights = named_arrays(model.parameters())
         self.trainable = trainable_arrays(model)
-        self.state = named_arrays(self.optimizer.state)
 
     def gradients(self, batch: Batch, loss: Loss | None) -> tuple[list[mx.array], list[mx.array]]:
         """Give the losses that are minimised and reported, and the gradient of each weight."""
@@ -103,25 +109,23 @@ class Rehearsal:
         each weight gets a norm, a learning rate and a step of its own here.
         """
         weights, count = list(self.trainable.values()), len(self.trainable)
-        first = f"{next(iter(self.trainable))}."
-        kinds = [name.removeprefix(first) for name in self.state if name.startswith(first)]
-        moments = [self.state[f"{name}.{kind}"] for name in self.trainable for kind in kinds]
+        remembered = {name: self.optimizer.state[name] for name in self.trainable}
+        moments = [value for kinds in remembered.values() for value in kinds.values()]
 
         def run(*arguments: mx.array) -> list[mx.array]:
             starts = range(0, 5 * count, count)
             columns = [arguments[start : start + count] for start in starts]
             rest = iter(arguments[5 * count :])
             new, states = [], []
-            for gradient, norm, rate, step, weight in zip(*columns, strict=True):
-                self.optimizer.state |= {"learning_rate": rate, "step": step}
-                state = {kind: next(rest) for kind in kinds}
+            for name, gradient, norm, rate, step, weight in zip(remembered, *columns, strict=True):
+                state = {kind: next(rest) for kind in remembered[name]}
                 (clipped,) = self.step.clipped([gradient], norm)
-                new.append(self.optimizer.apply_single(clipped, weight, state))
+                new.append(self.optimizer.apply_named(name, clipped, weight, state, rate, step))
                 states += state.values()
             return [*new, *states]
 
-        norms, rates = [mx.array(1.0)] * count, [self.state["learning_rate"]] * count
-        steps = [self.state["step"]] * count
+        norms, rates = [mx.array(1.0)] * count, [self.optimizer.learning_rate] * count
+        steps = [self.optimizer.step] * count
         arguments = [*weights, *norms, *rates, *steps, *weights, *moments]
         return self.simulate(run, arguments, num_held=2 * count)
 
@@ -154,7 +158,6 @@ class Rehearsal:
             graph = trace(run, arguments)
         finally:
             self.put(self.weights.values())
-            self.optimizer.state = unflattened(self.state, self.state.values())
         return simulate(self.change(graph), graph.inputs[:num_held], num_evaluated)
 
     def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:

@@ -130,10 +130,13 @@ def parts(request: PlanRequest, found: Prediction) -> list[Row]:
     scores, logits, others = sort_saved(found.saved, request.width, shape.vocab_size)
     per_place = f"{request.rows} x {request.width} places x {{:,.0f}} bytes"
     blocks = "recomputed" if request.grad_checkpoint else "kept"
+    per_weight = found.state_bytes / shape.num_trainable
     rows = [
         Row("weights", found.weight_bytes, "frozen, in the type they are computed in"),
         Row("trained weights", found.trainable_bytes, trained),
-        Row("optimizer", found.state_bytes, f"two moments of {trained}"),
+        Row(
+            "optimizer", found.state_bytes, f"{request.optim.name}, {per_weight:.2f} bytes a weight"
+        ),
         Row("activations", others, f"{per_place.format(others / request.tokens)}, blocks {blocks}"),
         Row("score matrices", scores, per_place.format(scores / request.tokens)),
         Row("logits", logits, f"{per_place.format(logits / request.tokens)}, copies included"),

@@ -1,0 +1,97 @@
+"""How one tensor is updated: MLX's optimizers, and where they are not what they are named after.
+
+Of each optimizer only `init_single` and `apply_single` are used, in float32.
+"""
+
+import math
+from typing import Any
+
+from pipeline.device import mx, optimizers
+
+ORTHOGONAL_STEPS = 5
+ORTHOGONAL_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+MATCHED_RMS = 0.2
+TINY = 1e-7
+
+
+def bias_correction(beta: float, step: mx.array) -> mx.array:
+    """Give 1 - beta^step, to the last bits of float32 also where beta is near 1.
+
+    Formed as it is written, 1 - 0.999^1 would be off by 5e-5 of itself.
+    """
+    return -mx.expm1(step.astype(mx.float32) * (math.log(beta) if beta else -math.inf))
+
+
+class Adam(optimizers.Adam):
+    """Adam with bias correction (arXiv 1412.6980 alg. 1)."""
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+        """Give the new weights; both moments are updated in `state`."""
+        beta1, beta2 = self.betas
+        first = beta1 * state["m"] + (1 - beta1) * gradient
+        second = beta2 * state["v"] + (1 - beta2) * mx.square(gradient)
+        state["m"], state["v"] = first, second
+        rate = self.learning_rate / bias_correction(beta1, self.step)
+        scale = mx.rsqrt(bias_correction(beta2, self.step))
+        return parameter - rate * first / (mx.sqrt(second) * scale + self.eps)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (arXiv 1711.05101 alg. 2)."""
+
+    def __init__(self, *args: Any, weight_decay: float, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.weight_decay = weight_decay
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+        """Shrink the weights, then do as Adam does."""
+        decayed = parameter * (1 - self.learning_rate * self.weight_decay)
+        return super().apply_single(gradient, decayed, state)
+
+
+class Sgd(optimizers.SGD):
+    """Gradient descent; MLX's own, but without a velocity nobody reads where momentum is 0."""
+
+    def init_single(self, parameter: mx.array, state: dict) -> None:
+        """Start at rest."""
+        if self.momentum:
+            super().init_single(parameter, state)
+
+
+class Muon(optimizers.Optimizer):
+    """Momentum made orthogonal, for matrices (kellerjordan.github.io/posts/muon).
+
+    MLX's own adds the weight decay to the gradient, where making it orthogonal all but removes it.
+    Here it is decoupled, and an update's root mean square is that of AdamW's, so that one learning
+    rate serves both (arXiv 2502.16982 §2.2).
+    """
+
+    def __init__(self, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        super().__init__()
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.weight_decay = weight_decay
+
+    def init_single(self, parameter: mx.array, state: dict) -> None:
+        """Start at rest."""
+        state["m"] = mx.zeros_like(parameter)
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+        """Give the new weights; the momentum is updated in `state`."""
+        momentum = self.momentum * state["m"] + (1 - self.momentum) * gradient
+        state["m"] = momentum
+        ahead = self.momentum * momentum + (1 - self.momentum) * gradient  # Nesterov's
+        rate = self.learning_rate * (MATCHED_RMS * math.sqrt(max(gradient.shape)))
+        decayed = parameter * (1 - self.learning_rate * self.weight_decay)
+        return decayed - rate * orthogonalized(ahead)
+
+
+def orthogonalized(matrix: mx.array) -> mx.array:
+    """Bring the singular values of a matrix near 1, by Newton-Schulz steps of the fifth order."""
+    a, b, c = ORTHOGONAL_COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / mx.maximum(mx.sqrt(mx.square(x).sum()), TINY)
+    for _ in range(ORTHOGONAL_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.T if is_tall else x

@@ -1,0 +1,179 @@
+"""The same training in torch with peft, and the same loss in mlx-lm, on a real model and rows."""
+
+import math
+
+import numpy as np
+import pytest
+from mlx_lm.tuner.trainer import default_loss
+
+from pipeline.data.batches import arrange
+from pipeline.data.prepare import PrepareSettings, prepare
+from pipeline.data.store import TokenStore
+from pipeline.device import mx
+from pipeline.model.adapters import AdapterSettings, apply
+from pipeline.model.base import load_base, write_manifest
+from pipeline.model.tree import trainable_arrays
+from pipeline.objective import loss_sums
+from pipeline.train.loop import Trainer
+from pipeline.train.tune import optim_settings
+from stages.params import composed
+from tests.test_loop import SETTINGS
+
+NUM_STEPS = 50
+LORA = AdapterSettings("lora", 8, 16.0, 0.0, None, ("*",))
+LEARNING_RATE, WARMUP_FRACTION, WEIGHT_DECAY = 2e-3, 0.1, 0.1
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def rows(samples, tmp_path_factory):
+    """Token stores of real rows, the longer ones cut."""
+    folder = tmp_path_factory.mktemp("rows")
+    settings = PrepareSettings(
+        seed=0,
+        source="jsonl",
+        path=samples / "data/wikisql",
+        max_seq_len=192,
+        long_documents="truncate",
+        max_bad_rows=0,
+        max_line_bytes=1 << 20,
+        validation_fraction=0.1,
+        test_fraction=0.1,
+        tokenizer_source=samples / "models/stories260K",
+        vocab_size=512,
+        num_documents=10,
+        num_pretrain_documents=10,
+        num_contests=2,
+    )
+    prepare(settings, folder)
+    return TokenStore(folder / "train"), TokenStore(folder / "validation")
+
+
+@pytest.fixture
+def story(samples, tmp_path):
+    folder = samples / "models/stories260K"
+    write_manifest(tmp_path, folder, "stories260K", "hash")
+    return load_base(tmp_path, "float32").model
+
+
+def our_training(story, rows, folder):
+    """Set up a run of a few documents a step; nothing is trained yet."""
+    apply(story, LORA, seed=5)
+    keys = {
+        "learning_rate": LEARNING_RATE,
+        "warmup_fraction": WARMUP_FRACTION,
+        "weight_decay": WEIGHT_DECAY,
+    }
+    optim = optim_settings(composed([f"optim.{key}={value}" for key, value in keys.items()]))
+    settings = {**vars(SETTINGS), "num_steps": NUM_STEPS, "batch_size": 3, "steps_per_eval": 50}
+    settings |= {"steps_per_save": 50, "max_grad_norm": 1.0, "grad_accumulation_steps": 2}
+    return Trainer(story, *rows, type(SETTINGS)(**settings), optim, folder)
+
+
+def theirs_with_our_adapter(readers, samples, adapter):
+    """Load the model with transformers, and give it an adapter of peft's with our weights."""
+    torch, peft = readers("torch"), readers("peft")
+    transformers = readers("transformers")
+    base = transformers.LlamaForCausalLM.from_pretrained(
+        samples / "models/stories260K", dtype=torch.float32, attn_implementation="eager"
+    )
+    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, lora_dropout=0.0)
+    model = peft.get_peft_model(base, config)
+    weights = dict(model.named_parameters())
+    count = 0
+    for name, value in adapter.items():
+        layer, _, kind = name.rpartition(".")
+        place = f"base_model.model.{layer}.lora_{kind[-1].upper()}.default.weight"
+        with torch.no_grad():
+            weights[place].copy_(torch.tensor(np.array(value)).T)
+        count += 1
+    assert count == sum(weight.requires_grad for weight in weights.values())
+    return torch, model
+
+
+def rate_of(step):
+    """Write the schedule down once more: the first step is 1."""
+    warmup = round(WARMUP_FRACTION * NUM_STEPS)
+    if step < warmup:
+        return LEARNING_RATE * step / warmup
+    progress = (step - warmup) / (NUM_STEPS - warmup + 1)
+    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def loss_sum_of(torch, model, batch):
+    """Sum the cross-entropy over the targets that count; padding is masked."""
+    logits = model(
+        input_ids=torch.tensor(batch.inputs, dtype=torch.long),
+        attention_mask=torch.tensor(batch.segment_ids > 0, dtype=torch.long),
+    ).logits
+    targets = torch.tensor(batch.targets, dtype=torch.long)
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="none"
+    )
+    return (losses * torch.tensor(batch.loss_mask).flatten()).sum()
+
+
+def their_losses(torch, model, trainer):
+    """Train on our batches with torch; give the loss of every step before its update."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, weight_decay=WEIGHT_DECAY)
+    model.train()
+    for step in range(1, NUM_STEPS + 1):
+        batches = trainer.batches(step)
+        num_targets = sum(batch.num_targets for batch in batches)
+        optimizer.zero_grad()
+        loss = sum(loss_sum_of(torch, model, batch) for batch in batches) / num_targets
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.param_groups[0]["lr"] = rate_of(step)
+        optimizer.step()
+        yield loss.item()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:peft", "ignore::FutureWarning:transformers")
+def test_the_losses_of_a_lora_run_are_those_of_torch_and_peft(
+    readers, samples, story, rows, tmp_path
+):
+    trainer = our_training(story, rows, tmp_path / "run")
+    trainer.restore()
+    adapter = {name: np.array(value) for name, value in trainable_arrays(story).items()}
+    list(trainer.steps())
+    ours = [float(row["train_loss"]) for row in trainer.curve.rows()]
+    torch, model = theirs_with_our_adapter(readers, samples, adapter)
+    theirs = list(their_losses(torch, model, trainer))
+    found = np.abs(np.array(ours) / theirs - 1)
+    print(f"from {ours[0]:.4f} to {ours[-1]:.4f}; greatest difference {found.max():.2e}")
+    assert len(set(rows[0].lengths[:12])) > 3  # so that there is padding
+    assert ours[-1] < 0.7 * ours[0]
+    assert found.max() < 1e-4
+
+
+def test_the_loss_is_that_of_mlx_lm_with_its_mask_corrected(story, rows):
+    """mlx-lm counts `steps <= length`: one target too many, the padding after a document's last.
+
+    A document of n tokens has n - 1 targets, at steps 1 to n - 1. Told that the length is n - 1
+    its mask is right, and its loss is ours.
+    """
+    store = rows[0]
+    documents = np.arange(12)
+    (batch,) = arrange(store, documents, arrangement="bucketed", width=int(store.lengths.max()))
+    _, plain = loss_sums(
+        story(mx.array(batch.inputs)),
+        *(mx.array(part) for part in (batch.targets, batch.loss_mask, batch.weights)),
+    )
+    ours = float(plain) / batch.num_targets
+    tokens = [store.tokens(index) for index in documents.tolist()]
+    lengths = np.array([len(ids) for ids in tokens])
+    assert len(set(lengths)) > 3
+    padded = np.zeros((len(tokens), lengths.max() + 9), np.int32)
+    for row, ids in zip(padded, tokens, strict=True):
+        row[: len(ids)] = ids
+    losses = {}
+    for name, ends in (("as it is", lengths), ("corrected", lengths - 1)):
+        spans = np.stack([np.zeros_like(ends), ends], axis=1)
+        loss, count = default_loss(story, mx.array(padded), mx.array(spans))
+        losses[name] = float(loss), int(count)
+    assert losses["corrected"][1] == batch.num_targets
+    assert losses["corrected"][0] == pytest.approx(ours, rel=1e-6)
+    assert losses["as it is"][1] == batch.num_targets + len(tokens)
+    assert losses["as it is"][0] != pytest.approx(ours, rel=1e-3)
