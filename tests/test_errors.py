@@ -9,7 +9,7 @@ from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, PipelineError, repor
 
 
 def test_no_problem_is_no_error():
-    report_problems(DataError, "These rows cannot be used:", [], "Mend them.")
+    assert report_problems(DataError, "These rows cannot be used:", [], "Mend them.") is None
 
 
 def test_every_problem_is_listed_between_headline_and_remedy():

@@ -142,7 +142,7 @@ def predict_floor(request):
 
 def test_what_fits_passes(folder):
     plan = make_plan(request_of(folder))
-    require_fit(plan, plan.footprint_bytes)
+    assert require_fit(plan, plan.footprint_bytes) is None
 
 
 def refusal(plan, limit_bytes):

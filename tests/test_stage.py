@@ -179,7 +179,7 @@ def test_all_foreign_overrides_are_told_with_a_command_that_takes_them():
 
 @pytest.mark.parametrize("override", ["train.mode=full", "train=default", "inputs=x", "seed=1"])
 def test_a_section_may_be_set_above_or_below_what_is_read(override):
-    module.refuse_foreign_overrides([override], ("seed", "train.mode"))
+    assert module.refuse_foreign_overrides([override], ("seed", "train.mode")) is None
 
 
 def test_an_error_of_the_family_is_printed_and_exits_with_1(toy):

@@ -382,20 +382,28 @@ def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
     assert not list((smoke / ".checkpoints").glob("*/step-*"))
 
 
-def test_the_weights_turn_the_gradient_and_none_does_not(smoke):
-    """The distrust weights change what is learnt; without them the result is another one."""
-    for mode in ("none", "weighted"):
-        stage(
-            smoke,
-            "train",
-            f"objective.distrust.mode={mode}",
-            "train.num_steps=2",
-            f"hydra.run.dir=runs/{mode}",
-        )
-    files = [
-        smoke / f"runs/{mode}/models/trained/adapters.safetensors" for mode in ("none", "weighted")
+def test_the_ablation_is_one_sweep(smoke):
+    """The additive term trains to the bytes of none; weights and sampling do something else."""
+    modes = ["none", "additive", "weighted", "sampling"]
+    stage(
+        smoke,
+        "train",
+        "-m",
+        f"objective.distrust.mode={','.join(modes)}",
+        "train.num_steps=2",
+        "hydra.sweep.dir=runs/ablation",
+    )
+    adapters = [
+        (smoke / f"runs/ablation/{number}/models/trained/adapters.safetensors").read_bytes()
+        for number in range(4)
     ]
-    assert files[0].read_bytes() != files[1].read_bytes()
+    assert adapters[0] == adapters[1]
+    assert len(set(adapters)) == 3
+    with (smoke / "runs/ablation/table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["objective.distrust.mode"] for row in rows] == modes
+    assert rows[0]["val_loss"] == rows[1]["val_loss"]
+    assert [bool(row["distrust_term"]) for row in rows] == [False, True, False, False]
 
 
 BAD_ROWS = {

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-MB = 10**6
+from pipeline.train.memory import MB
 
 
 class Faults:

@@ -7,7 +7,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-GB = 10**9
+from pipeline.train.memory import GB
+
 HELD_COLOUR, ARRAYS_COLOUR, BOUND_COLOUR, FAINT = "#0b6e99", "#8a8f98", "#b3412e", "#c9d6df"
 MAX_MARKS = 200
 """Reloads that are marked one by one; more would hide the curve."""

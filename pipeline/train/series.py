@@ -10,13 +10,15 @@ from typing import Any
 from pipeline.errors import CheckpointError
 from pipeline.files import sync_folder, write_text
 
-TRAIN_COLUMNS = (
+RESULT_COLUMNS = (
     "step",
     "train_loss",
     "learning_rate",
     "grad_norm",
     "distrust_term",
     "mean_weight",
+)
+MACHINE_COLUMNS = (
     "tokens_per_second",
     "footprint_bytes",
     "mlx_active_bytes",
@@ -25,19 +27,9 @@ TRAIN_COLUMNS = (
     "reload_above_bytes",
     "reloads",
 )
-VALIDATION_COLUMNS = ("step", "train_loss", "val_loss")
-MACHINE_COLUMNS = frozenset(
-    {
-        "tokens_per_second",
-        "footprint_bytes",
-        "mlx_active_bytes",
-        "mlx_cache_bytes",
-        "memory_limit_bytes",
-        "reload_above_bytes",
-        "reloads",
-    }
-)
 """Columns that tell of the machine, not of the result: they may differ between equal runs."""
+TRAIN_COLUMNS = (*RESULT_COLUMNS, *MACHINE_COLUMNS)
+VALIDATION_COLUMNS = ("step", "train_loss", "val_loss")
 
 
 class Series:

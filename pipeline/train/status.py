@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.files import write_json
+from pipeline.train.memory import GB
 
-GB = 10**9
 FILE = "status.json"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
+from pipeline.train.memory import GB
 from pipeline.train.plan.predict import (
     FORWARD_BACKWARD,
     PlanRequest,
@@ -24,7 +25,6 @@ from pipeline.train.plan.roofline import (
 )
 from pipeline.train.plan.simulate import Saved
 
-GB = 1e9
 BASE_BITS = 4
 """What a base is quantised to where that is thought of."""
 

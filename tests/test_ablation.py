@@ -1,0 +1,29 @@
+"""The distrust modes on the built-in world, at full size: what the weights do and do not do."""
+
+import pytest
+
+from tests import ablation
+
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return ablation.run(tmp_path_factory.mktemp("ablation"), SEED)
+
+
+@pytest.mark.exhaustive
+def test_what_each_mode_does(found):
+    print(ablation.table({str(SEED): found}))
+    modes, hashes = found["modes"], found["hashes"]
+    assert hashes["additive"] == hashes["none"]
+    assert modes["additive"] == modes["none"]
+    for mode in ("weighted", "sampling"):
+        moved = modes[mode]["contest"]["difference"]
+        assert moved["value"] >= 0.25
+        assert moved["low"] > 0
+        assert modes[mode]["perplexity"] <= 1.05 * modes["none"]["perplexity"]
+    for kind in ("two_primary", "two_authority"):
+        moved = modes["weighted"][kind]["difference"]
+        assert moved["low"] <= 0 <= moved["high"]
+    assert modes["none"]["contest"]["low"] < 0.5 < modes["none"]["contest"]["high"]
