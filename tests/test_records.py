@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.fields import RowError
 from pipeline.data.records import (
     HASH_BYTES,
     Answer,
     Conversation,
-    RowError,
     Text,
     normalised,
     parse_record,

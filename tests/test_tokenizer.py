@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from pipeline.data.encode import Encoder, encode_record
-from pipeline.data.records import RowError, parse_record
+from pipeline.data.fields import RowError
+from pipeline.data.records import parse_record
 from pipeline.data.tokenizer import (
     BOS,
     EOS,

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.records import Conversation, RowError
+from pipeline.data.fields import RowError
+from pipeline.data.records import Conversation
 
 STANDING_DATE = """{%- macro strftime_now(format) -%}
 {{ format | replace("%d", "26") | replace("%B", "July") | replace("%b", "Jul") | replace("%m", "07")

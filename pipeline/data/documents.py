@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.data.encode import Encoded, Encoder
+from pipeline.data.fields import RowError
 from pipeline.data.ingest import BadRows, Row
-from pipeline.data.records import Record, RowError
+from pipeline.data.records import Record
 from pipeline.data.store import TokenStoreWriter
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 

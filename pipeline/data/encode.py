@@ -8,7 +8,8 @@ from jaxtyping import Bool, Int32
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.chat import Piece, conversation_pieces
-from pipeline.data.records import Answer, Conversation, Record, RowError, Text
+from pipeline.data.fields import RowError
+from pipeline.data.records import Answer, Conversation, Record, Text
 
 Encoded = tuple[Int32[np.ndarray, " _"], Bool[np.ndarray, " _"]]
 """Ids and target mask of one document, of equal length; documents differ in theirs."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.fields import RowError
 from pipeline.data.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
-from pipeline.data.records import Record, RowError, parse_record
+from pipeline.data.records import Record, parse_record
 from pipeline.data.splits import Split, split_of
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, report_problems
 
@@ -126,6 +127,7 @@ class JsonlRows:
     path: Path
     splitter: Splitter
     max_line_bytes: int
+    with_metadata: bool = False
 
     def total_bytes(self) -> int:
         """Give the size of all files."""
@@ -145,7 +147,8 @@ class JsonlRows:
                     continue
                 counts["rows"] += 1
                 try:
-                    record = parse_record(parse_line(raw, self.max_line_bytes))
+                    row = parse_line(raw, self.max_line_bytes)
+                    record = parse_record(row, self.with_metadata)
                 except RowError as error:
                     bad.add(file, line, raw, str(error))
                     continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.data.records import RowError
+from pipeline.data.fields import RowError
 from pipeline.data.splits import Split
 from pipeline.errors import DataError
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.data.fields import RowError, check_characters, checked_text, kind_of
+from pipeline.data.metadata import NO_METADATA, Metadata, parse_metadata
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAY_BE_EMPTY = ("system", "developer", "tool")
 MAX_AUTHORITY_WEIGHT = 0.99
@@ -14,10 +17,6 @@ MAX_ENTROPY_BITS = 64.0
 """Far beyond any provenance; weights are exponential in it and have to stay finite."""
 HASH_BYTES = 16
 ALIASES = {"authority_weight": "auth_weight", "provenance_entropy": "prov_entropy"}
-
-
-class RowError(ValueError):
-    """What is wrong with a row; who reads the file adds where it stands."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,14 @@ class Record:
         authority_weight: how much its source rests on authority, 0 to 0.99; None: not known.
         provenance_entropy: bits of independent evidence behind it; None: not known.
         cluster: rows of one cluster stay in one split; None: the row stands alone.
+        metadata: what the row says about its source, for the provenance scorer.
     """
 
     content: Text | Answer | Conversation
     authority_weight: float | None = None
     provenance_entropy: float | None = None
     cluster: str | None = None
+    metadata: Metadata = NO_METADATA
 
     def content_hash(self) -> bytes:
         """Hash the content; case, white space and Unicode composition do not count."""
@@ -93,11 +94,12 @@ def digest(*parts: str) -> bytes:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=HASH_BYTES).digest()
 
 
-def parse_record(row: object) -> Record:
+def parse_record(row: object, with_metadata: bool = False) -> Record:
     """Check a row and make a record of it; keys that mean nothing here are passed over.
 
     A key whose value is null counts as absent, because exported tables have every column in
-    every row.
+    every row. Metadata is read for the provenance scorer only: elsewhere a key such as `year` means
+    nothing and may hold anything.
 
     Raises:
         RowError: with what is wrong.
@@ -110,6 +112,7 @@ def parse_record(row: object) -> Record:
         parse_number(present, "authority_weight", MAX_AUTHORITY_WEIGHT),
         parse_number(present, "provenance_entropy", MAX_ENTROPY_BITS),
         checked_text("cluster", present["cluster"]) if "cluster" in present else None,
+        parse_metadata(present) if with_metadata else NO_METADATA,
     )
 
 
@@ -134,35 +137,6 @@ def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
         return Conversation(checked_messages(row["messages"]), checked_tools(row.get("tools")))
     texts = [checked_text(key, row[key]) for key in shapes[0]]
     return Text(*texts) if len(texts) == 1 else Answer(*texts)
-
-
-def checked_text(name: str, value: object) -> str:
-    """Refuse what is no string, or a string that says nothing or cannot be written as UTF-8.
-
-    Raises:
-        RowError: with what is wrong.
-    """
-    if not isinstance(value, str):
-        raise RowError(f"{name} is {kind_of(value)}, not a string")
-    if not value.strip():
-        raise RowError(f"{name} is empty" if not value else f"{name} is only white space")
-    check_characters(name, value)
-    return value
-
-
-def check_characters(name: str, value: str) -> None:
-    """Refuse characters that no text has.
-
-    Raises:
-        RowError: with what is wrong.
-    """
-    if "\0" in value:
-        raise RowError(f"{name} holds a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        broken = value[error.start].encode("unicode_escape").decode()
-        raise RowError(f"{name} holds half a surrogate pair ({broken})") from None
 
 
 def checked_messages(messages: object) -> list[dict[str, Any]]:
@@ -250,11 +224,3 @@ def parse_number(row: Mapping[str, Any], name: str, maximum: float) -> float | N
     if not 0 <= value <= maximum:  # also false for NaN
         raise RowError(f"{names[0]} is {value}, not between 0 and {maximum:g}")
     return float(value)
-
-
-def kind_of(value: object) -> str:
-    """Name the type of a JSON value as JSON does."""
-    if isinstance(value, bool):
-        return "a boolean"
-    kinds = {type(None): "null", int: "a number", float: "a number", str: "a string"}
-    return kinds.get(type(value), "a list" if isinstance(value, list) else "an object")
