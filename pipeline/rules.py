@@ -34,6 +34,12 @@ def known_names() -> set[str]:
     return names | {name[:i] for name in names for i, char in enumerate(name) if char == "."}
 
 
+def is_known(name: str) -> bool:
+    """Tell whether a parameter or section has this name, or a table has an entry under it."""
+    tables = [table for table, field in leaves() if str(field.type).startswith("dict")]
+    return name in known_names() or inside(name, tables)
+
+
 def nearest(name: str) -> str | None:
     """Find the parameter whose name is most like this one; the same key elsewhere comes first."""
     known = sorted(known_names())
@@ -50,7 +56,7 @@ def check_known(names: list[str]) -> None:
     """
     problems = []
     for name in names:
-        if name not in known_names():
+        if not is_known(name):
             near = nearest(name)
             problems.append(f"unknown key {name}" + (f"; did you mean {near}?" if near else ""))
     report_problems(

@@ -44,6 +44,41 @@ class Conflicts:
 
 
 @dataclass
+class Provenance:
+    """How rows that carry no provenance are scored, and by which tables; docs/provenance.md."""
+
+    scorer: str = key("none: they are not; heuristic: by the tables", choices=("none", "heuristic"))
+    base_authority: float = key(
+        "authority weight of a text that says nothing of it", minimum=0.01, maximum=0.99
+    )
+    repeat_exponent: float = key(
+        "n markers of one class count as n to this power", minimum=0.1, maximum=1
+    )
+    text_share: float = key(
+        "how much markers in the text count where source_type is known", minimum=0, maximum=1
+    )
+    mention_share: float = key(
+        "how much an institution counts that is named and is not the publisher",
+        minimum=0,
+        maximum=1,
+    )
+    markers: dict[str, list[str]] = key("classes of markers, and the phrases of each")
+    authority: dict[str, float] = key("what a marker of a class does", unit="log-odds")
+    evidence: dict[str, float] = key("independent evidence in a marker", unit="pieces")
+    doubt: dict[str, float] = key(
+        "how much a marker stands in for evidence", unit="pieces divide by 1 + doubt"
+    )
+    institutions: dict[str, float] = key("institutions by name", unit="log-odds")
+    domains: dict[str, float] = key("hosts, with all below them", unit="log-odds")
+    type_authority: dict[str, float] = key("authority weight by source_type, 0 to 0.99")
+    type_entropy: dict[str, float] = key("provenance entropy by source_type", unit="bits")
+    years: list[int] = key("years that part the bands")
+    year_authority: list[float] = key("of each band, oldest first", unit="log-odds")
+    year_evidence: list[float] = key("of each band, oldest first", unit="pieces")
+    year_patterns: list[str] = key("how a text states its own year, as group 1")
+
+
+@dataclass
 class Data:
     """What is trained on."""
 
@@ -66,6 +101,7 @@ class Data:
     )
     test_fraction: float = key("share held out for the last judgement", minimum=0, maximum=0.9)
     conflicts: Conflicts = section(Conflicts)
+    provenance: Provenance = section(Provenance)
 
 
 @dataclass
@@ -292,6 +328,9 @@ class Params:
     benchmark: Benchmark = section(Benchmark)
     debug: Debug = section(Debug)
     plan_only: bool = key("train: print what memory and time it would take, and end")
+    explain: str | None = key(
+        "prepare: print the provenance scores of this JSONL file or text, with reasons, and end"
+    )
     status: bool = key("train: print how far the running trainings are, and end")
     inputs: Any = None
     """In params.yaml: size and hash of each external file. By hand: an earlier run's folder."""

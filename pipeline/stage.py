@@ -105,13 +105,13 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     Raises:
         ConfigError: with the sections that it does read.
     """
-    known, read = rules.known_names(), (*names, "inputs")
+    read = (*names, "inputs")
     foreign = [
         str(override.input_line)
         for override in OverridesParser.create().parse_overrides(overrides)
-        if override.key_or_group in known
-        and not rules.inside(override.key_or_group, read)
-        and not any(rules.inside(name, [override.key_or_group]) for name in read)
+        if rules.is_known(name := override.key_or_group.replace("/", "."))
+        and not rules.inside(name, read)
+        and not any(rules.inside(section, [name]) for section in read)
     ]
     headline = f"this stage reads only {', '.join(names)}, and not:"
     remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
@@ -193,9 +193,22 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
 
 
 def usual_spelling(arguments: list[str]) -> list[str]:
-    """Take Hydra's `+experiment=NAME` for `experiment=NAME`, which is how conf/ has it."""
+    """Take Hydra's `+experiment=NAME` for `experiment=NAME`, which is how conf/ has it.
+
+    And `--explain SUBJECT` for `explain='SUBJECT'`, which is how Hydra wants any text.
+    """
     groups = r"^\+(experiment|debug|hardware)="
-    return [re.sub(groups, r"\1=", argument) for argument in arguments]
+    spelt = [re.sub(groups, r"\1=", argument) for argument in arguments]
+    if "--explain" in spelt[:-1]:
+        flag = spelt.index("--explain")
+        spelt[flag : flag + 2] = [f"explain={quoted(spelt[flag + 1])}"]
+    return spelt
+
+
+def quoted(text: str) -> str:
+    """Quote a text for Hydra, in which a backslash counts only before a quote or at the end."""
+    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return "'" + text.replace("${", r"\${") + "'"
 
 
 def composition_error(error: Exception) -> ConfigError:
@@ -214,8 +227,8 @@ def unknown_candidates(arguments: list[str]) -> list[str]:
     except HydraException:
         return []  # Hydra will say what is wrong with it
     own = ("hydra", "hardware", "experiment", "debug")
-    keys = [item.key_or_group for item in parsed]
-    return [key for key in keys if key.split(".")[0].split("/")[0] not in own]
+    keys = [item.key_or_group.replace("/", ".") for item in parsed]
+    return [key for key in keys if key.split(".")[0] not in own]
 
 
 def help_text(function: Callable, names: tuple[str, ...]) -> str:

@@ -3,14 +3,18 @@
 import csv
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.console import RowCounter
 from pipeline.data.prepare import PrepareSettings, prepare, resolve_max_seq_len
+from pipeline.data.provenance.explain import explain
+from pipeline.data.provenance.score import Scorer
+from pipeline.data.provenance.tables import Tables
 from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
 from pipeline.inputs import SCRATCH, check_unchanged, external
 from pipeline.model.folder import max_positions, read_config
+from pipeline.schema import Provenance
 from pipeline.stage import Paths, stage
 
 
@@ -25,15 +29,21 @@ from pipeline.stage import Paths, stage
     "data.validation_fraction",
     "data.test_fraction",
     "data.conflicts",
+    "data.provenance",
     "model.source",
     "model.revision",
     "model.allow_network",
     "model.scratch",
+    "explain",
     "inputs.data",
     "inputs.tokenizer",
 )
 def main(config: DictConfig, paths: Paths) -> None:
     """Turn rows into tokens: writes data/prepared and metrics/prepare.json."""
+    if config.explain is not None:
+        scorer = Scorer(Tables(provenance_of(config)))
+        print("\n".join(explain(scorer, config.explain, config.data.max_line_bytes)))
+        return
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)
     with new_folder(paths.write("data/prepared")) as folder, RowCounter("prepare") as counter:
@@ -67,7 +77,15 @@ def settings_of(config: DictConfig) -> PrepareSettings:
         num_documents=data.conflicts.num_documents,
         num_pretrain_documents=data.conflicts.num_pretrain_documents,
         num_contests=data.conflicts.num_contests,
+        provenance=None if data.provenance.scorer == "none" else provenance_of(config),
     )
+
+
+def provenance_of(config: DictConfig) -> Provenance:
+    """Give the tables of the provenance scorer."""
+    values = OmegaConf.to_container(config.data.provenance)
+    assert isinstance(values, dict)
+    return Provenance(**{str(name): value for name, value in values.items()})
 
 
 def write_histogram(path: Path, histogram: list[tuple[int, int, int]]) -> None:

@@ -233,10 +233,12 @@ CONF = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob(
 
 @pytest.mark.parametrize("file", [file for file in CONF if len(file.parts) > 1], ids=str)
 def test_every_file_of_conf_can_be_chosen(file):
-    group, option = file.parts[0], file.stem
+    group, option = file.parent.as_posix(), file.stem
     text = (ROOT / "conf" / file).read_text()
     asked = re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)
-    config = params.composed([f"{group}={option}", *(f"{group}.{key}=some" for key in asked)])
+    config = params.composed(
+        [f"{group}={option}", *(f"{file.parts[0]}.{key}=some" for key in asked)]
+    )
     rules.check_values(config)
 
 
@@ -317,7 +319,7 @@ def problem_with_dvc(arguments):
 def problem_with_python(arguments):
     if arguments[:1] != ["-m"]:
         return None if Path(ROOT, arguments[0]).exists() else f"no file {arguments[0]}"
-    name, *rest = arguments[1:]
+    name, *rest = usual_spelling(arguments[1:])
     if importlib.util.find_spec(name) is None:
         return f"no module {name}"
     if not name.startswith("stages."):
@@ -325,10 +327,9 @@ def problem_with_python(arguments):
     flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "-cn", "repro"}
     wrong = [item for item in rest if "=" not in item and item not in flags]
     given = [item for item in rest if "=" in item and not item.startswith("inputs=")]
-    overrides = usual_spelling(given)
-    params.composed(one_job(overrides))
+    params.composed(one_job(given))
     if name != "stages.params":
-        refuse_foreign_overrides(overrides, tuple(called(name.split(".")[1], "stage")))
+        refuse_foreign_overrides(given, tuple(called(name.split(".")[1], "stage")))
     return f"no option {wrong}" if wrong else None
 
 

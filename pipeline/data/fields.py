@@ -1,5 +1,6 @@
 """Fields of a row, checked one by one."""
 
+
 class RowError(ValueError):
     """What is wrong with a row; who reads the file adds where it stands."""
 

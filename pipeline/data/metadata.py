@@ -72,7 +72,8 @@ def gathered(row: Mapping[str, Any]) -> dict[str, Any]:
         values = [place[key] for place in (row, inner) if place.get(key) not in (None, "")]
         if len(values) == 2 and values[0] != values[1]:
             raise RowError(f"{key} and metadata.{key} differ; keep one")
-        found |= {key: value for value in values[:1]}
+        if values:
+            found[key] = values[0]
     return found
 
 

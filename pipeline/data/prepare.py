@@ -18,6 +18,7 @@ from pipeline.data.documents import Fitter, SplitStore
 from pipeline.data.duplicates import DuplicateCounter
 from pipeline.data.encode import Encoder
 from pipeline.data.ingest import QUARANTINE, BadRows, JsonlRows, Row, Splitter, world_rows
+from pipeline.data.provenance.complete import Completer
 from pipeline.data.splits import SPLITS
 from pipeline.data.suite import suite_rows
 from pipeline.data.tokenizer import (
@@ -27,6 +28,7 @@ from pipeline.data.tokenizer import (
     vocabulary_size,
 )
 from pipeline.errors import ConfigError, DataError
+from pipeline.schema import Provenance
 
 SUITE = "conflicts.jsonl"
 ROW_COUNTS = (
@@ -70,6 +72,7 @@ class PrepareSettings:
         num_documents: of the built-in world, to fine-tune on.
         num_pretrain_documents: of the built-in world, for a new model to learn the language.
         num_contests: of the built-in world, in the suite.
+        provenance: how to score rows that carry no provenance; None: they stay without.
     """
 
     seed: int
@@ -86,6 +89,7 @@ class PrepareSettings:
     num_documents: int
     num_pretrain_documents: int
     num_contests: int
+    provenance: Provenance | None = None
 
 
 def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
@@ -137,6 +141,9 @@ class Preparation:
         self.rules = Splitter(settings.validation_fraction, settings.test_fraction)
         self.is_world = settings.source == "conflicts"
         self.is_scratch = settings.tokenizer_source is None
+        self.completer = None
+        if settings.provenance is not None:
+            self.completer = Completer(settings.provenance)
 
     def run(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Provide the tokenizer, write the splits with it, then what the built-in world adds."""
@@ -166,7 +173,7 @@ class Preparation:
         """Give the files of `data.path`."""
         path, longest = self.settings.path, self.settings.max_line_bytes
         assert path is not None, "checked with the parameters"
-        return JsonlRows(path, self.rules, longest)
+        return JsonlRows(path, self.rules, longest, with_metadata=self.completer is not None)
 
     def provide_tokenizer(self, folder: Path) -> None:
         """Take the model's tokenizer, or train one on the training split.
@@ -207,13 +214,15 @@ class Preparation:
             progress = partial(self.progress, "rows")
             for row, pieces in fitter.documents(self.rows(bad, counts), bad, progress):
                 duplicates.add(row.record.content_hash(), row.split)
+                record = self.completer.complete(row.record) if self.completer else row.record
                 for piece in pieces:
-                    stores[row.split].add(row.record, piece)
+                    stores[row.split].add(record, piece)
             counts["duplicate_documents"], counts["leaked_documents"] = duplicates.count()
         facts = {split: store.facts() for split, store in stores.items()}
         self.check_sizes({split: facts[split]["documents"] for split in SPLITS}, fitter)
         counts["bad_rows"] = bad.count
         metrics: dict[str, Any] = {**counts, **fitter.counts}
+        metrics |= self.completer.facts() if self.completer else {}
         metrics |= {"max_seq_len": self.settings.max_seq_len, "vocab_size": self.vocab_size}
         for split in SPLITS:
             metrics |= {f"{split}_{name}": value for name, value in facts[split].items()}

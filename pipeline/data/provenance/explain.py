@@ -1,0 +1,88 @@
+"""Scores with their reasons, as a person reads them.
+
+python -m stages.prepare --explain FILE.jsonl [KEY=VALUE ...]
+python -m stages.prepare --explain "a text"   [KEY=VALUE ...]
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.data.fields import RowError
+from pipeline.data.jsonl import iterate_lines, parse_line
+from pipeline.data.provenance.score import Part, Score, Scorer, text_of
+from pipeline.data.records import Record, parse_record
+from pipeline.errors import DataError
+
+SHOWN_WORDS = 3
+SHOWN_CHARACTERS = 60
+
+
+def explain(scorer: Scorer, subject: str, max_line_bytes: int) -> Iterator[str]:
+    """Give the lines that explain the scores of a JSONL file, or of one text.
+
+    Args:
+        scorer: with the tables in use.
+        subject: path of a file; where it ends otherwise than `.jsonl` and no such file exists,
+            the text itself.
+        max_line_bytes: longest line of a file.
+
+    Raises:
+        DataError: when there is no such file, or one of its rows cannot be read.
+    """
+    path = Path(subject)
+    is_file = len(subject) < 4096 and "\n" not in subject and path.is_file()
+    if not is_file and subject.endswith(".jsonl"):
+        raise DataError(
+            f"--explain {subject}: there is no such file.\nGive a JSONL file or a text."
+        )
+    if not is_file:
+        yield from explained("the text", parse_record({"text": subject}, True), scorer)
+        return
+    for line, raw in iterate_lines(path, max_line_bytes, Counter()):
+        if raw.strip():
+            try:
+                record = parse_record(parse_line(raw, max_line_bytes), True)
+            except RowError as error:
+                raise DataError(f"{path}, line {line}: {error}") from None
+            yield from explained(f"{path.name}, line {line}", record, scorer)
+
+
+def explained(where: str, record: Record, scorer: Scorer) -> Iterator[str]:
+    """Give the table of one row: its numbers, and each part of them."""
+    text = text_of(record.content)
+    score = scorer.score(text, record.metadata)
+    yield f"{where}: {shortened(' '.join(text.split()), SHOWN_CHARACTERS)}"
+    yield from numbers(record, score)
+    sections = [
+        ("log-odds of authority", score.authority),
+        ("pieces of evidence", score.evidence),
+        ("doubt", score.doubt),
+    ]
+    for heading, parts in sections:
+        if parts:
+            yield f"  {heading}"
+            yield from (f"    {part.name:<12} {part.value:+7.2f}  {reason(part)}" for part in parts)
+    if score.unknown_type:
+        yield f"  source_type {score.unknown_type!r} is in no table; the text alone was scored"
+    yield ""
+
+
+def numbers(record: Record, score: Score) -> Iterator[str]:
+    """Give the two numbers; where the row carries its own, that one counts."""
+    for name, unit in (("authority_weight", ""), ("provenance_entropy", " bits")):
+        own, scored = getattr(record, name), getattr(score, name)
+        said = "" if own is None else f"; the row says {own:g}, which counts"
+        yield f"  {name:<20} {scored:.2f}{unit}{said}"
+
+
+def reason(part: Part) -> str:
+    """Write the words that caused a part: the first of them, and how many more."""
+    words = [shortened(word, SHOWN_CHARACTERS) for word in part.because[:SHOWN_WORDS]]
+    more = len(part.because) - len(words)
+    return ", ".join([*words, *([f"and {more} more"] if more else [])])
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut a text that is too long to show."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -1,0 +1,174 @@
+"""The provenance scorer: authority weight and provenance entropy of a row, with the reasons.
+
+docs/provenance.md has the formulas and why they are so.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.data.metadata import Metadata
+from pipeline.data.provenance.tables import CITATION, Tables
+from pipeline.data.records import (
+    MAX_AUTHORITY_WEIGHT,
+    MAX_ENTROPY_BITS,
+    Answer,
+    Conversation,
+    Text,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One reason of a score.
+
+    Attributes:
+        name: what kind of reason.
+        value: what it adds: log-odds to the authority, pieces of evidence or of doubt to the
+            entropy.
+        because: the words or metadata that caused it.
+    """
+
+    name: str
+    value: float
+    because: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a row was scored, and why.
+
+    Attributes:
+        authority_weight: 0 to 0.99.
+        provenance_entropy: bits, from 0.
+        authority: log-odds that the weight is the sum of.
+        evidence: pieces of independent evidence.
+        doubt: assertions that stand in for evidence.
+        unknown_type: a `source_type` that no table has; None: there is none.
+    """
+
+    authority_weight: float
+    provenance_entropy: float
+    authority: tuple[Part, ...]
+    evidence: tuple[Part, ...]
+    doubt: tuple[Part, ...]
+    unknown_type: str | None
+
+
+class Scorer:
+    """Scores rows by the tables of `data.provenance`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    def score(self, text: str, metadata: Metadata) -> Score:
+        """Score a text and what its row says about its source.
+
+        The weight is the logistic function of a sum of log-odds. The entropy is that of a draw
+        among the effective pieces of evidence, the text being one of them: log2(1 + pieces).
+        Assertions in place of evidence divide the pieces.
+
+        Args:
+            text: its content; see `text_of`.
+            metadata: of its row.
+        """
+        tables, values = self.tables, self.tables.values
+        clean = " ".join(f"{metadata.title or ''} {text}".split())
+        found = self.markers(clean, metadata)
+        known = metadata.source_type in values.type_authority
+        share = values.text_share if known else 1.0
+        kind, year = metadata.source_type, tables.year_of(clean, metadata)
+        authority = [
+            self.type_authority(kind if known else None),
+            *self.weighed(found, values.authority, share),
+            *self.institution(clean, metadata, share),
+        ]
+        evidence = list(self.weighed(found, values.evidence, share))
+        if known:
+            pieces = 2 ** values.type_entropy[str(kind)] - 1
+            evidence.insert(0, Part("source_type", pieces, (str(kind),)))
+        if year is not None:
+            band, why = tables.band(year[0]), (f"{year[0]} ({year[1]})",)
+            authority.append(Part("year", values.year_authority[band], why))
+            evidence.append(Part("year", values.year_evidence[band], why))
+        doubt = list(self.weighed(found, values.doubt, share))
+        return Score(
+            min(MAX_AUTHORITY_WEIGHT, logistic(total(authority))),
+            min(MAX_ENTROPY_BITS, math.log2(1 + total(evidence) / (1 + total(doubt)))),
+            tuple(authority),
+            tuple(evidence),
+            tuple(doubt),
+            None if known else kind,
+        )
+
+    def markers(self, text: str, metadata: Metadata) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Count the markers of each class; the row's own number of citations goes before."""
+        found: dict[str, list[str]] = {}
+        for kind, words in self.tables.markers.find(text):
+            found.setdefault(kind, []).append(words)
+        counts = {kind: (len(words), tuple(words)) for kind, words in found.items()}
+        if metadata.citations is not None:
+            counts[CITATION] = (metadata.citations, (f"citations: {metadata.citations}",))
+        return counts
+
+    def weighed(
+        self,
+        found: dict[str, tuple[int, tuple[str, ...]]],
+        weights: dict[str, float],
+        share: float,
+    ) -> Iterator[Part]:
+        """Weigh the markers found: n of one class count as a power of n."""
+        for kind, (count, words) in found.items():
+            if count and kind in weights:
+                effective = count**self.tables.values.repeat_exponent
+                yield Part(kind, share * weights[kind] * effective, words)
+
+    def type_authority(self, kind: str | None) -> Part:
+        """Give what is known before the text is read: by its source type, or nothing."""
+        values = self.tables.values
+        if kind is None:
+            return Part("base", log_odds(values.base_authority), ())
+        return Part("source_type", log_odds(values.type_authority[kind]), (kind,))
+
+    def institution(self, text: str, metadata: Metadata, share: float) -> Iterator[Part]:
+        """Give the strongest institution, at most one: who publishes, or who is named."""
+        values = self.tables.values
+        candidates = []
+        for name in metadata.names:
+            for kind, words in self.tables.institutions.find(" ".join(name.split())):
+                candidates.append((values.institutions[kind], f"published by {words}"))
+        if metadata.host and (domain := self.tables.domain_of(metadata.host)):
+            candidates.append((values.domains[domain], metadata.host))
+        named = share * values.mention_share
+        for kind, words in self.tables.institutions.find(text):
+            candidates.append((named * values.institutions[kind], f"names {words}"))
+        if candidates:
+            value, why = max(candidates)
+            yield Part("institution", value, (why,))
+
+
+def text_of(content: Text | Answer | Conversation) -> str:
+    """Join what a row says: its text, prompt and completion, or all messages."""
+    match content:
+        case Text():
+            return content.text
+        case Answer():
+            return f"{content.prompt}\n{content.completion}"
+        case Conversation():
+            return "\n".join(message.get("content") or "" for message in content.messages)
+
+
+def total(parts: list[Part]) -> float:
+    """Add the parts up."""
+    return math.fsum(part.value for part in parts)
+
+
+def log_odds(share: float) -> float:
+    """Give the logarithm of share : 1 - share, in nats; a share of 0 as if it were tiny."""
+    share = min(max(share, 1e-6), 1 - 1e-6)
+    return math.log(share / (1 - share))
+
+
+def logistic(odds: float) -> float:
+    """Give the share whose log-odds these are."""
+    return 0.5 * (1 + math.tanh(odds / 2))
