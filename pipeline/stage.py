@@ -206,9 +206,10 @@ def usual_spelling(arguments: list[str]) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Quote a text for Hydra, in which a backslash counts only before a quote or at the end."""
+    """Quote a text for Hydra: a backslash counts only before a quote and at the end."""
     text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return "'" + text.replace("${", r"\${") + "'"
+    text = text.replace("${", "$ {")  # else Hydra would look for a key of that name
+    return f"'{text}'"
 
 
 def composition_error(error: Exception) -> ConfigError:
