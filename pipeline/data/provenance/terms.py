@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError, report_problems
 REMEDY = (
     "A term is a phrase, in which * ends a word as it likes (specimen*), or /a regular expression/."
 )
-SHOUTED = re.compile(r"(?<![^\W_])[A-Z]{2,}(?![^\W_])")
+SHOUTED = re.compile("[A-Z]{2,}")
 
 
 class Terms:
@@ -124,7 +124,8 @@ def pattern_of(term: str) -> str:
 
 def is_shouted(match: re.Match[str]) -> bool:
     """Tell whether the word before or after is all in capitals too."""
-    before = re.search(r"\w+(?=\W*$)", match.string[max(0, match.start() - 40) : match.start()])
-    after = re.match(r"\W*(\w+)", match.string[match.end() : match.end() + 40])
-    beside = [found[0] for found in (before, after) if found]
-    return any(SHOUTED.search(word) for word in beside)
+    start, end = match.span()
+    before = re.search(r"(\w+) $", match.string[max(0, start - 40) : start])
+    after = re.match(r" (\w+)", match.string[end : end + 40])
+    beside = [found[1] for found in (before, after) if found]
+    return any(SHOUTED.fullmatch(word) for word in beside)

@@ -1,0 +1,37 @@
+"""What the tests of the provenance scorer share."""
+
+from functools import cache
+
+from omegaconf import OmegaConf
+
+from pipeline.data.metadata import NO_METADATA, parse_metadata
+from pipeline.data.provenance.score import Scorer
+from pipeline.data.provenance.tables import Tables
+from pipeline.schema import Provenance
+from stages.params import composed
+
+
+@cache
+def defaults():
+    return OmegaConf.to_container(composed(["data/provenance=heuristic"]).data.provenance)
+
+
+def tables(**changes):
+    """Give the tables of conf/, some of them changed."""
+    return Provenance(**{**defaults(), **changes})
+
+
+@cache
+def default_scorer():
+    return Scorer(Tables(tables()))
+
+
+def score(text, scorer=None, **metadata):
+    """Score a text and the metadata of its row."""
+    found = parse_metadata(metadata) if metadata else NO_METADATA
+    return (scorer or default_scorer()).score(text, found)
+
+
+def numbers(text, scorer=None, **metadata):
+    found = score(text, scorer, **metadata)
+    return found.authority_weight, found.provenance_entropy
