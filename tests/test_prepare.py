@@ -20,6 +20,7 @@ from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
+from tests.provenance import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ("a", "the", "cat", "dog", "mat", "hat", "rat", "sat", "on", "saw", "ran", "and", "to")
@@ -584,3 +585,83 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 12e6, f"footprints {peaks} for 2 and 12 MB of rows"
+
+
+# --- provenance ---
+
+
+def provenance_of(folder):
+    """Read the two numbers of every document, by its first token ids."""
+    stores = [TokenStore(folder / split) for split in SPLITS]
+    return np.concatenate([store.documents for store in stores])
+
+
+MIXED = [
+    {"text": "I measured it: 3 kg.", "year": 1900},
+    {"text": "Experts agree.", "source_type": "zine"},
+    {"text": "It is so.", "authority_weight": 0.25, "provenance_entropy": 6.0},
+    {"text": "I counted 4 ledgers.", "authority_weight": 0.25},
+    {"prompt": "Who said so?", "completion": "The WHO recommends it.", "prov_entropy": 2.5},
+] * 12
+
+
+@pytest.fixture
+def numbered():
+    return [{**row, next(iter(row)): f"{row[next(iter(row))]} {n}"} for n, row in enumerate(MIXED)]
+
+
+def test_without_a_scorer_rows_keep_what_they_say(run, numbered):
+    folder, metrics = run(numbered, max_seq_len=256)
+    assert not [name for name in metrics if "scored" in name or "source_types" in name]
+    bare = [{k: v for k, v in r.items() if k not in ("year", "source_type")} for r in numbered]
+    again, same = run(bare, "bare", max_seq_len=256)
+    assert contents(folder) == contents(again)
+    assert metrics == same
+    wrong = [{**row, "year": "c. 1900", "metadata": "none"} for row in bare]
+    assert contents(run(wrong, "wrong", max_seq_len=256)[0]) == contents(folder)
+
+
+def test_rows_are_scored_where_they_say_nothing(run, numbered):
+    plain, before = run(numbered, max_seq_len=256)
+    folder, metrics = run(numbered, "scored", max_seq_len=256, provenance=tables())
+    old, new = provenance_of(plain), provenance_of(folder)
+    for name in ("authority_weight", "provenance_entropy"):
+        told = ~np.isnan(old[name])
+        assert told.any()
+        assert (new[name][told] == old[name][told]).all()
+        assert not np.isnan(new[name]).any()
+        missing = new[name][~told].astype(float)
+        assert metrics[f"scored_mean_{name}"] == pytest.approx(missing.mean(), rel=1e-6)
+    assert (metrics["scored_rows"], metrics["half_scored_rows"]) == (24, 24)
+    assert metrics["unknown_source_types"] == 12
+    assert metrics["train_provenance_share"] == 1.0 > before["train_provenance_share"]
+    names = {"train_provenance_share", "train_half_provenance_documents"}
+    same = {k: v for k, v in before.items() if "provenance" not in k}
+    assert same.items() <= metrics.items()
+    assert names <= metrics.keys()
+    for split in SPLITS:
+        for name in ("tokens.bin", "targets.bin"):
+            assert (plain / split / name).read_bytes() == (folder / split / name).read_bytes()
+
+
+def test_tables_decide_the_scores(run, numbered):
+    _, one = run(numbered, provenance=tables())
+    _, two = run(numbered, provenance=tables(base_authority=0.2))
+    assert one["scored_mean_authority_weight"] > two["scored_mean_authority_weight"]
+
+
+def test_nothing_to_score(run):
+    rows = [{"text": text, "auth_weight": 0.5, "prov_entropy": 1.0} for text in sentences(40)]
+    _, metrics = run(rows, provenance=tables())
+    assert (metrics["scored_rows"], metrics["scored_mean_authority_weight"]) == (0, None)
+
+
+def test_wrong_metadata_is_a_bad_row_where_it_is_read(run):
+    rows = [*texts(*sentences(40)), {"text": "a", "year": "old"}]
+    with pytest.raises(DataError, match=r"line 41: year is a string \('old'\)"):
+        run(rows, provenance=tables())
+
+
+def test_wrong_tables_stop_before_rows_are_read(run, tmp_path):
+    with pytest.raises(ConfigError, match="must rise"):
+        run(tmp_path / "absent.jsonl", provenance=tables(years=[2, 1]))

@@ -83,11 +83,12 @@ def agreement(rows, number, rule, bounds):
 
 
 LEAST = {
-    ("develop", "authority"): (0.0, 0.0),
-    ("develop", "entropy"): (0.0, 0.0),
-    ("held_out", "authority"): (0.0, 0.0),
-    ("held_out", "entropy"): (0.0, 0.0),
+    ("develop", "authority"): (0.81, 0.78),
+    ("develop", "entropy"): (0.78, 0.74),
+    ("held_out", "authority"): (0.85, 0.82),
+    ("held_out", "entropy"): (0.81, 0.79),
 }
+"""Accuracy and kappa, a little below what docs/provenance.md says was measured."""
 
 
 @pytest.mark.parametrize("number", BOUNDS)
