@@ -8,8 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.console import RowCounter
 from pipeline.data.prepare import PrepareSettings, prepare, resolve_max_seq_len
 from pipeline.data.provenance.explain import explain
-from pipeline.data.provenance.score import Scorer
-from pipeline.data.provenance.tables import Tables
 from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
 from pipeline.inputs import SCRATCH, check_unchanged, external
@@ -41,8 +39,8 @@ from pipeline.stage import Paths, stage
 def main(config: DictConfig, paths: Paths) -> None:
     """Turn rows into tokens: writes data/prepared and metrics/prepare.json."""
     if config.explain is not None:
-        scorer = Scorer(Tables(provenance_of(config)))
-        print("\n".join(explain(scorer, config.explain, config.data.max_line_bytes)))
+        lines = explain(provenance_of(config), config.explain, config.data.max_line_bytes)
+        print("\n".join(lines))
         return
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)

@@ -593,7 +593,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
 def provenance_of(folder):
     """Read the two numbers of every document, by its first token ids."""
     stores = [TokenStore(folder / split) for split in SPLITS]
-    return np.concatenate([store.documents for store in stores])
+    names = ("authority_weight", "provenance_entropy")
+    return {name: np.concatenate([getattr(s, name) for s in stores]) for name in names}
 
 
 MIXED = [

@@ -11,26 +11,29 @@ from pathlib import Path
 from pipeline.data.fields import RowError
 from pipeline.data.jsonl import iterate_lines, parse_line
 from pipeline.data.provenance.score import Part, Score, Scorer, text_of
+from pipeline.data.provenance.tables import Tables
 from pipeline.data.records import Record, parse_record
 from pipeline.errors import DataError
+from pipeline.schema import Provenance
 
 SHOWN_WORDS = 3
 SHOWN_CHARACTERS = 60
 
 
-def explain(scorer: Scorer, subject: str, max_line_bytes: int) -> Iterator[str]:
+def explain(values: Provenance, subject: str, max_line_bytes: int) -> Iterator[str]:
     """Give the lines that explain the scores of a JSONL file, or of one text.
 
     Args:
-        scorer: with the tables in use.
+        values: the tables in use.
         subject: path of a file; where it ends otherwise than `.jsonl` and no such file exists,
             the text itself.
         max_line_bytes: longest line of a file.
 
     Raises:
+        ConfigError: when the tables cannot be used.
         DataError: when there is no such file, or one of its rows cannot be read.
     """
-    path = Path(subject)
+    scorer, path = Scorer(Tables(values)), Path(subject)
     is_file = len(subject) < 4096 and "\n" not in subject and path.is_file()
     if not is_file and subject.endswith(".jsonl"):
         raise DataError(
