@@ -8,16 +8,15 @@ from pipeline.files import read_json, sha256_file, write_json
 from pipeline.model.adapters import (
     AdapterSettings,
     apply,
-    chosen_layers,
-    fuse,
-    linear_layers,
     load_adapter,
     make_trainable,
     save_adapter,
 )
 from pipeline.model.base import count_parameters
 from pipeline.model.build import build
+from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
+from pipeline.model.targets import chosen_layers, linear_layers
 from pipeline.model.tree import named_arrays, trainable_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])
@@ -253,7 +252,7 @@ def test_a_loaded_model_is_made_trainable_again(tiny_config, tmp_path, mode):
     save_adapter(tmp_path, trainable_arrays(model), config)
     loaded = initialize(tiny_config, seed=0)
     load_adapter(loaded, tmp_path)
-    make_trainable(loaded, mode)
+    make_trainable(loaded, config)
     assert trainable_arrays(loaded).keys() == trainable_arrays(model).keys()
 
 
@@ -275,14 +274,14 @@ def test_the_linear_layers_of_a_block_have_names(tiny_model):
     ],
 )
 def test_targets_are_names_or_patterns(targets, chosen):
-    assert chosen_layers(NAMES, targets) == chosen
+    assert chosen_layers(NAMES, [], targets) == chosen
 
 
 def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_model):
     message = (
         r"lora\.targets=\['q_proj', 'query', 'Q_PROJ'\]:\n"
-        r"  query: matches no linear layer\n  Q_PROJ: matches no linear layer\n"
-        r"The layers of a block are: mlp\.down_proj, mlp\.gate_proj, .*self_attn\.v_proj"
+        r"  query: matches no layer\n  Q_PROJ: matches no layer\n"
+        r"The linear layers of a block are: mlp\.down_proj, mlp\.gate_proj, .*self_attn\.v_proj"
     )
     with pytest.raises(ConfigError, match=message):
         apply(tiny_model, settings(targets=("q_proj", "query", "Q_PROJ")), seed=0)
