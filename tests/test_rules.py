@@ -64,7 +64,9 @@ def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, si
         ("optim.learning_rate", float("inf"), "must be finite"),
         ("train.max_grad_norm", -1.0, "must be at least 0"),
         ("data.test_fraction", 0.95, "must be at most 0.9"),
-        ("train.mode", "head", "must be one of lora, full"),
+        ("train.mode", "qlora", "must be one of lora, dora, head, full, tensors"),
+        ("model.quantize_bits", 3, "must be one of 4, 8"),
+        ("model.quantize_group_size", 16, "must be one of 32, 64, 128"),
         ("model.scratch.hidden_size", 4, "must be at least 8"),
     ],
 )

@@ -74,7 +74,14 @@ def test_a_stage_gets_its_sections_with_their_values(seen):
     config, _ = seen(["seed", "lora", "train.mode"], "lora.rank=3", "seed=0")
     assert OmegaConf.to_container(config) == {
         "seed": 0,
-        "lora": {"rank": 3, "alpha": 16.0, "dropout": 0.0, "num_layers": None, "targets": ["*"]},
+        "lora": {
+            "rank": 3,
+            "alpha": 16.0,
+            "rslora": False,
+            "dropout": 0.0,
+            "num_layers": None,
+            "targets": ["*"],
+        },
         "train": {"mode": "lora"},
     }
 
