@@ -147,6 +147,22 @@ CONTRADICTIONS = [
         "model.source=scratch does not go with this model group; choose model=tiny for a scratch "
         "model, model=local for one that exists",
     ),
+    (
+        [],
+        {"train__mode": "tensors"},
+        "train.mode=tensors needs train.tensors=[NAME_OR_PATTERN,...]",
+    ),
+    (
+        [],
+        {"train__tensors": ["a", "b"]},
+        "train.tensors=['a', 'b'] and train.mode=lora: they are read by train.mode=tensors only",
+    ),
+    (
+        [],
+        {"model__quantize_bits": 4, "train__mode": "full"},
+        "model.quantize_bits=4 and train.mode=full: packed weights cannot be trained; use lora, "
+        "dora or head",
+    ),
     ([], {"export__formats": []}, "export.formats=[]: must be some of adapter, fused"),
     (
         [],
