@@ -287,6 +287,73 @@ def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_model):
         apply(tiny_model, settings(targets=("q_proj", "query", "Q_PROJ")), seed=0)
 
 
+def test_layers_outside_of_blocks_are_named_too(tiny_config):
+    untied = build({**tiny_config, "tie_word_embeddings": False})
+    message = r"Outside of blocks there are: lm_head, model\.embed_tokens$"
+    with pytest.raises(ConfigError, match=message):
+        apply(untied, settings(targets=("head",)), seed=0)
+    with pytest.raises(ConfigError, match=r"lm_head: matches no layer(.*\n)+.*are: model\.embed_"):
+        apply(build(tiny_config), settings(targets=("lm_head",)), seed=0)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "model.embed_tokens", "embed*"])
+def test_every_linear_layer_is_neither_embedding_nor_head(tiny_model, target):
+    assert chosen_layers(NAMES, ["model.embed_tokens", "lm_head"], ("*",)) == NAMES
+    assert chosen_layers(NAMES, ["model.embed_tokens"], (target,)) == ["model.embed_tokens"]
+
+
+def test_dora_is_refused_where_there_is_none(tiny_config):
+    model = build({**tiny_config, **MIXTRAL})
+    message = (
+        r"train\.mode=dora: mlx-lm has no DoRA for these layers:\n"
+        r"  block_sparse_moe\.switch_mlp\.down_proj: SwitchLinear\n(.*\n)+"
+        r"Name other lora\.targets, or use train\.mode=lora\."
+    )
+    with pytest.raises(ConfigError, match=message):
+        apply(model, settings(mode="dora"), seed=0)
+    apply(build({**tiny_config, **MIXTRAL}), settings(mode="dora", targets=("q_proj",)), seed=0)
+
+
+def test_dora_of_a_quantised_embedding(tiny_config):
+    model = build(wide(tiny_config))
+    nn.quantize(model, group_size=32, bits=4)
+    with pytest.raises(ConfigError, match=r"model\.embed_tokens: QuantizedEmbedding"):
+        apply(model, settings(mode="dora", targets=("embed_tokens",)), seed=0)
+
+
+def test_dora_divides_by_no_empty_row(tiny_model):
+    embedding = tiny_model.model.embed_tokens
+    embedding.weight = embedding.weight * (mx.arange(64) > 1)[:, None]
+    message = r"and DoRA divides by their norm:\n  model\.embed_tokens: 2 of 64 rows\nLeave them"
+    with pytest.raises(ModelError, match=message):
+        apply(tiny_model, settings(mode="dora", targets=("embed_tokens",)), seed=0)
+
+
+# Named tensors
+
+
+def test_tensors_that_match_nothing_are_named_with_the_nearest(tiny_model):
+    message = (
+        r"train\.tensors=\['model\.norm\.weight', 'model\.norm\.wieght', 'lm_head\.\*'\]:\n"
+        r"  model\.norm\.wieght: matches no tensor; the nearest are model\.norm\.weight, .*\n"
+        r"  lm_head\.\*: matches no tensor; .*\nGive whole names"
+    )
+    tensors = ("model.norm.weight", "model.norm.wieght", "lm_head.*")
+    with pytest.raises(ConfigError, match=message):
+        apply(tiny_model, settings(mode="tensors", tensors=tensors), seed=0)
+
+
+def test_quantised_tensors_cannot_be_trained(tiny_config):
+    model = build(wide(tiny_config))
+    nn.quantize(model, group_size=32, bits=4)
+    apply(model, settings(mode="tensors", tensors=("*norm.weight",)), seed=0)
+    assert len(trainable_arrays(model)) == 5
+    with pytest.raises(
+        ConfigError, match=r"\n  model\.layers\.1\.mlp\.up_proj\.scales: is quantised"
+    ):
+        apply(model, settings(mode="tensors", tensors=("*.up_proj.*",)), seed=0)
+
+
 def test_more_blocks_than_there_are(tiny_model):
     with pytest.raises(ConfigError, match=r"lora\.num_layers=3: the model has 2 blocks\.\nGive"):
         apply(tiny_model, settings(num_layers=3), seed=0)

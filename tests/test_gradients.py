@@ -80,7 +80,7 @@ def test_gradients_are_those_of_differences(tiny_config, make_store, monkeypatch
         return (np.array(losses, dtype=np.float64) * batch.loss_mask).sum()
 
     def slope(name, direction, size):
-        moved = (start[name] + mx.array((sign * size * direction)) for sign in (1, -1))
+        moved = (start[name] + mx.array(sign * size * direction) for sign in (1, -1))
         one, other = (loss_at(name, value.astype(mx.float32)) for value in moved)
         return (one - other) / (2 * size)
 
