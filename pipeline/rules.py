@@ -174,6 +174,13 @@ def contradictions(config: DictConfig) -> Iterator[str]:
                 f"model.source={model.source} does not go with this model group; "
                 "choose model=tiny for a scratch model, model=local for one that exists"
             )
+        elif scratch and model.quantize_bits:
+            for name in ("hidden_size", "intermediate_size"):
+                if model.scratch[name] % model.quantize_group_size:
+                    yield (
+                        f"model.quantize_group_size={model.quantize_group_size} does not divide "
+                        f"model.scratch.{name}={model.scratch[name]}"
+                    )
     if not OmegaConf.missing_keys(train) and (train.batch_size is None) == (
         train.batch_tokens is None
     ):

@@ -159,7 +159,12 @@ CONTRADICTIONS = [
     ),
     (
         [],
-        {"model__quantize_bits": 4, "train__mode": "full"},
+        {"model__quantize_bits": 4},
+        "model.quantize_group_size=64 does not divide model.scratch.hidden_size=96",
+    ),
+    (
+        [],
+        {"model__quantize_bits": 4, "model__quantize_group_size": 32, "train__mode": "full"},
         "model.quantize_bits=4 and train.mode=full: packed weights cannot be trained; use lora, "
         "dora or head",
     ),

@@ -73,7 +73,7 @@ def indivisible(model: Any, group_size: int) -> list[str]:  # noqa: ANN401
     chosen = getattr(model, "quant_predicate", None) or (lambda name, layer: True)
     return [
         f"{name}: {layer.weight.shape[-1]}"
-        for name, layer in model.named_modules()
+        for name, layer in sorted(model.named_modules(), key=lambda entry: entry[0])
         if hasattr(layer, "to_quantized")
         and layer.weight.shape[-1] % group_size
         and chosen(name, layer)
