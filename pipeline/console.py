@@ -56,8 +56,8 @@ class TrainingProgress:
             print(f"{self.title} {step}/{self.num_steps}  {facts}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Print a line above the bar, to the letter: brackets are no markup."""
+        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class RowCounter:

@@ -94,7 +94,7 @@ def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa
     """Say which rules of its field a value breaks."""
     facts = field.metadata
     if facts["choices"] and value not in facts["choices"]:
-        yield "must be one of " + ", ".join(facts["choices"])
+        yield "must be one of " + ", ".join(map(str, facts["choices"]))
     if facts["minimum"] is not None and not value >= facts["minimum"]:
         yield f"must be at least {facts['minimum']}"
     if facts["maximum"] is not None and not value <= facts["maximum"]:
@@ -146,6 +146,22 @@ def optimizer_problems(optim: DictConfig) -> Iterator[str]:
         )
 
 
+def mode_problems(model: DictConfig, train: DictConfig) -> Iterator[str]:
+    """Say what does not go with what is trained."""
+    if train.mode == "tensors" and not train.tensors:
+        yield "train.mode=tensors needs train.tensors=[NAME_OR_PATTERN,...]"
+    if train.mode != "tensors" and train.tensors:
+        yield (
+            f"train.tensors={list(train.tensors)} and train.mode={train.mode}: they are read by "
+            "train.mode=tensors only"
+        )
+    if train.mode == "full" and model.quantize_bits:
+        yield (
+            f"model.quantize_bits={model.quantize_bits} and train.mode=full: packed weights cannot "
+            "be trained; use lora, dora or head"
+        )
+
+
 def contradictions(config: DictConfig) -> Iterator[str]:
     """Say which parameters are right alone and wrong together."""
     data, model, train = config.data, config.model, config.train
@@ -164,6 +180,13 @@ def contradictions(config: DictConfig) -> Iterator[str]:
                 f"model.source={model.source} does not go with this model group; "
                 "choose model=tiny for a scratch model, model=local for one that exists"
             )
+        elif scratch and model.quantize_bits:
+            for name in ("hidden_size", "intermediate_size"):
+                if model.scratch[name] % model.quantize_group_size:
+                    yield (
+                        f"model.quantize_group_size={model.quantize_group_size} does not divide "
+                        f"model.scratch.{name}={model.scratch[name]}"
+                    )
     if not OmegaConf.missing_keys(train) and (train.batch_size is None) == (
         train.batch_tokens is None
     ):
@@ -173,6 +196,8 @@ def contradictions(config: DictConfig) -> Iterator[str]:
         )
     if not OmegaConf.missing_keys(config.optim):
         yield from optimizer_problems(config.optim)
+    if not (OmegaConf.missing_keys(model) or OmegaConf.missing_keys(train)):
+        yield from mode_problems(model, train)
     if not OmegaConf.missing_keys(config.export):
         wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
         if wrong or not config.export.formats:

@@ -18,7 +18,7 @@ def key(
     unit: str = "",
     minimum: int | float | None = None,
     maximum: int | float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: tuple[str | int, ...] = (),
 ) -> Any:  # noqa: ANN401
     """Declare one parameter; its value comes from `conf/`."""
     facts = {"help": help, "unit": unit, "minimum": minimum, "maximum": maximum, "choices": choices}
@@ -142,19 +142,30 @@ class Model:
         "type to compute in; auto: float32 on a CPU, else as stored",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    quantize_bits: int | None = key(
+        "pack the base's weights into so many bits, for lora, dora and head; null: as stored",
+        choices=(4, 8),
+    )
+    quantize_group_size: int = key(
+        "packed weights that share a scale; it must divide the width of every layer",
+        choices=(32, 64, 128),
+    )
     scratch: Scratch | None = key("the shape of a scratch model; null otherwise")
     pretrain: Pretrain | None = key("its pretraining; null otherwise")
 
 
 @dataclass
 class Lora:
-    """Low-rank adapters (arXiv 2106.09685); read when train.mode=lora."""
+    """Low-rank adapters (arXiv 2106.09685, 2402.09353); read when train.mode is lora or dora."""
 
     rank: int = key("width of the bottleneck", minimum=1)
     alpha: float = key("scale of the update times rank: scale = alpha / rank", minimum=0)
+    rslora: bool = key("scale = alpha / sqrt(rank), which keeps large ranks learning")
     dropout: float = key("share of adapter inputs dropped", minimum=0, maximum=0.99)
     num_layers: int | None = key("adapt this many last blocks; null: all", minimum=1)
-    targets: list[str] = key("linear layers, by name or pattern (`*` is all of them)")
+    targets: list[str] = key(
+        "layers, by name or pattern (`*`: all linear ones of the blocks; embed_tokens, lm_head)"
+    )
 
 
 @dataclass
@@ -225,7 +236,11 @@ class Objective:
 class Train:
     """The training run."""
 
-    mode: str = key("what is trained", choices=("lora", "full"))
+    mode: str = key(
+        "what is trained; head: final norm and output head; tensors: those in train.tensors",
+        choices=("lora", "dora", "head", "full", "tensors"),
+    )
+    tensors: list[str] = key("for train.mode=tensors: whole names, or patterns; else empty")
     num_steps: int = key("optimizer steps", minimum=1, maximum=10**9)
     batch_size: int | None = key("documents a step (or give batch_tokens)", minimum=1)
     batch_tokens: int | None = key("tokens a step, at most (or give batch_size)", minimum=1)

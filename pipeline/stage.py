@@ -263,7 +263,7 @@ def describe(field: Any) -> str:  # noqa: ANN401
         return ""
     kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
     bounds = [f"{word} {facts[side]}" for side, word in LIMITS.items() if facts[side] is not None]
-    extra = [*facts["choices"], facts["unit"], *bounds]
+    extra = [*map(str, facts["choices"]), facts["unit"], *bounds]
     return f"{facts['help']} ({'; '.join([kind, *filter(None, extra)])})"
 
 

@@ -11,7 +11,6 @@ from pipeline.stage import Paths, stage
     "seed",
     "data.arrangement",
     "model.dtype",
-    "train.mode",
     "train.batch_size",
     "train.batch_tokens",
     "benchmark",

@@ -12,6 +12,7 @@ from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
 from pipeline.inputs import SCRATCH, check_unchanged
 from pipeline.model.base import write_manifest
+from pipeline.model.quantize import write_quantized
 from pipeline.stage import Paths, stage
 from pipeline.train.runs import RunFolder
 from pipeline.train.segment import SupervisorSettings
@@ -37,6 +38,10 @@ def main(config: DictConfig, paths: Paths) -> None:
             model = config.model
             folder = locate(model.source, model.revision, model.allow_network, weights=True)
             require_same_tokenizer(tokenizer_hash(tokenizer), tokenizer_hash(folder), model.source)
+        if config.model.quantize_bits is not None:
+            bits, group_size = config.model.quantize_bits, config.model.quantize_group_size
+            write_quantized(folder, base, bits, group_size)
+            folder = base
         manifest = write_manifest(base, folder, config.model.source, tokenizer_hash(tokenizer))
     tensors = [tensor for file in manifest["files"] for tensor in file["tensors"]]
     metrics["base_tensors"] = len(tensors)

@@ -17,7 +17,14 @@ PARAMETERS = {
     "seed": 3,
     "data": {"arrangement": "packed"},
     "model": {"dtype": "auto"},
-    "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.3, "num_layers": None, "targets": ["*"]},
+    "lora": {
+        "rank": 4,
+        "alpha": 8.0,
+        "rslora": False,
+        "dropout": 0.3,
+        "num_layers": None,
+        "targets": ["*"],
+    },
     "optim": {
         "learning_rate": 1e-2,
         "weight_decay": 0.01,
@@ -38,6 +45,7 @@ PARAMETERS = {
     },
     "train": {
         "mode": "lora",
+        "tensors": [],
         "num_steps": 12,
         "batch_size": 6,
         "batch_tokens": None,

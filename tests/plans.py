@@ -48,7 +48,9 @@ def request_of(
     return PlanRequest(
         folder=folder,
         dtype=dtype,
-        adapter=AdapterSettings(mode, rank, 2.0 * rank, dropout, num_layers, ("*",)),
+        adapter=AdapterSettings(
+            mode, rank, 2.0 * rank, dropout, num_layers, ("*",), tensors=("model.layers.1.*",)
+        ),
         optim=optim_settings(params.composed([f"optim={optim}"])),
         batch_size=rows * micro,
         grad_accumulation_steps=micro,

@@ -8,16 +8,15 @@ from pipeline.files import read_json, sha256_file, write_json
 from pipeline.model.adapters import (
     AdapterSettings,
     apply,
-    chosen_layers,
-    fuse,
-    linear_layers,
     load_adapter,
     make_trainable,
     save_adapter,
 )
 from pipeline.model.base import count_parameters
 from pipeline.model.build import build
+from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
+from pipeline.model.targets import chosen_layers, linear_layers
 from pipeline.model.tree import named_arrays, trainable_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])
@@ -253,7 +252,7 @@ def test_a_loaded_model_is_made_trainable_again(tiny_config, tmp_path, mode):
     save_adapter(tmp_path, trainable_arrays(model), config)
     loaded = initialize(tiny_config, seed=0)
     load_adapter(loaded, tmp_path)
-    make_trainable(loaded, mode)
+    make_trainable(loaded, config)
     assert trainable_arrays(loaded).keys() == trainable_arrays(model).keys()
 
 
@@ -275,17 +274,84 @@ def test_the_linear_layers_of_a_block_have_names(tiny_model):
     ],
 )
 def test_targets_are_names_or_patterns(targets, chosen):
-    assert chosen_layers(NAMES, targets) == chosen
+    assert chosen_layers(NAMES, [], targets) == chosen
 
 
 def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_model):
     message = (
         r"lora\.targets=\['q_proj', 'query', 'Q_PROJ'\]:\n"
-        r"  query: matches no linear layer\n  Q_PROJ: matches no linear layer\n"
-        r"The layers of a block are: mlp\.down_proj, mlp\.gate_proj, .*self_attn\.v_proj"
+        r"  query: matches no layer\n  Q_PROJ: matches no layer\n"
+        r"The linear layers of a block are: mlp\.down_proj, mlp\.gate_proj, .*self_attn\.v_proj"
     )
     with pytest.raises(ConfigError, match=message):
         apply(tiny_model, settings(targets=("q_proj", "query", "Q_PROJ")), seed=0)
+
+
+def test_layers_outside_of_blocks_are_named_too(tiny_config):
+    untied = build({**tiny_config, "tie_word_embeddings": False})
+    message = r"Outside of blocks there are: lm_head, model\.embed_tokens$"
+    with pytest.raises(ConfigError, match=message):
+        apply(untied, settings(targets=("head",)), seed=0)
+    with pytest.raises(ConfigError, match=r"lm_head: matches no layer(.*\n)+.*are: model\.embed_"):
+        apply(build(tiny_config), settings(targets=("lm_head",)), seed=0)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "model.embed_tokens", "embed*"])
+def test_every_linear_layer_is_neither_embedding_nor_head(tiny_model, target):
+    assert chosen_layers(NAMES, ["model.embed_tokens", "lm_head"], ("*",)) == NAMES
+    assert chosen_layers(NAMES, ["model.embed_tokens"], (target,)) == ["model.embed_tokens"]
+
+
+def test_dora_is_refused_where_there_is_none(tiny_config):
+    model = build({**tiny_config, **MIXTRAL})
+    message = (
+        r"train\.mode=dora: mlx-lm has no DoRA for these layers:\n"
+        r"  block_sparse_moe\.switch_mlp\.down_proj: SwitchLinear\n(.*\n)+"
+        r"Name other lora\.targets, or use train\.mode=lora\."
+    )
+    with pytest.raises(ConfigError, match=message):
+        apply(model, settings(mode="dora"), seed=0)
+    apply(build({**tiny_config, **MIXTRAL}), settings(mode="dora", targets=("q_proj",)), seed=0)
+
+
+def test_dora_of_a_quantised_embedding(tiny_config):
+    model = build(wide(tiny_config))
+    nn.quantize(model, group_size=32, bits=4)
+    with pytest.raises(ConfigError, match=r"model\.embed_tokens: QuantizedEmbedding"):
+        apply(model, settings(mode="dora", targets=("embed_tokens",)), seed=0)
+
+
+def test_dora_divides_by_no_empty_row(tiny_model):
+    embedding = tiny_model.model.embed_tokens
+    embedding.weight = embedding.weight * (mx.arange(64) > 1)[:, None]
+    message = r"and DoRA divides by their norm:\n  model\.embed_tokens: 2 of 64 rows\nLeave them"
+    with pytest.raises(ModelError, match=message):
+        apply(tiny_model, settings(mode="dora", targets=("embed_tokens",)), seed=0)
+
+
+# Named tensors
+
+
+def test_tensors_that_match_nothing_are_named_with_the_nearest(tiny_model):
+    message = (
+        r"train\.tensors=\['model\.norm\.weight', 'model\.norm\.wieght', 'lm_head\.\*'\]:\n"
+        r"  model\.norm\.wieght: matches no tensor; the nearest are model\.norm\.weight, .*\n"
+        r"  lm_head\.\*: matches no tensor; .*\nGive whole names"
+    )
+    tensors = ("model.norm.weight", "model.norm.wieght", "lm_head.*")
+    with pytest.raises(ConfigError, match=message):
+        apply(tiny_model, settings(mode="tensors", tensors=tensors), seed=0)
+
+
+def test_quantised_tensors_cannot_be_trained(tiny_config):
+    model = build(wide(tiny_config))
+    nn.quantize(model, group_size=32, bits=4)
+    apply(model, settings(mode="tensors", tensors=("*norm.weight",)), seed=0)
+    assert len(trainable_arrays(model)) == 5
+    with pytest.raises(
+        ConfigError, match=r"\n  model\.layers\.1\.mlp\.up_proj\.scales: is quantised"
+    ):
+        apply(model, settings(mode="tensors", tensors=("*.up_proj.*",)), seed=0)
 
 
 def test_more_blocks_than_there_are(tiny_model):

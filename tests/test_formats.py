@@ -12,12 +12,13 @@ from pipeline.formats import adapter, fused
 from pipeline.formats.export import PROOF_DOCUMENTS, PROOF_TOKENS, export, proof_inputs
 from pipeline.formats.proof import Proof, compare, projection, require_agreement
 from pipeline.model import upstream
-from pipeline.model.adapters import AdapterSettings, apply, load_adapter, save_adapter
+from pipeline.model.adapters import apply, load_adapter, save_adapter
 from pipeline.model.base import load_base, write_manifest
 from pipeline.model.folder import INDEX
 from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
+from tests.modes import MODES, settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60, 7, 8]])
 FORMATS = ["adapter", "fused"]
@@ -54,7 +55,7 @@ class Workplace:
         (self.base / "tokenizer.json").write_text("{}")
         write_manifest(self.base, self.source, "some/source", "hash")
         tuned = load_base(self.base, "float32").model
-        adapter_config = apply(tuned, AdapterSettings(mode, 4, 8.0, 0.0, None, settings), seed=1)
+        adapter_config = apply(tuned, settings_of(mode, **settings), seed=1)
         key = mx.random.key(2)
         for name, value in trainable_arrays(tuned).items():
             key, own = mx.random.split(key)
@@ -72,7 +73,7 @@ def make_workplace(tmp_path, tiny_config, make_store):
     make_store("validation", count=12, seed=1)
     make_store("test", count=10, seed=2)
 
-    def make(kind="float32", mode="lora", settings=("*",)):
+    def make(kind="float32", mode="lora", **settings):
         return Workplace(tmp_path, tiny_config, kind, mode, settings)
 
     return make
@@ -94,16 +95,19 @@ def largest(difference):
     ("kind", "mode"),
     [
         ("float32", "lora"),
-        ("float32", "full"),
+        *(("float32", mode) for mode in MODES if mode not in {"lora", "head"}),
         ("bfloat16", "lora"),
         ("bfloat16", "full"),
         ("float16", "lora"),
         ("quantised", "lora"),
+        ("quantised", "dora"),
+        ("bfloat16", "dora"),
     ],
 )
 def test_every_format_is_proven(make_workplace, kind, mode):
     metrics = make_workplace(kind, mode).export(FORMATS)
-    assert metrics["fine_tune_type"] == mode
+    settings = settings_of(mode)
+    assert metrics["fine_tune_type"] == ("full" if settings.trains_matrices else settings.mode)
     for name in FORMATS:
         proof = metrics[name]
         assert proof["adapter_effect"] > 0.1
@@ -112,6 +116,44 @@ def test_every_format_is_proven(make_workplace, kind, mode):
             limit = 2e-5 * max(proof["logit_std"], proof["adapter_effect"])
             assert proof["max_abs_logit_difference"] <= limit
         assert proof["adapter_share"] == pytest.approx(1, abs=1e-4 if exact else 0.1)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "quantised"])
+def test_a_tied_or_quantised_head_is_exported_as_one_of_its_own(make_workplace, kind):
+    workplace = make_workplace(kind, "head")
+    proof = workplace.export(["fused"])["fused"]
+    assert proof["adapter_effect"] > 0.1
+    config = read_json(workplace.exported / "fused/config.json")
+    assert config["tie_word_embeddings"] is False
+    weights = mx.load(str(workplace.exported / "fused/model.safetensors"))
+    embedding, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    assert embedding.shape == head.shape
+    assert not mx.array_equal(embedding, head)
+    if kind != "quantised":
+        source = mx.load(str(workplace.source / "model.safetensors"))
+        assert mx.array_equal(embedding, source["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("kind", ["float32", "quantised"])
+def test_mlx_lm_could_not_load_such_a_head_as_an_adapter(make_workplace, kind):
+    workplace = make_workplace(kind, "head")
+    message = (
+        r"adapter: the trained head is a matrix of its own, .*\n"
+        r"Use export\.formats=\[fused\]\."
+    )
+    with pytest.raises(ExportError, match=message):
+        workplace.export(FORMATS)
+    assert not workplace.exported.exists() or not list(workplace.exported.iterdir())
+    with pytest.raises(ValueError, match=r"lm_head\.weight: not an adapter parameter"):
+        adapter.read_back(workplace.base, workplace.trained)
+
+
+def test_a_head_that_is_not_tied_is_an_adapter_that_mlx_lm_reads(make_workplace, tiny_config):
+    tiny_config["tie_word_embeddings"] = False
+    workplace = make_workplace("float32", "head")
+    metrics = workplace.export(FORMATS)
+    assert metrics["adapter"]["adapter_share"] == pytest.approx(1, abs=1e-4)
+    assert workplace.config["tie_word_embeddings"] is False
 
 
 def test_experts_are_exported_too(make_workplace):
@@ -160,7 +202,7 @@ def test_the_fused_folder_keeps_the_type_of_its_base(make_workplace, kind):
 
 
 def test_a_16_bit_weight_is_rounded_once(make_workplace):
-    workplace = make_workplace("bfloat16", settings=("q_proj",))
+    workplace = make_workplace("bfloat16", targets=("q_proj",))
     workplace.export(["fused"])
     layer = workplace.tuned.layers[0].self_attn.q_proj
     exact = layer.linear.weight + 2.0 * (layer.lora_a @ layer.lora_b).T
@@ -170,7 +212,7 @@ def test_a_16_bit_weight_is_rounded_once(make_workplace):
 
 
 def test_a_quantised_base_is_fused_into_plain_weights(make_workplace):
-    workplace = make_workplace("quantised", settings=("q_proj",))
+    workplace = make_workplace("quantised", targets=("q_proj",))
     workplace.export(["fused"])
     weights = mx.load(str(workplace.exported / "fused/model.safetensors"))
     assert not any(name.endswith(("scales", "biases")) for name in weights)
@@ -310,13 +352,22 @@ def test_what_is_allowed(difference, effect, share, rounded, agrees):
 
 
 @pytest.mark.parametrize(
-    ("kind", "tied"),
-    [("float32", True), ("float32", False), ("bfloat16", True), ("quantised", False)],
+    ("kind", "tied", "mode"),
+    [
+        ("float32", True, "lora"),
+        ("float32", False, "lora"),
+        ("bfloat16", True, "lora"),
+        ("quantised", False, "lora"),
+        ("float32", True, "head"),
+        ("float32", True, "dora, embeddings"),
+    ],
 )
-def test_transformers_reads_the_fused_folder(make_workplace, tiny_config, readers, kind, tied):
+def test_transformers_reads_the_fused_folder(
+    make_workplace, tiny_config, readers, kind, tied, mode
+):
     torch = readers("torch")
     tiny_config["tie_word_embeddings"] = tied
-    workplace = make_workplace(kind)
+    workplace = make_workplace(kind, mode)
     workplace.export(["fused"])
     from transformers import AutoModelForCausalLM
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.device import mx
 from pipeline.distrust import NOTHING, DistrustSettings, distrust
 from pipeline.errors import CheckpointError, TrainingError
-from pipeline.model.adapters import AdapterSettings, apply
+from pipeline.model.adapters import apply
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings
@@ -23,6 +23,7 @@ from pipeline.train.settings import TrainSettings
 from pipeline.train.tune import optim_settings
 from pipeline.train.watch import Watch
 from stages.params import composed
+from tests.modes import MODES, settings_of
 
 SETTINGS = TrainSettings(
     num_steps=9,
@@ -62,7 +63,7 @@ def run(tmp_path, tiny_config, make_store):
         **changes,
     ):
         model = initialize(tiny_config, seed=0)
-        apply(model, AdapterSettings(mode, 4, 8.0, 0.3, None, ("*",)), seed=5)
+        apply(model, settings_of(mode, dropout=0.3), seed=5)
         settings = dataclasses.replace(SETTINGS, **changes)
         optim = optim or OptimSettings(learning_rate, 0.01, 0.2)
         folder = tmp_path / name
@@ -133,6 +134,19 @@ def test_a_stopped_run_of_every_optimizer_and_schedule_ends_with_the_same_bits(r
     run("stopped", stop_after=5, optim=optim, mode="full")
     mx.random.seed(77)
     assert result(run("stopped", optim=optim, mode="full")) == whole
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in {"lora", "full"}])
+@pytest.mark.parametrize("grad_checkpoint", [False, True])
+def test_so_does_a_stopped_run_of_every_other_mode(run, mode, grad_checkpoint):
+    changes = {"mode": mode, "grad_checkpoint": grad_checkpoint}
+    whole = result(run("whole", **changes))
+    mx.random.seed(99)
+    run("stopped", stop_after=3, **changes)
+    mx.random.seed(77)
+    resumed = run("stopped", **changes)
+    assert result(resumed) == whole
+    assert resumed.best_weights().keys() == trainable_arrays(resumed.model).keys()
 
 
 @pytest.mark.parametrize("what", ["random key", "optimizer", "weights", "window"])

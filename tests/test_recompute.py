@@ -1,5 +1,7 @@
 """Gradients put together by hand are those of a model whose blocks are checkpointed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,8 @@ from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import blocks, named_arrays, trainable_arrays
 from pipeline.objective import loss_sums
-from pipeline.train.plan.recompute import checkpointed_gradients
+from pipeline.train.plan import recompute
+from pipeline.train.plan.recompute import block_gradients, checkpointed_gradients
 
 TOKENS = mx.array([[1, 5, 9, 33, 7, 2]])
 
@@ -21,10 +24,23 @@ def losses_of(model):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("mode", "num_layers"), [("lora", None), ("lora", 1), ("full", None)])
-def test_gradients_are_those_of_the_whole_model(tiny_config, mode, num_layers, tied):
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("lora", {}),
+        ("lora", {"num_layers": 1}),
+        ("lora", {"num_layers": 1, "targets": ("q_proj", "embed_tokens")}),
+        ("lora", {"targets": ("embed_tokens",)}),
+        ("dora", {}),
+        ("full", {}),
+        ("head", {}),
+        ("tensors", {"tensors": ("model.norm.weight", "model.layers.1.*")}),
+    ],
+)
+def test_gradients_are_those_of_the_whole_model(tiny_config, mode, changes, tied):
     model = initialize({**tiny_config, "tie_word_embeddings": tied}, seed=0)
-    apply(model, AdapterSettings(mode, 4, 8.0, 0.0, num_layers, ("*",)), seed=1)
+    settings = AdapterSettings(mode, 4, 8.0, 0.0, None, ("*",))
+    apply(model, dataclasses.replace(settings, **changes), seed=1)
     for name, value in trainable_arrays(model).items():
         value += mx.random.normal(value.shape, scale=0.1, key=mx.random.key(len(name)))
     kinds = [type(block) for block in blocks(model)]
@@ -50,3 +66,31 @@ def test_a_model_that_does_something_between_its_blocks(tiny_model):
     tiny_model.unfreeze()
     with pytest.raises(ModelError, match="Block 1 of the model is not fed what block 0 gave"):
         checkpointed_gradients(tiny_model, lambda: losses_of(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "again"),
+    [
+        ("lora", {}, 2),
+        ("lora", {"num_layers": 1}, 1),
+        ("lora", {"num_layers": 1, "targets": ("q_proj", "lm_head")}, 1),
+        ("lora", {"targets": ("embed_tokens",)}, 2),
+        ("head", {}, 0),
+        ("full", {}, 2),
+    ],
+)
+def test_only_blocks_that_a_gradient_reaches_are_run_again(
+    tiny_config, monkeypatch, mode, changes, again
+):
+    model = initialize({**tiny_config, "tie_word_embeddings": False}, seed=0)
+    settings = AdapterSettings(mode, 4, 8.0, 0.0, None, ("*",))
+    apply(model, dataclasses.replace(settings, **changes), seed=1)
+    seen = []
+
+    def counted(*arguments):
+        seen.append(arguments)
+        return block_gradients(*arguments)
+
+    monkeypatch.setattr(recompute, "block_gradients", counted)
+    checkpointed_gradients(model, lambda: losses_of(model))
+    assert len(seen) == again

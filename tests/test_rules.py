@@ -64,7 +64,8 @@ def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, si
         ("optim.learning_rate", float("inf"), "must be finite"),
         ("train.max_grad_norm", -1.0, "must be at least 0"),
         ("data.test_fraction", 0.95, "must be at most 0.9"),
-        ("train.mode", "head", "must be one of lora, full"),
+        ("train.mode", "qlora", "must be one of lora, dora, head, full, tensors"),
+        ("model.quantize_group_size", 16, "must be one of 32, 64, 128"),
         ("model.scratch.hidden_size", 4, "must be at least 8"),
     ],
 )
@@ -72,6 +73,11 @@ def test_a_value_out_of_range_is_told_with_its_rule(name, value, rule):
     config = composed([])
     OmegaConf.update(config, name, value)
     assert refusal(config) == [f"{name}={value}: {rule}"]
+
+
+def test_a_number_may_be_one_of_a_few():
+    config = changed("model=local", "model.source=x", model__quantize_bits=3)
+    assert refusal(config) == ["model.quantize_bits=3: must be one of 4, 8"]
 
 
 def test_null_is_in_the_range_of_what_may_be_null():
@@ -144,6 +150,27 @@ CONTRADICTIONS = [
         {"model__pretrain": None},
         "model.source=scratch does not go with this model group; choose model=tiny for a scratch "
         "model, model=local for one that exists",
+    ),
+    (
+        [],
+        {"train__mode": "tensors"},
+        "train.mode=tensors needs train.tensors=[NAME_OR_PATTERN,...]",
+    ),
+    (
+        [],
+        {"train__tensors": ["a", "b"]},
+        "train.tensors=['a', 'b'] and train.mode=lora: they are read by train.mode=tensors only",
+    ),
+    (
+        [],
+        {"model__quantize_bits": 4},
+        "model.quantize_group_size=64 does not divide model.scratch.hidden_size=96",
+    ),
+    (
+        [],
+        {"model__quantize_bits": 4, "model__quantize_group_size": 32, "train__mode": "full"},
+        "model.quantize_bits=4 and train.mode=full: packed weights cannot be trained; use lora, "
+        "dora or head",
     ),
     ([], {"export__formats": []}, "export.formats=[]: must be some of adapter, fused"),
     (

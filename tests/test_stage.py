@@ -74,7 +74,14 @@ def test_a_stage_gets_its_sections_with_their_values(seen):
     config, _ = seen(["seed", "lora", "train.mode"], "lora.rank=3", "seed=0")
     assert OmegaConf.to_container(config) == {
         "seed": 0,
-        "lora": {"rank": 3, "alpha": 16.0, "dropout": 0.0, "num_layers": None, "targets": ["*"]},
+        "lora": {
+            "rank": 3,
+            "alpha": 16.0,
+            "rslora": False,
+            "dropout": 0.0,
+            "num_layers": None,
+            "targets": ["*"],
+        },
         "train": {"mode": "lora"},
     }
 
@@ -263,8 +270,11 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
         "lora.alpha": "scale of the update times rank: scale = alpha / rank (float; from 0)",
         "lora.dropout": "share of adapter inputs dropped (float; from 0; to 0.99)",
         "lora.num_layers": "adapt this many last blocks; null: all (int | None; from 1)",
-        "lora.targets": "linear layers, by name or pattern (`*` is all of them) (list[str])",
-        "train.mode": "what is trained (str; lora; full)",
+        "lora.rslora": "scale = alpha / sqrt(rank), which keeps large ranks learning (bool)",
+        "lora.targets": "layers, by name or pattern (`*`: all linear ones of the blocks; "
+        "embed_tokens, lm_head) (list[str])",
+        "train.mode": "what is trained; head: final norm and output head; tensors: those in "
+        "train.tensors (str; lora; dora; head; full; tensors)",
         "benchmark.prompt_tokens": "prompt of the timed generation (int; tokens; from 1)",
     }
 

@@ -382,6 +382,27 @@ def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
     assert not list((smoke / ".checkpoints").glob("*/step-*"))
 
 
+def test_a_quantised_base_is_trained_on_and_exported(smoke):
+    folder = smoke / "runs/packed"
+    place = [f"hydra.run.dir={folder}", f"inputs={folder}"]
+    packed = ["model.quantize_bits=4", "model.quantize_group_size=32"]
+    stage(smoke, "weights", *packed, f"hydra.run.dir={folder}")
+    base = folder / "models/base"
+    config = json.loads((base / "config.json").read_text())
+    assert config["quantization"] == {"group_size": 32, "bits": 4, "mode": "affine"}
+    sizes = [
+        json.loads((f / "metrics/weights.json").read_text())["base_bytes"] for f in (folder, smoke)
+    ]
+    assert sizes[0] < 0.3 * sizes[1]
+    before = {path.name: sha256_file(path) for path in base.iterdir()}
+    done = stage(smoke, "train", "train.num_steps=2", "train.mode=dora", *place)
+    assert "train: train.mode=dora trains\n  model.layers.*.self_attn.q_proj.m" in done.stderr
+    stage(smoke, "export", *place)
+    assert {path.name: sha256_file(path) for path in base.iterdir()} == before
+    fused = load_file(folder / "models/export/fused/model.safetensors")
+    assert fused.keys() == load_file(smoke / "models/base/model.safetensors").keys()
+
+
 def test_the_ablation_is_one_sweep(smoke):
     """The additive term trains to the bytes of none; weights and sampling do something else."""
     modes = ["none", "additive", "weighted", "sampling"]

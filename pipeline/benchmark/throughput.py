@@ -24,18 +24,16 @@ from pipeline.model.adapters import load_adapter, make_trainable
 from pipeline.model.base import load_base
 from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
 from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.train.plan.roofline import Shape, matrix_passes, shape_of
 from pipeline.train.step import TrainStep
 
 WARMUP_STEPS = 2
-FLOPS_PER_PARAMETER = {"lora": 4, "full": 6}
-"""Per token: forward 2P and the gradient of the inputs 2P; of all weights another 2P."""
 
 
 @dataclass(frozen=True)
 class Workload:
     """What is timed: the shape of a training step, and of a generation."""
 
-    mode: str
     batch_size: int | None
     batch_tokens: int | None
     arrangement: str
@@ -126,26 +124,15 @@ def decoding_rate(run: Generation) -> float:
     return (len(run.token_ids) - 1) / run.decode_seconds
 
 
-def matmul_parameters(model: nn.Module) -> int:
-    """Count the parameters that a token is multiplied with: linear layers and the output head.
+def roofline(shape: Shape, tokens_per_second: float) -> dict[str, float]:
+    """Compare training with this machine's own matrix products, measured in the same run.
 
-    Looking up an embedding costs nothing; a tied embedding counts as the head. Adapters are left
-    out: they are not what the bound is about.
+    A token costs 2P operations going forward, as many for the gradient of the activations, and
+    again for that of matrices that are trained. Adapters and attention are left out: they are not
+    what the bound is about.
     """
-    total = 0
-    for name, module in model.named_modules():
-        tied_head = name.endswith("embed_tokens") and "lm_head" not in model
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Embedding) and tied_head):
-            total += module.weight.size
-        if isinstance(module, nn.QuantizedLinear):
-            total += module.weight.size * 32 // module.bits
-    return total
-
-
-def roofline(model: nn.Module, mode: str, tokens_per_second: float) -> dict[str, float]:
-    """Compare training with this machine's own matrix products, measured in the same run."""
     rate = matmul_flops_per_second()
-    flops_per_token = FLOPS_PER_PARAMETER[mode] * matmul_parameters(model)
+    flops_per_token = 2 * matrix_passes(shape)
     return {
         "gemm_gflops_per_second": rate / 1e9,
         "roofline_tokens_per_second": rate / flops_per_token,
@@ -177,13 +164,16 @@ def benchmark(
     loaded = load_base(base, dtype)
     store = TokenStore(prepared / "train")
     tokenizer = load_tokenizer(base)
-    load_adapter(loaded.model, trained)
+    adapter = load_adapter(loaded.model, trained)
     generation = generation_speed(loaded.model, tokenizer, store, work)
-    make_trainable(loaded.model, work.mode)
+    make_trainable(loaded.model, adapter)
     training = training_speed(loaded.model, store, work)
     return {
         **training,
         **generation,
-        **roofline(loaded.model, work.mode, training["train_tokens_per_second"]),
+        **roofline(
+            shape_of(loaded.model, loaded.config, "lora_parameters" not in adapter),
+            training["train_tokens_per_second"],
+        ),
         "machine": machine(),
     }

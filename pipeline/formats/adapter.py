@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.device import mx, nn
+from pipeline.errors import ExportError
 from pipeline.files import read_json
 from pipeline.model.adapters import CONFIG, WEIGHTS, save_adapter
 from pipeline.model.base import assembled
@@ -16,10 +17,20 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
         trained: a folder with adapters.safetensors and adapter_config.json.
         base_source: `model.source` of the base.
         folder: where to write.
+
+    Raises:
+        ExportError: when the format cannot hold what was trained.
     """
+    config = read_json(trained / CONFIG)
+    if config.get("own_head"):
+        raise ExportError(
+            "adapter: the trained head is a matrix of its own, which mlx-lm cannot put onto this "
+            "base: there the head is the embedding, or quantised.\n"
+            "Use export.formats=[fused]."
+        )
     weights = mx.load(str(trained / WEIGHTS))
     assert isinstance(weights, dict)
-    save_adapter(folder, weights, {**read_json(trained / CONFIG), "model": base_source})
+    save_adapter(folder, weights, {**config, "model": base_source})
 
 
 def read_back(base: Path, folder: Path) -> nn.Module:

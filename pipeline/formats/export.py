@@ -15,6 +15,7 @@ from pipeline.formats.proof import compare, require_agreement
 from pipeline.model.adapters import CONFIG, load_adapter
 from pipeline.model.base import MANIFEST, BaseModel, load_base
 from pipeline.model.forward import forward
+from pipeline.model.head import untied
 
 PROOF_DOCUMENTS = 8
 PROOF_TOKENS = 128
@@ -67,8 +68,9 @@ def write_fused(
 ) -> tuple[nn.Module, bool]:
     """Write and read back the fused model, from weights of its own: fusing changes a model."""
     tuned = load_base(base, "float32")
-    load_adapter(tuned.model, trained)
-    fused.write(tuned.model, loaded.config, base, folder)
+    own_head = load_adapter(tuned.model, trained).get("own_head")
+    config = untied(loaded.config) if own_head else loaded.config
+    fused.write(tuned.model, config, base, folder)
     return fused.read_back(folder), fused.stored_dtype(loaded.config) != mx.float32
 
 

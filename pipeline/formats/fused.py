@@ -7,8 +7,8 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.files import write_json
 from pipeline.inputs import TOKENIZER_FILES
-from pipeline.model.adapters import fuse
 from pipeline.model.check import QUANTIZED
+from pipeline.model.fuse import fuse
 from pipeline.model.upstream import dequantize_model, load_model, save_model
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)
@@ -21,7 +21,7 @@ def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) ->
 
     Args:
         model: base and adapter; fused in place.
-        config: the base's config.json.
+        config: the base's config.json; where the head has a matrix of its own now, changed so.
         base: the folder with the base's tokenizer.
         folder: where to write.
     """

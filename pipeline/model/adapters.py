@@ -1,12 +1,12 @@
-"""What is trained: low-rank adapters on chosen linear layers, or every weight.
+"""What is trained: adapters on chosen layers, the head, named tensors, or every weight.
 
 Saved in mlx-lm's own format (`adapters.safetensors`, `adapter_config.json`), so that
 `mlx_lm.generate --adapter-path` and the others can use it as it is.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.files import read_json, write_json
 from pipeline.model import upstream
-from pipeline.model.tree import blocks, quantized_layers, shapes
+from pipeline.model.head import give_own_head, head_tensors
+from pipeline.model.targets import chosen_layers, chosen_tensors, layer_names, refuse_for_dora
+from pipeline.model.tree import adapted_layers, blocks, named_arrays, quantized_layers, unfreeze
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
-LINEAR = (nn.Linear, nn.QuantizedLinear, upstream.SwitchLinear, upstream.QuantizedSwitchLinear)
-ADAPTER_TENSORS = ("lora_a", "lora_b")
+ADAPTER_TENSORS = ("lora_a", "lora_b", "m")
+"""The low-rank factors, and the magnitudes of DoRA."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What `train.mode` and the `lora` section say."""
+    """What `train.mode`, the `lora` section and `train.tensors` say."""
 
     mode: str
     rank: int
@@ -32,47 +34,35 @@ class AdapterSettings:
     dropout: float
     num_layers: int | None
     targets: tuple[str, ...]
+    rslora: bool = False
+    tensors: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
-        """The factor of the low-rank product: alpha / rank (arXiv 2106.09685 §4.1)."""
-        return self.alpha / self.rank
+        """The factor of the low-rank product: alpha / rank (arXiv 2106.09685 §4.1).
 
+        With rsLoRA alpha / sqrt(rank), so that what is learnt does not shrink as the rank grows
+        (arXiv 2312.03732).
+        """
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-def linear_layers(block: nn.Module) -> list[str]:
-    """List the linear layers of a block by their names inside it."""
-    return sorted(name for name, module in block.named_modules() if isinstance(module, LINEAR))
-
-
-def chosen_layers(names: list[str], targets: tuple[str, ...]) -> list[str]:
-    """Pick the layers whose last name, or whole name, a target names or matches.
-
-    Raises:
-        ConfigError: when a target matches nothing, with the names there are.
-    """
-    matches = {
-        target: [
-            name
-            for name in names
-            if fnmatchcase(name, target) or fnmatchcase(name.rsplit(".", 1)[-1], target)
-        ]
-        for target in targets
-    }
-    problems = [f"{target}: matches no linear layer" for target in targets if not matches[target]]
-    remedy = f"The layers of a block are: {', '.join(names)}"
-    report_problems(ConfigError, f"lora.targets={list(targets)}:", problems, remedy)
-    return sorted({name for found in matches.values() for name in found})
+    @property
+    def trains_matrices(self) -> bool:
+        """Whether weights of the base themselves are trained, and no adapters beside them."""
+        return self.mode not in {"lora", "dora"}
 
 
 def apply(model: nn.Module, settings: AdapterSettings, seed: int) -> dict[str, Any]:
     """Make the model trainable as settings say, with new weights; give its `adapter_config.json`.
 
     Raises:
-        ConfigError: when a target matches nothing, or there are fewer blocks than asked for.
+        ConfigError: when a target or a mode does not fit the model.
+        ModelError: when a weight has a row that DoRA cannot divide by.
     """
     mx.random.seed(seed)
     config = attach(model, settings)
     mx.eval(model.parameters())
+    refuse_empty_rows(model)
     return config
 
 
@@ -85,39 +75,100 @@ def attach(model: nn.Module, settings: AdapterSettings) -> dict[str, Any]:
         Its `adapter_config.json`.
 
     Raises:
-        ConfigError: when a target matches nothing, or there are fewer blocks than asked for.
+        ConfigError: when a target or a mode does not fit the model.
     """
     model.freeze()
+    return MODES[settings.mode](model, settings)
+
+
+def attach_low_rank(model: nn.Module, settings: AdapterSettings) -> dict[str, Any]:
+    """Add LoRA or DoRA to the layers that the targets name."""
     layers = blocks(model)
-    if settings.mode == "full":
-        refuse_quantized(model)
-        model.unfreeze()
-        return {"fine_tune_type": "full", "num_layers": len(layers)}
     num_layers = len(layers) if settings.num_layers is None else settings.num_layers
     if num_layers > len(layers):
         raise ConfigError(
             f"lora.num_layers={num_layers}: the model has {len(layers)} blocks.\n"
             "Give that many at most, or null for all of them."
         )
-    names = sorted({name for block in layers[-num_layers:] for name in linear_layers(block)})
+    keys = chosen_layers(*layer_names(model, num_layers), settings.targets)
+    if settings.mode == "dora":
+        refuse_for_dora(model, num_layers, keys)
     parameters = {
         "rank": settings.rank,
         "scale": settings.scale,
         "dropout": settings.dropout,
-        "keys": chosen_layers(names, settings.targets),
+        "keys": keys,
     }
-    upstream.linear_to_lora_layers(model, num_layers, parameters)
-    return {"fine_tune_type": "lora", "num_layers": num_layers, "lora_parameters": parameters}
+    config = {
+        "fine_tune_type": settings.mode,
+        "num_layers": num_layers,
+        "lora_parameters": parameters,
+    }
+    add_adapters(model, config)
+    return config
 
 
-def refuse_quantized(model: nn.Module) -> None:
-    """Refuse to train weights that are packed into integers.
-
-    Raises:
-        ConfigError: with the modes that can.
-    """
+def attach_everything(model: nn.Module, settings: AdapterSettings) -> dict[str, Any]:
+    """Train every weight."""
+    del settings
     if quantized_layers(model):
         raise ConfigError("train.mode=full: the base is quantised. Use train.mode=lora.")
+    model.unfreeze()
+    return {"fine_tune_type": "full", "num_layers": len(blocks(model))}
+
+
+def attach_tensors(model: nn.Module, settings: AdapterSettings) -> dict[str, Any]:
+    """Train the tensors that `train.tensors` names."""
+    names = chosen_tensors(model, settings.tensors)
+    unfreeze(model, names)
+    return {"fine_tune_type": "full", "num_layers": len(blocks(model)), "tensors": names}
+
+
+def attach_head(model: nn.Module, settings: AdapterSettings) -> dict[str, Any]:
+    """Train the final norm and the output head.
+
+    Nothing before them is trainable, so the gradient ends there and no block is differentiated.
+    """
+    del settings
+    own_head = give_own_head(model)
+    names = head_tensors(model)
+    unfreeze(model, names)
+    config = {"fine_tune_type": "full", "num_layers": len(blocks(model)), "tensors": names}
+    return config | ({"own_head": True} if own_head else {})
+
+
+MODES: dict[str, Callable[[nn.Module, AdapterSettings], dict[str, Any]]] = {
+    "lora": attach_low_rank,
+    "dora": attach_low_rank,
+    "head": attach_head,
+    "full": attach_everything,
+    "tensors": attach_tensors,
+}
+
+
+def add_adapters(model: nn.Module, config: dict[str, Any]) -> None:
+    """Let mlx-lm put new adapters onto the layers that a configuration names."""
+    upstream.linear_to_lora_layers(
+        model,
+        config["num_layers"],
+        config["lora_parameters"],
+        use_dora=config["fine_tune_type"] == "dora",
+    )
+
+
+def refuse_empty_rows(model: nn.Module) -> None:
+    """Refuse DoRA where a row of a weight is zero: it divides by the norm of each row.
+
+    Raises:
+        ModelError: with the layers.
+    """
+    problems = [
+        f"{name}: {count} of {layer['m'].size} rows"
+        for name, layer in adapted_layers(model)
+        if "m" in layer and (count := int(mx.sum(layer["m"] == 0)))
+    ]
+    headline = "train.mode=dora: rows of these weights are zero, and DoRA divides by their norm:"
+    report_problems(ModelError, headline, problems, "Leave them out of lora.targets, or use lora.")
 
 
 def save_adapter(folder: Path, weights: dict[str, mx.array], config: dict[str, Any]) -> None:
@@ -134,11 +185,13 @@ def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
         ModelError: with every tensor that does not fit.
     """
     config = read_json(folder / CONFIG)
-    if config["fine_tune_type"] == "lora":
-        upstream.linear_to_lora_layers(model, config["num_layers"], config["lora_parameters"])
+    if "lora_parameters" in config:
+        add_adapters(model, config)
+    if config.get("own_head"):
+        give_own_head(model)
     weights = mx.load(str(folder / WEIGHTS))
     assert isinstance(weights, dict)
-    expected = expected_shapes(model, config["fine_tune_type"])
+    expected = expected_shapes(model, config)
     problems = [f"{name}: missing" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"{name}: unexpected" for name in sorted(weights.keys() - expected.keys())]
     problems += [
@@ -153,45 +206,24 @@ def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
     return config
 
 
-def make_trainable(model: nn.Module, mode: str) -> None:
-    """Unfreeze what a mode trains: the adapters that are there, or everything."""
+def make_trainable(model: nn.Module, config: dict[str, Any]) -> None:
+    """Unfreeze what a loaded adapter has trained, and nothing else."""
     model.freeze()
-    if mode == "full":
-        model.unfreeze()
-        return
-    for _, layer in adapted_layers(model):
-        layer.unfreeze(keys=list(ADAPTER_TENSORS), recurse=False)
+    unfreeze(model, expected_shapes(model, config))
 
 
-def expected_shapes(model: nn.Module, fine_tune_type: str) -> dict[str, tuple[int, ...]]:
-    """List the tensors that an adapter of this type must hold."""
-    whole = shapes(model.parameters())
-    if fine_tune_type == "full":
-        return whole
-    return {name: shape for name, shape in whole.items() if name.endswith(ADAPTER_TENSORS)}
+def expected_shapes(model: nn.Module, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """List the tensors that an adapter of this configuration must hold.
 
-
-def fuse(model: nn.Module) -> None:
-    """Fold every adapter into its weight, in float32, in place.
-
-    W' = W + scale · (A B)ᵀ (arXiv 2106.09685 §4.1). A quantised weight is dequantised first:
-    requantising would round the adapter away.
+    A tensor that the configuration names and the model lacks has no shape: `()`.
     """
-    fused = [(name, fused_layer(module)) for name, module in adapted_layers(model)]
-    model.update_modules(tree_unflatten(fused))
-    mx.eval(model.parameters())
-
-
-def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """List the layers that carry an adapter."""
-    for name, module in model.named_modules():
-        if "lora_a" in module:
-            yield name, module
-
-
-def fused_layer(layer: Any) -> nn.Module:  # noqa: ANN401
-    """Give the plain layer that does what a layer and its adapter do together."""
-    layer.linear.set_dtype(mx.float32)  # scales too, hence what a weight unpacks to
-    upstream.dequantize_model(layer)
-    layer.linear.set_dtype(mx.float32)  # some kinds of quantisation unpack to bfloat16
-    return layer.fuse()
+    arrays = named_arrays(model.parameters())
+    names = config.get("tensors", list(arrays))
+    if config["fine_tune_type"] != "full":
+        names = [
+            f"{name}.{leaf}"
+            for name, layer in adapted_layers(model)
+            for leaf in ADAPTER_TENSORS
+            if leaf in layer
+        ]
+    return {name: arrays[name].shape if name in arrays else () for name in names}

@@ -1,5 +1,6 @@
 """The parts of a model by name, with types that MLX's own tree functions do not give."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from pipeline.device import mx, nn, tree_flatten
@@ -30,3 +31,41 @@ def quantized_layers(model: nn.Module) -> list[Any]:
     return [
         layer for _, layer in model.named_modules() if "scales" in layer and "bits" in vars(layer)
     ]
+
+
+def own_arrays(model: nn.Module, inside_blocks: bool = True) -> dict[str, mx.array]:
+    """Give the weights that modules hold themselves, by their dotted names.
+
+    Args:
+        model: a whole model.
+        inside_blocks: whether those of the blocks are wanted too.
+    """
+    inner = {id(module) for block in blocks(model) for module in block.modules()}
+    return {
+        f"{name}.{leaf}" if name else leaf: value
+        for name, module in model.named_modules()
+        if inside_blocks or id(module) not in inner
+        for leaf, value in module.items()
+        if isinstance(value, mx.array) and not leaf.startswith("_")
+    }
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """List the layers that carry an adapter."""
+    for name, module in model.named_modules():
+        if "lora_a" in module:
+            yield name, module
+
+
+def unfreeze(model: nn.Module, names: Iterable[str]) -> None:
+    """Make weights trainable by their dotted names."""
+    modules = dict(model.named_modules())
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        modules[owner].unfreeze(keys=[leaf], recurse=False)
+
+
+def dimensions(layer: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Give outputs and inputs of a matrix, packed or not."""
+    outputs, inputs = layer["weight"].shape[-2:]
+    return outputs, layer["scales"].shape[-1] * layer.group_size if "scales" in layer else inputs

@@ -12,7 +12,13 @@ with keep_open_file_limit():
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
     from mlx_lm.utils import _get_classes as model_classes
-    from mlx_lm.utils import dequantize_model, load_model, load_tokenizer, save_model
+    from mlx_lm.utils import (
+        dequantize_model,
+        load_model,
+        load_tokenizer,
+        quantize_model,
+        save_model,
+    )
 
 __all__ = [
     "QuantizedSwitchLinear",
@@ -26,5 +32,6 @@ __all__ = [
     "load_tokenizer",
     "make_prompt_cache",
     "model_classes",
+    "quantize_model",
     "save_model",
 ]

@@ -106,6 +106,10 @@ class Post(Watch):
         """Tell what a validation found."""
         self.tell("validated", step=step, val_loss=val_loss)
 
+    def note(self, text: str) -> None:
+        """Tell a person something."""
+        self.tell("note", text=text)
+
     @contextlib.contextmanager
     def beats(self) -> Iterator[None]:
         """Tell by itself that work goes on which has no steps."""

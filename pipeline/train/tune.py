@@ -12,6 +12,7 @@ from pipeline.distrust import DistrustSettings, distrust
 from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base
+from pipeline.model.table import trainable_table
 from pipeline.model.tree import trainable_arrays
 from pipeline.optim import OptimSettings
 from pipeline.train.loop import Trainer
@@ -23,6 +24,7 @@ from pipeline.train.task import Task
 from pipeline.train.watch import Watch
 
 CONFLICTS = "conflicts.jsonl"
+OWN_HEAD = "the head is a matrix of its own from here on: only export.formats=[fused] can hold it"
 
 
 class Tuning:
@@ -54,6 +56,10 @@ class Tuning:
         config = self.config
         loaded = load_base(Path(self.task.base), config.model.dtype)
         self.adapter_config = apply(loaded.model, adapter_settings(config), config.seed)
+        if not orders.reloads:
+            watch.note(trainable_table(loaded.model, config.train.mode))
+            if self.adapter_config.get("own_head"):
+                watch.note(OWN_HEAD)
         return Trainer(
             loaded.model,
             self.train,
@@ -85,9 +91,8 @@ class Tuning:
 
 def adapter_settings(config: DictConfig) -> AdapterSettings:
     """Gather what is trained."""
-    return AdapterSettings(
-        config.train.mode, **{**config.lora, "targets": tuple(config.lora.targets)}
-    )
+    lora = {**config.lora, "targets": tuple(config.lora.targets)}
+    return AdapterSettings(config.train.mode, **lora, tensors=tuple(config.train.tensors))
 
 
 def train_settings(config: DictConfig) -> TrainSettings:

@@ -23,5 +23,8 @@ class Watch:
     def beat(self) -> None:
         """Hear that the run is alive, between two batches of a validation; may raise to end it."""
 
+    def note(self, text: str) -> None:
+        """Hear what a person should read."""
+
     def validated(self, step: int, val_loss: float) -> None:
         """Hear what a validation found."""

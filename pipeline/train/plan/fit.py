@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.errors import DeviceError
 from pipeline.train.plan.predict import PlanRequest, predict
-from pipeline.train.plan.report import BASE_BITS, GB, Plan
+from pipeline.train.plan.report import BASE_BITS, GB, Plan, may_be_quantized
 
 SHORTEST_TOKENS = 64
 """Documents are never proposed to be cut shorter than this."""
@@ -59,8 +59,8 @@ def kinds(request: PlanRequest) -> Iterator[Iterable[Change]]:
     yield accumulated(request)
     yield checkpointed(request)
     yield shortened(request)
-    if request.adapter.mode != "full" and request.base_bits is None:
-        text = f"model.source=... (the same model, quantised to {BASE_BITS} bits)"
+    if may_be_quantized(request):
+        text = f"model.quantize_bits={BASE_BITS}"
         yield [(text, dataclasses.replace(request, base_bits=BASE_BITS))]
 
 

@@ -31,7 +31,7 @@ class PlanRequest:
     Attributes:
         folder: holds config.json; no weights are needed.
         dtype: `model.dtype`.
-        adapter: `train.mode` and the `lora` section.
+        adapter: `train.mode`, the `lora` section, and `train.tensors`.
         optim: what the optimizer is told.
         batch_size: documents of one optimizer step.
         grad_accumulation_steps: micro-batches they are split into.
@@ -137,10 +137,9 @@ def predict(request: PlanRequest) -> Prediction:
         rehearsal = Rehearsal(
             model, request.optim, request.grad_checkpoint, request.label_smoothing
         )
-        full = request.adapter.mode == "full"
         trainable = num_bytes(trainable_arrays(model))
         prediction = Prediction(
-            shape=shape_of(model, config, full),
+            shape=shape_of(model, config, request.adapter.trains_matrices),
             weight_bytes=num_bytes(named_arrays(model.parameters())) - trainable,
             trainable_bytes=trainable,
             state_bytes=num_bytes(named_arrays(rehearsal.optimizer.state)),

@@ -75,16 +75,18 @@ def checkpointed_gradients(
     own = [trainable_arrays(block) for block in blocks(model)]
     inner = {id(value) for arrays in own for value in arrays.values()}
     outer = {name: value for name, value in every.items() if id(value) not in inner}
+    front = front_weights(model, losses, outer)
     found, cotangent, outside = head_gradients(model, losses, visits, outer)
-    inside: dict[int, mx.array] = {}
-    first = 0 if outer else next(index for index, arrays in enumerate(own) if arrays)
-    for index in range(last, first - 1, -1):
+    inside = dict(zip(map(id, outer.values()), outside, strict=True))
+    trained = (index for index, arrays in enumerate(own) if arrays)
+    for index in range(last, (-1 if front else next(trained, last + 1) - 1), -1):
         block = blocks(model)[index]
         cotangent, gradients = block_gradients(block, visits[index], own[index], cotangent)
         inside |= dict(zip(map(id, own[index].values()), gradients, strict=True))
-    if outer:
-        pairs = zip(outside, front_gradients(model, losses, outer, cotangent), strict=True)
-        inside |= dict(zip(map(id, outer.values()), (mx.add(*pair) for pair in pairs), strict=True))
+    if front:
+        gradients = front_gradients(model, losses, front, cotangent)
+        for value, gradient in zip(front.values(), gradients, strict=True):
+            inside[id(value)] = mx.add(inside[id(value)], gradient)
     return found, {name: inside[id(value)] for name, value in every.items()}
 
 
@@ -146,19 +148,48 @@ def block_gradients(
     return gradients[0], list(gradients[1:])
 
 
+def front_weights(
+    model: nn.Module, losses: Losses, outer: dict[str, mx.array]
+) -> dict[str, mx.array]:
+    """Pick the weights outside of blocks that what goes into the first block depends on."""
+    owners = {name.rpartition(".")[0] for name in outer}
+    modules = {name: module for name, module in model.named_modules() if name in owners}
+    kinds = {name: type(module) for name, module in modules.items()}
+    called: set[str] = set()
+
+    def noting(name: str) -> Any:  # noqa: ANN401
+        def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            called.add(name)
+            return kinds[name].__call__(self, *args, **kwargs)
+
+        return type(kinds[name].__name__, (kinds[name],), {"__call__": run})
+
+    for name, module in modules.items():
+        module.__class__ = noting(name)
+    try:
+        with contextlib.suppress(Reached), blocks_called(model, stop):
+            losses()
+    finally:
+        for name, module in modules.items():
+            module.__class__ = kinds[name]
+    return {name: value for name, value in outer.items() if name.rpartition(".")[0] in called}
+
+
+def stop(index: int, again: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
+    """Go no further than to the first block."""
+    del index, again
+    raise Reached(hidden)
+
+
 def front_gradients(
     model: nn.Module, losses: Losses, outer: dict[str, mx.array], cotangent: mx.array
 ) -> list[mx.array]:
     """Differentiate what comes before the blocks, by the weights outside blocks."""
 
-    def call(index: int, again: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
-        del index, again
-        raise Reached(hidden)
-
     def front(*weights: mx.array) -> mx.array:
         put(model, outer, weights)
         try:
-            with blocks_called(model, call):
+            with blocks_called(model, stop):
                 losses()
         except Reached as reached:
             return reached.hidden

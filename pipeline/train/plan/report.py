@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
+from pipeline.model.blueprint import GROUP_SIZE
+from pipeline.model.folder import read_config
+from pipeline.model.quantize import quantizable
 from pipeline.train.memory import GB
 from pipeline.train.plan.predict import (
     FORWARD_BACKWARD,
@@ -170,6 +173,13 @@ def totals(plan: Plan, found: Prediction) -> list[Row]:
     ]
 
 
+def may_be_quantized(request: PlanRequest) -> bool:
+    """Tell whether the base could be quantised: for LoRA, if it is not yet, and its layers fit."""
+    config = read_config(request.folder)
+    fits = request.adapter.mode == "lora" and request.base_bits is None
+    return fits and quantizable(config, GROUP_SIZE)
+
+
 def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
     """List what could be otherwise, first of all nothing."""
     other, flipped = dataclasses.replace, not asked.grad_checkpoint
@@ -180,7 +190,7 @@ def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
         ("attention without score matrices", other(asked, fused_attention=True)),
         ("a loss computed in chunks", chunked),
     ]
-    if asked.adapter.mode != "full":
+    if may_be_quantized(asked):
         bits = f"a {BASE_BITS}-bit base"
         found.append((bits, other(asked, base_bits=BASE_BITS)))
         found.append((f"both, chunks and {bits}", other(chunked, base_bits=BASE_BITS)))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.device import mx, nn
-from pipeline.model.adapters import LINEAR
-from pipeline.model.tree import blocks, named_arrays, trainable_arrays
+from pipeline.model.targets import EMBEDDINGS, LINEAR
+from pipeline.model.tree import blocks, dimensions, named_arrays, trainable_arrays
 
 CHUNK_TOKENS = 128
 """Tokens whose logits a chunked loss holds at a time."""
@@ -20,7 +20,6 @@ CHUNK_COPIES = 3
 SCORE_COPIES = 2.5
 """Score matrices that a block keeps (arXiv 2205.05198 §4.1: 5 · heads · s² bytes in 16 bits)."""
 FLOAT32_BYTES = 4
-EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Shape:
 
     Attributes:
         blocks: their matrices.
-        first_trained: the first block that has a trainable weight.
+        first_trained: the first block that is differentiated; their number if none is.
         head: weights of the output head.
         vocab_size: logits of a token.
         num_heads: heads of attention.
@@ -99,9 +98,10 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
     tables = [size(module) for module in outside if isinstance(module, EMBEDDINGS)]
     head = sum(heads) or max(tables, default=0)
     weights = named_arrays(model.parameters()).values()
+    front = any(is_table(module) and trainable_arrays(module) for module in outside)
     return Shape(
         blocks=tuple(layers),
-        first_trained=min(trained, default=len(layers)),
+        first_trained=0 if front else min(trained, default=len(layers)),
         head=head,
         vocab_size=int(text["vocab_size"]),
         num_heads=int(text.get("num_attention_heads") or 0),
@@ -111,18 +111,17 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
     )
 
 
+def is_table(module: nn.Module) -> bool:
+    """Tell an embedding, which may carry an adapter."""
+    return isinstance(module, EMBEDDINGS) or "embedding" in module
+
+
 def linears(module: nn.Module, num_seen: int) -> Iterator[Linear]:
     """List the matrices inside a module."""
     for _, layer in module.named_modules():
         if isinstance(layer, LINEAR):
             outputs, inputs = dimensions(layer)
             yield Linear(inputs, outputs, num_seen if layer["weight"].ndim > 2 else 1)
-
-
-def dimensions(layer: Any) -> tuple[int, int]:  # noqa: ANN401
-    """Give outputs and inputs of a matrix, packed or not."""
-    outputs, inputs = layer["weight"].shape[-2:]
-    return outputs, layer["scales"].shape[-1] * layer.group_size if "scales" in layer else inputs
 
 
 def size(layer: Any) -> int:  # noqa: ANN401
@@ -162,6 +161,16 @@ def estimated_bytes(
     return held_bytes + kept + CHUNK_COPIES * tokens * shape.vocab_size * FLOAT32_BYTES
 
 
+def matrix_passes(shape: Shape) -> int:
+    """Count the multiplications of a token with the weights of matrices in a step.
+
+    Once each going forward. From the first trained block on, once more for the gradient of the
+    activations, and again where the matrices are trained.
+    """
+    trained = shape.weights(shape.first_trained)
+    return shape.weights() + trained * (2 if shape.trains_matrices else 1)
+
+
 def step_flops(shape: Shape, rows: int, width: int, checkpointed: bool) -> int:
     """Count the floating-point operations of a step (arXiv 2001.08361 §2.1, for each pass).
 
@@ -169,11 +178,10 @@ def step_flops(shape: Shape, rows: int, width: int, checkpointed: bool) -> int:
     again where matrices are trained; recomputation is a second forward pass of those blocks.
     Adapters take 6 operations a weight; causal attention 2 · s · h of a block and pass.
     """
-    trained = shape.weights(shape.first_trained)
-    passes = shape.weights() + trained * (2 if shape.trains_matrices else 1)
+    passes = matrix_passes(shape)
     visits = len(shape.blocks) + 2 * shape.num_trained
     if checkpointed:
-        passes += trained - shape.head
+        passes += shape.weights(shape.first_trained) - shape.head
         visits += shape.num_trained
     adapters = 0 if shape.trains_matrices else 6 * shape.num_trainable
     attention = 2 * width * shape.width * visits
