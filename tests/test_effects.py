@@ -1,0 +1,182 @@
+"""Every key of the training changes what it should change, and what it should not it leaves alone.
+
+A row of the table is a key, another value for it, and what of the outcome must be different then.
+"""
+
+import ast
+import copy
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline import rules
+from pipeline.files import sha256_file
+from pipeline.train.post import Orders
+from pipeline.train.task import Task
+from pipeline.train.tune import Tuning
+from pipeline.train.watch import Watch
+from tests.drive import PARAMETERS
+from tests.small import ROOT
+
+ORDERS = Orders(0, 0, None, 0, False, 1, 0, "none")
+ADDITIVE = {"objective.distrust.mode": "additive"}
+MOMENTUM = {"optim.name": "sgd", "optim.momentum": 0.5, "optim.beta1": None, "optim.eps": None}
+WSD = {"optim.schedule": "wsd", "optim.decay_fraction": 0.5}
+NORMS = {"train.mode": "tensors", "train.tensors": ["*norm*", "*proj*"], "optim.weight_decay": 0.5}
+
+EFFECTS = {
+    "objective.label_smoothing": (0.2, "weights", {}),
+    "objective.distrust.mode": ("none", "weights", {}),
+    "objective.distrust.alpha": (2.4, "distrust_term", ADDITIVE),
+    "objective.distrust.min_weight": (0.6, "weights", {}),
+    "objective.distrust.max_weight": (1.1, "weights", {}),
+    "lora.rank": (2, "num_trainable", {}),
+    "lora.alpha": (16.0, "weights", {}),
+    "lora.rslora": (True, "weights", {}),
+    "lora.dropout": (0.0, "weights", {}),
+    "lora.num_layers": (1, "num_trainable", {}),
+    "lora.targets": (["q_proj"], "num_trainable", {}),
+    "optim.name": ("lion", "weights", {}),
+    "optim.learning_rate": (2e-2, "learning_rate", {}),
+    "optim.weight_decay": (0.5, "weights", {}),
+    "optim.no_decay": ([], "weights", NORMS),
+    "optim.beta1": (0.5, "weights", {}),
+    "optim.beta2": (0.9, "weights", {}),
+    "optim.eps": (1e-2, "weights", {}),
+    "optim.momentum": (0.9, "weights", MOMENTUM),
+    "optim.schedule": ("linear", "learning_rate", {}),
+    "optim.warmup_fraction": (0.5, "learning_rate", {}),
+    "optim.decay_fraction": (0.25, "learning_rate", WSD),
+    "optim.final_fraction": (0.5, "learning_rate", {}),
+    "train.mode": ("full", "num_trainable", {}),
+    "train.tensors": (["*norm*"], "num_trainable", NORMS),
+    "train.num_steps": (9, "learning_rate", {}),
+    "train.batch_size": (4, "num_tokens", {}),
+    "train.batch_tokens": (90, "num_tokens", {"train.batch_size": None, "train.batch_tokens": 60}),
+    "train.max_grad_norm": (0.01, "weights", {}),
+    "train.steps_per_eval": (4, "validated_steps", {}),
+    "train.steps_per_save": (5, "saved_steps", {}),
+    "train.validation_documents": (3, "val_loss", {}),
+    "train.keep_checkpoints": (4, "kept_steps", {}),
+    "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1.0}),
+    "train.grad_accumulation_steps": (1, "micro_batches", {"data.arrangement": "bucketed"}),
+    "train.grad_checkpoint": (True, "block_class", {}),
+}
+TESTED_ELSEWHERE = {
+    "train.on_non_finite": ("test_loop", "test_a_non_finite_step_can_be_skipped_and_is_counted"),
+    "train.reload_interval_steps": (
+        "test_supervisor",
+        "test_reloading_at_an_interval_changes_no_bit",
+    ),
+    "train.reload_memory_threshold_gb": (
+        "test_supervisor",
+        "test_reloading_by_memory_under_a_leak_changes_no_bit_and_keeps_below",
+    ),
+    "train.memory_limit_gb": (
+        "test_supervisor",
+        "test_a_worker_that_holds_too_much_is_ended_and_the_next_one_goes_on",
+    ),
+    "train.shrink_on_oom": (
+        "test_supervisor",
+        "test_shrinking_after_memory_deaths_is_said_and_recorded",
+    ),
+    "train.hang_timeout_seconds": ("test_supervisor", "test_a_worker_that_hangs_is_replaced"),
+    "train.resume": ("test_runs", "test_a_run_can_be_started_afresh"),
+    "train.resume_allow_inexact": (
+        "test_faults",
+        "test_going_on_inexactly_is_recorded_in_the_metrics",
+    ),
+}
+LEAVES_THE_RESULT = ("train.steps_per_save", "train.keep_checkpoints")
+
+
+@pytest.fixture(scope="module")
+def outcome(world, tmp_path_factory):
+    """Train with some parameters changed; give all that may differ."""
+
+    def train(changes):
+        parameters = OmegaConf.create(copy.deepcopy(PARAMETERS))
+        for name, value in changes.items():
+            OmegaConf.update(parameters, name, value)
+        folder = tmp_path_factory.mktemp("run")
+        task = Task(
+            title="train",
+            module="",
+            parameters=OmegaConf.to_container(parameters),
+            base=str(world / "base"),
+            prepared=str(world / "prepared"),
+            run_folder=str(folder),
+            output=str(folder / "out"),
+        )
+        tuning = Tuning(task)
+        trainer = tuning.load(ORDERS, Watch())
+        saved = []
+        commit = trainer.commit
+        trainer.commit = lambda found: (saved.append(trainer.progress.step), commit(found))
+        trainer.restore()
+        list(trainer.steps())
+        metrics = tuning.finish(trainer)
+        curve = trainer.curve.rows()
+        return {
+            "weights": sha256_file(folder / "out/adapters.safetensors"),
+            "num_trainable": metrics["trainable_parameters"],
+            "learning_rate": [row["learning_rate"] for row in curve],
+            "distrust_term": [row["distrust_term"] for row in curve],
+            "num_tokens": metrics["num_tokens"],
+            "last_step": trainer.progress.step,
+            "validated_steps": [row["step"] for row in trainer.validations.rows()],
+            "val_loss": [row["val_loss"] for row in trainer.validations.rows()],
+            "saved_steps": saved,
+            "kept_steps": trainer.checkpoints.steps(),
+            "micro_batches": len(trainer.batches(1)),
+            "block_class": type(trainer.model.layers[0]).__name__,
+        }
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def usual(outcome):
+    """Give the outcome without the change, once for each setting around it."""
+    known = {}
+
+    def find(around):
+        key = repr(around)
+        if key not in known:
+            known[key] = outcome(around)
+        return known[key]
+
+    return find
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_key_changes_what_it_should(outcome, usual, name):
+    value, what, around = EFFECTS[name]
+    before, after = usual(around), outcome({**around, name: value})
+    assert after[what] != before[what]
+    if name in LEAVES_THE_RESULT:
+        assert after["weights"] == before["weights"]
+
+
+@pytest.mark.parametrize("name", ["train.grad_accumulation_steps", "train.grad_checkpoint"])
+def test_what_only_saves_memory_changes_nothing_but_rounding(outcome, usual, name):
+    without_dropout = {"lora.dropout": 0.0}
+    before = usual(without_dropout)
+    after = outcome({**without_dropout, name: EFFECTS[name][0]})
+    losses = [np.array(found["val_loss"], dtype=np.float64) for found in (before, after)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_every_key_of_the_training_has_such_a_test():
+    sections = ("objective", "lora", "optim", "train")
+    names = {name for name, _ in rules.leaves() if name.split(".")[0] in sections}
+    assert names == EFFECTS.keys() | TESTED_ELSEWHERE.keys()
+    assert not EFFECTS.keys() & TESTED_ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize("name", TESTED_ELSEWHERE)
+def test_what_is_tested_elsewhere_is(name):
+    module, test = TESTED_ELSEWHERE[name]
+    tree = ast.parse((ROOT / f"tests/{module}.py").read_text())
+    assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
