@@ -330,6 +330,7 @@ OVERFITTING = {
     "learning_rate": 0.03,
     "num_steps": 60,
     "steps_per_eval": 2,
+    "steps_per_save": 7,
     "mode": "full",
     "overfit_one_batch": True,
 }
