@@ -285,10 +285,66 @@ def test_label_smoothing_is_minimised_and_not_reported(run):
     assert column(smoothed, "grad_norm") != column(plain, "grad_norm")
 
 
+# Every key of `train` that the loop reads
+
+
+def test_clipping_changes_the_updates_and_not_the_norm_that_is_reported(run):
+    free, clipped = run("a", max_grad_norm=None), run("b", max_grad_norm=0.01)
+    assert result(free)[0] != result(clipped)[0]
+    norms = [trainer.curve.rows()[0]["grad_norm"] for trainer in (free, clipped)]
+    assert norms[0] == norms[1]
+    assert float(norms[0]) > 0.01
+
+
+def test_as_many_documents_and_steps_as_asked_for_are_trained_on(run):
+    for num_steps, batch_size in ((3, 2), (4, 6)):
+        trainer = run(f"{num_steps}", num_steps=num_steps, batch_size=batch_size)
+        assert len(trainer.curve.rows()) == trainer.progress.step == num_steps
+        batches = trainer.batches(num_steps)
+        assert sum(len(batch.documents) for batch in batches) == batch_size
+
+
+def test_accumulation_splits_a_step_and_changes_nothing(run):
+    weights = []
+    for count in (1, 3):
+        trainer = run(f"{count}", grad_accumulation_steps=count, mode="full", batch_size=6)
+        assert len(trainer.batches(1)) == count
+        weights.append(trainable_arrays(trainer.model))
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, rtol=1e-2, atol=2e-4, err_msg=name)
+
+
+def test_recomputing_changes_what_a_block_is_and_nothing_else(run):
+    kept, recomputed = run("a"), run("b", grad_checkpoint=True)
+    assert type(recomputed.model.layers[0]) is not type(kept.model.layers[0])
+    for name, value in trainable_arrays(kept.model).items():
+        found = trainable_arrays(recomputed.model)[name]
+        np.testing.assert_allclose(found, value, rtol=1e-2, atol=2e-4, err_msg=name)
+
+
+def test_it_saves_and_validates_at_the_intervals_and_keeps_as_many_as_asked_for(run):
+    trainer = run("a", steps_per_save=3, steps_per_eval=9, keep_checkpoints=9)
+    assert trainer.checkpoints.steps() == [0, 3, 6, 9]
+    assert [int(row["step"]) for row in trainer.validations.rows()] == [0, 9]
+    few = run("b", steps_per_save=1, steps_per_eval=9, keep_checkpoints=2)
+    more = run("c", steps_per_save=1, steps_per_eval=9, keep_checkpoints=4)
+    best = {trainer.progress.best_step}
+    assert set(few.checkpoints.steps()) == {8, 9} | best
+    assert set(more.checkpoints.steps()) == {6, 7, 8, 9} | best
+
+
+def test_the_first_documents_are_validated_on_or_all(run):
+    losses = [run(f"{count}", validation_documents=count, num_steps=1) for count in (2, 8, None)]
+    found = [trainer.validations.rows()[0]["val_loss"] for trainer in losses]
+    assert found[0] != found[1]
+    assert found[1] == found[2]  # there are 8
+
+
 OVERFITTING = {
     "learning_rate": 0.03,
     "num_steps": 60,
     "steps_per_eval": 2,
+    "steps_per_save": 7,
     "mode": "full",
     "overfit_one_batch": True,
 }

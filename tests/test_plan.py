@@ -37,6 +37,15 @@ def test_weights_and_optimizer_are_counted_exactly(folder):
     assert row(rows, "optimizer").num_bytes == 8 * adapter + 12  # a step and a learning rate
 
 
+@pytest.mark.parametrize(("name", "size"), [("adam", 8), ("sgd", 4), ("lion", 4), ("muon", 4)])
+def test_what_an_optimizer_remembers_is_counted_exactly(folder, name, size):
+    rows = make_plan(request_of(folder, optim=name)).rows
+    assert (
+        row(rows, "optimizer").num_bytes == size * row(rows, "trained weights").num_bytes / 4 + 12
+    )
+    assert row(rows, "optimizer").arithmetic == f"{name}, {size}.00 bytes a weight"
+
+
 def test_the_parts_add_up_to_the_peak_of_forward_and_backward(folder):
     plan = make_plan(request_of(folder))
     parts = plan.rows[: [each.name for each in plan.rows].index("peak: forward and backward")]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from docs.draw_schedules import PICTURE, draw
 from pipeline.device import mx
 from pipeline.schedules import FALLS, RateSettings, make_schedule
 
@@ -103,3 +104,14 @@ def test_the_warmup_is_its_share_of_the_run():
 def test_the_floor_is_its_share_of_the_peak(name):
     for fraction in (0.0, 0.3):
         assert rates(name, beyond=1, final_fraction=fraction)[-1] == pytest.approx(fraction)
+
+
+def test_the_picture_shows_every_schedule_as_it_is(tmp_path):
+    figure = draw(tmp_path / "schedules.png")
+    assert [axes.get_title() for axes in figure.axes] == list(FALLS)
+    for name, axes in zip(FALLS, figure.axes, strict=True):
+        shares = {"warmup_fraction": 0.1} | ({"decay_fraction": 0.25} if name == "wsd" else {})
+        shown = axes.lines[0].get_ydata()
+        assert shown == pytest.approx(rates(name, 200, beyond=20, **shares), rel=1e-6)
+    assert PICTURE.exists()
+    assert (tmp_path / "schedules.png").stat().st_size > 5000

@@ -43,6 +43,29 @@ def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, in
     assert not done.journal("death")
 
 
+EARLY = {
+    "train__mode": "full",
+    "train__num_steps": 60,
+    "train__steps_per_eval": 2,
+    "train__early_stopping_patience": 2,
+    "optim__learning_rate": 0.03,
+    "debug__overfit_one_batch": True,
+}
+
+
+@pytest.mark.parametrize("interval", [3, 4])  # 4: a reload is due where the run ends
+def test_a_run_that_ends_early_does_so_with_the_same_bits_when_it_is_reloaded(
+    training, undisturbed, interval
+):
+    done = training(settings={"reload_interval_steps": interval}, **EARLY).complete()
+    assert done.result() == undisturbed(**EARLY)
+    metrics = done.metrics()
+    assert metrics["stopped_early_at"] == metrics["num_steps"] < 60
+    assert metrics["stopped_early_at"] % 4 == 0
+    assert metrics["reloads"] == (metrics["num_steps"] - 1) // interval
+    assert (done.output / "best/adapters.safetensors").exists()
+
+
 LEAK = {"debug__leak_mb_per_step": 50.0}
 THRESHOLD_GB = 0.45
 BOUND_BYTES = 1.05 * THRESHOLD_GB * 1e9 + 50e6

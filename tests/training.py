@@ -135,7 +135,7 @@ class Training:
 
     def result(self):
         """All that must not depend on what happened on the way."""
-        steps = json.loads((self.run / "task.json").read_text())["parameters"]["train"]["num_steps"]
+        steps = self.metrics()["num_steps"]
         rows = [
             {name: value for name, value in row.items() if name not in MACHINE_COLUMNS}
             for row in csv.DictReader((self.run / "train.csv").read_text().splitlines())
@@ -164,6 +164,7 @@ DETERMINISTIC = (
     "num_steps",
     "num_tokens",
     "skipped_steps",
+    "stopped_early_at",
 )
 
 
