@@ -1,6 +1,6 @@
 """Draws docs/weights.png: what provenance does to a document, published and here.
 
-python docs/weights.py
+python docs/draw_weights.py
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def main() -> None:
         title="here: 2^c, divided by its mean, bounded, mean 1",
     )
     right.legend()
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=100)
+    figure.savefig(Path(__file__).with_name("weights.png"), dpi=100)
 
 
 if __name__ == "__main__":
