@@ -1,7 +1,4 @@
-"""Draws docs/weights.png: what provenance does to a document, published and here.
-
-python docs/draw_weights.py
-"""
+"""Draw docs/weights.png: `python -m docs.draw_weights` in the repository's root."""
 
 from pathlib import Path
 
