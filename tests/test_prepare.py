@@ -5,17 +5,20 @@ import json
 import shutil
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from pipeline.data.documents import cut
 from pipeline.data.duplicates import DuplicateCounter
-from pipeline.data.prepare import PrepareSettings, in_sample, prepare, resolve_max_seq_len
+from pipeline.data.encode import Encoded
+from pipeline.data.prepare import in_sample, prepare
+from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
@@ -28,8 +31,12 @@ SETTINGS = PrepareSettings(
     seed=7,
     source="jsonl",
     path=None,
+    subset=None,
+    split="train",
     max_seq_len=64,
     long_documents="truncate",
+    overlap_tokens=0,
+    train_on="all",
     max_bad_rows=0,
     max_line_bytes=4096,
     validation_fraction=0.2,
@@ -152,25 +159,32 @@ def test_rows_keep_their_split_when_others_come_and_go(run):
         }, "a cluster stays together"
 
 
-@given(
-    length=st.integers(2, 60),
-    max_seq_len=st.integers(2, 20),
-    data=st.data(),
-)
+@given(length=st.integers(2, 60), max_seq_len=st.integers(2, 20), data=st.data())
 def test_splitting_keeps_every_target_once(length, max_seq_len, data):
+    overlap = data.draw(st.integers(0, max_seq_len - 2))
     ids = np.arange(length, dtype=np.int32)
-    mask = np.array(
-        [False, *data.draw(st.lists(st.booleans(), min_size=length - 1, max_size=length - 1))]
-    )
-    pieces = list(cut((ids, mask), max_seq_len, keep_all=True))
-    learnt = [id for piece, piece_mask in pieces for id in piece[piece_mask].tolist()]
-    assert learnt == ids[mask].tolist()
-    inputs = [id for piece, _ in pieces for id in piece[:-1].tolist()]
-    assert inputs == ids[:-1].tolist(), "and every token is an input once"
-    assert all(2 <= len(piece) <= max_seq_len for piece, _ in pieces)
-    assert not any(piece_mask[0] for _, piece_mask in pieces)
-    ((first, _),) = cut((ids, mask), max_seq_len, keep_all=False)
-    assert first.tolist() == ids[:max_seq_len].tolist()
+    mask = data.draw(npst.arrays(np.bool_, length))
+    mask[0] = False
+    weights = data.draw(npst.arrays(np.float32, length, elements=st.sampled_from([0.25, 0.5, 1.0])))
+    weights[~mask] = 1
+    document = Encoded(ids, mask, weights)
+    pieces = list(cut(document, max_seq_len, keep_all=True, overlap_tokens=overlap))
+    learnt = [id for piece in pieces for id in piece.ids[piece.target_mask].tolist()]
+    assert learnt == ids[mask].tolist(), "every target once, in order"
+    for piece in pieces:
+        assert 2 <= len(piece.ids) <= max_seq_len
+        assert not piece.target_mask[0]
+        expected = np.where(piece.target_mask, weights[piece.ids], 1)
+        found = np.ones(len(piece.ids)) if piece.weights is None else piece.weights
+        np.testing.assert_array_equal(found, expected)
+        assert (piece.weights is None) == (expected == 1).all()
+    for before, after in pairwise(pieces):
+        shared = overlap + 1
+        assert after.ids[:shared].tolist() == before.ids[-shared:].tolist(), "context, and"
+        assert not after.target_mask[:shared].any(), "it is not learnt again"
+        assert len(after.ids) > shared
+    (first,) = cut(document, max_seq_len, keep_all=False, overlap_tokens=overlap)
+    assert first.ids.tolist() == ids[:max_seq_len].tolist()
 
 
 @settings(deadline=None, max_examples=30)
@@ -552,7 +566,8 @@ def test_real_rows(samples, tmp_path):
 MEASURE = """
 import dataclasses, json, sys, threading, time
 from pathlib import Path
-from pipeline.data.prepare import PrepareSettings, prepare
+from pipeline.data.prepare import prepare
+from pipeline.data.settings import PrepareSettings
 
 def footprint():
     lines = Path("/proc/self/status").read_text().splitlines()
