@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.fields import RowError
+from huggingface_hub import DatasetCard
+
+from pipeline.data.fields import RowError, strings_in
 from pipeline.data.ingest import BadRows, Row, Splitter
 from pipeline.data.records import parse_record
 from pipeline.errors import ConfigError, DataError
 from pipeline.inputs import dataset_files
 
+CARD, SETTINGS = "README.md", ".huggingface.yaml"
 SAVED = ("state.json", "dataset_dict.json")
 """What `save_to_disk` leaves in the folder of a data set, or of several splits."""
 
@@ -69,6 +72,7 @@ class DatasetRows:
             DataError: when it cannot read the folder.
         """
         datasets = import_datasets()
+        check_card(self.name, self.folder)
         try:
             yield from self.opened(datasets)
         except Exception as error:  # the library raises whatever its readers do
@@ -87,8 +91,34 @@ class DatasetRows:
         )
 
 
+def check_card(name: str, folder: Path) -> None:
+    """Refuse a folder whose card names files that are not in it.
+
+    The `datasets` library would read them, also from other machines, and although it is offline.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    if (folder / SETTINGS).exists():
+        raise DataError(f"{name}: {SETTINGS} is not read here.\nWrite it into {CARD}.")
+    if not (folder / CARD).is_file():
+        return
+    card = DatasetCard((folder / CARD).read_text(encoding="utf-8", errors="replace"))
+    for place in strings_in(card.data.to_dict().get("configs")):
+        if "://" in place or "::" in place or is_outside(place):
+            raise DataError(
+                f"{name}: {CARD} names {place}, which is not in the folder.\n"
+                f"Put the files into the folder, and name them in {CARD} as they lie there."
+            )
+
+
+def is_outside(place: str) -> bool:
+    """Tell whether a path leads out of the folder that it is relative to."""
+    return Path(place).is_absolute() or ".." in Path(place).parts
+
+
 def import_datasets() -> Any:  # noqa: ANN401
-    """Import the `datasets` library, set offline: a folder may name files on other machines.
+    """Import the `datasets` library, set offline.
 
     Raises:
         ConfigError: when it is not installed.
