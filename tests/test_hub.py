@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pipeline.download import OFFLINE
+from pipeline.download import OFFLINE, download
 from pipeline.errors import ConfigError, ModelError
 from pipeline.hub import locate
 from pipeline.inputs import ROOT
@@ -32,6 +32,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         self.server.asked.append(path)
         name = path.rsplit("/", 1)[1]
+        path = path.replace("/datasets/", "/models/", 1).replace("/models/org", "/org", 1)
+        path = path.replace("/api/org", "/api/models/org", 1)
         if path == "/api/models/organisation/name/revision/main":
             siblings = [{"rfilename": file} for file in FILES]
             self.answer(json.dumps({"id": "o/n", "sha": COMMIT, "siblings": siblings}).encode())
@@ -87,6 +89,14 @@ def test_settings_first_then_weights_and_nothing_that_could_be_run(hub, tmp_path
     assert fetched(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
     foreign = [path for path in hub.asked if "organisation/name" not in path]
     assert foreign == []
+
+
+def test_a_data_set_is_fetched_with_nothing_that_could_be_run(hub, tmp_path):
+    folder = download("dataset", "organisation/name", None, ["*"])
+    assert folder.is_relative_to(tmp_path / "cache/tidewheel")
+    assert fetched(folder) == sorted(name for name in FILES if not name.endswith(".py"))
+    assert all(path.startswith(("/api/datasets/", "/datasets/")) for path in hub.asked)
+    assert download("model", "organisation/name", None, ["*.json"]) != folder
 
 
 def test_without_allow_network_nothing_is_asked(hub):
