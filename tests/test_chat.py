@@ -230,11 +230,16 @@ def test_the_weight_of_a_row_multiplies_those_of_its_answers(tokenizers):
     assert found == [("b<|im_end|>\n", 0.25), ("d<|im_end|>\n", 0.5)]
 
 
-def test_an_unlearnt_last_answer_is_not_closed_again(tokenizers):
+def test_an_unlearnt_last_answer_is_not_closed(tokenizers, monkeypatch):
     tokenizer = tokenizers["chatml"]
+    unclosed = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", unclosed)
     messages = talk("a", "b", "c", "d")
+    assert encode(tokenizer, messages).ids[-1] == tokenizer.eos_token_id
     messages[3]["weight"] = 0
-    assert tokenizer.eos_token_id not in encode(tokenizer, messages).ids
+    encoded = encode(tokenizer, messages)
+    assert tokenizer.eos_token_id not in encoded.ids
+    assert texts(tokenizer, encoded) == ["assistant: b\n"]
 
 
 @pytest.mark.parametrize(
