@@ -1,5 +1,6 @@
 """Data sets of the `datasets` library: read as they lie, from a hub only when asked."""
 
+import dataclasses
 import http.server
 import json
 import sys
@@ -12,9 +13,13 @@ from omegaconf import OmegaConf
 from pipeline import inputs
 from pipeline.data.dataset_rows import DatasetRows, check_card
 from pipeline.data.ingest import BadRows, Splitter
+from pipeline.data.metadata import NO_METADATA
+from pipeline.data.sources import source_of
 from pipeline.download import DownloadError
 from pipeline.errors import ConfigError, DataError
 from pipeline.stage import ROOT
+from tests.provenance import tables
+from tests.test_prepare import SETTINGS
 
 ROWS = [{"text": f"row {number}", "weight": 0.5 if number % 2 else None} for number in range(6)]
 TALK = {
@@ -165,6 +170,16 @@ def test_a_card_that_names_other_files(folder, place):
     check_card("the set", folder)
     (folder / "README.md").unlink()
     check_card("the set", folder)
+
+
+@pytest.mark.parametrize("provenance", [None, tables()])
+def test_metadata_are_read_for_the_scorer_only(folder, monkeypatch, provenance):
+    monkeypatch.setattr(DatasetRows, "rows", lambda self: iter([{"text": "a", "year": 1990}]))
+    settings = dataclasses.replace(
+        SETTINGS, source="huggingface", path=folder, provenance=provenance
+    )
+    (row,) = source_of(settings, Splitter(0.0, 0.0)).read(BadRows(0), Counter())
+    assert (row.record.metadata == NO_METADATA) == (provenance is None)
 
 
 def test_settings_that_are_hidden(folder):
