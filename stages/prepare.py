@@ -1,6 +1,7 @@
 """Rows to tokens: check, split, tokenize, and store what the model will be trained on."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -67,26 +68,18 @@ def settings_of(config: DictConfig) -> PrepareSettings:
         positions, vocab_size = max_positions(facts), facts["vocab_size"]
     max_seq_len = resolve_max_seq_len(data.max_seq_len, positions)
     check_overlap(data.overlap_tokens, max_seq_len)
+    names = {field.name for field in dataclasses.fields(PrepareSettings)}
+    values = {name: value for name, value in data.items() if name in names}
+    values |= data.conflicts
+    values |= {"path": data_root(data), "max_seq_len": max_seq_len}
+    values["provenance"] = None if data.provenance.scorer == "none" else provenance_of(config)
     return PrepareSettings(
         seed=config.seed,
-        source=data.source,
-        path=data_root(data),
         subset=data.huggingface.subset,
         split=data.huggingface.split,
-        max_seq_len=max_seq_len,
-        long_documents=data.long_documents,
-        overlap_tokens=data.overlap_tokens,
-        train_on=data.train_on,
-        max_bad_rows=data.max_bad_rows,
-        max_line_bytes=data.max_line_bytes,
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
         tokenizer_source=folder,
         vocab_size=vocab_size,
-        num_documents=data.conflicts.num_documents,
-        num_pretrain_documents=data.conflicts.num_pretrain_documents,
-        num_contests=data.conflicts.num_contests,
-        provenance=None if data.provenance.scorer == "none" else provenance_of(config),
+        **values,
     )
 
 
