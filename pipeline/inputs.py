@@ -10,8 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.download import DownloadError, download
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, report_problems
 from pipeline.files import cached_sha256_file
+from pipeline.stdlib import stdlib_fingerprint, stdlib_root
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = "scratch"
@@ -85,6 +87,56 @@ def data_files(path: str) -> list[Path]:
     return files
 
 
+def dataset_folder(data: DictConfig) -> Path:
+    """Find the folder of `data.huggingface.name`; fetch it first when it is a hub id.
+
+    Raises:
+        ConfigError: when it is a hub id and `data.allow_network` is false.
+        DataError: when there is no such folder, or the download fails.
+    """
+    name, revision = data.huggingface.name, data.huggingface.revision
+    if external(name).is_dir():
+        return external(name)
+    if not is_hub_id(name):
+        raise DataError(
+            f"data.huggingface.name={name}: there is no such folder (looked at {external(name)}).\n"
+            "Give a folder, or a hub id (organisation/name) with data.allow_network=true."
+        )
+    if not data.allow_network:
+        raise ConfigError(
+            f"data.huggingface.name={name}: there is no such folder, and a hub id is downloaded "
+            "only when asked for.\nGive a folder, or add data.allow_network=true."
+        )
+    try:
+        return download("dataset", name, revision, ["*"])
+    except DownloadError as error:
+        raise DataError(
+            f"data.huggingface.name={name}: could not be fetched ({error}).\n"
+            "Look at the id, data.huggingface.revision, and the network; HF_ENDPOINT names "
+            "another hub."
+        ) from error
+
+
+def data_root(data: DictConfig) -> Path | None:
+    """Find the file or folder that `data.source` reads; None for the built-in world."""
+    if data.source == "stdlib":
+        return stdlib_root()
+    if data.source == "huggingface":
+        return dataset_folder(data)
+    return None if data.path is None else external(data.path)
+
+
+def dataset_files(folder: Path) -> list[Path]:
+    """List the files of a data set; hidden ones, and programs, are no part of it."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and file.suffix != ".py"
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
 def fingerprint(files: list[Path], base: Path) -> dict[str, Any]:
     """Give size and hash of each file, by its name relative to `base`."""
     return {
@@ -97,7 +149,12 @@ def fingerprint(files: list[Path], base: Path) -> dict[str, Any]:
 
 
 def data_fingerprint(config: DictConfig) -> dict[str, Any]:
-    """Fingerprint the files of `data.path`."""
+    """Fingerprint the files that `data.source` reads."""
+    if config.data.source == "stdlib":
+        return stdlib_fingerprint(stdlib_root())
+    if config.data.source == "huggingface":
+        folder = dataset_folder(config.data)
+        return fingerprint(dataset_files(folder), folder)
     if config.data.source != "jsonl":
         return {}
     files = data_files(config.data.path)

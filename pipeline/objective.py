@@ -42,7 +42,7 @@ def loss_sums(
         logits: scores before the softmax.
         targets: token ids; `targets[:, t]` is the token after `inputs[:, t]`.
         loss_mask: 1 where the target counts; 0 on the prompt and on padding.
-        weights: the weight of the document each token is of.
+        weights: how much each target counts: the weight of its document times its own.
         label_smoothing: share of each target that is spread over the vocabulary.
 
     Returns:

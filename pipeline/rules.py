@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -162,6 +163,32 @@ def mode_problems(model: DictConfig, train: DictConfig) -> Iterator[str]:
         )
 
 
+def overlap_problem(overlap_tokens: int, max_seq_len: int) -> str | None:
+    """Say that a piece would be nothing but context; None where it is not."""
+    if overlap_tokens < max_seq_len - 1:
+        return None
+    return (
+        f"data.overlap_tokens={overlap_tokens} and data.max_seq_len={max_seq_len}: a piece would "
+        f"have nothing new; the overlap must be less than {max_seq_len - 1}"
+    )
+
+
+def contradictions_in_data(data: DictConfig) -> Iterator[str]:
+    """Say which of `data.*` are right alone and wrong together."""
+    if data.source == "jsonl" and data.path is None:
+        yield "data.source=jsonl needs data.path=FILE_OR_FOLDER"
+    if data.source == "huggingface" and data.huggingface.name is None:
+        yield "data.source=huggingface needs data.huggingface.name=FOLDER_OR_HUB_ID"
+    if data.overlap_tokens and data.long_documents != "split":
+        yield (
+            f"data.overlap_tokens={data.overlap_tokens} and "
+            f"data.long_documents={data.long_documents}: only split documents overlap"
+        )
+    problem = overlap_problem(data.overlap_tokens, data.max_seq_len or sys.maxsize)
+    if problem is not None:
+        yield problem
+
+
 def contradictions(config: DictConfig) -> Iterator[str]:
     """Say which parameters are right alone and wrong together."""
     data, model, train = config.data, config.model, config.train
@@ -171,8 +198,7 @@ def contradictions(config: DictConfig) -> Iterator[str]:
                 f"data.validation_fraction={data.validation_fraction} and "
                 f"data.test_fraction={data.test_fraction}: they leave nothing to train on"
             )
-        if data.source == "jsonl" and data.path is None:
-            yield "data.source=jsonl needs data.path=FILE_OR_FOLDER"
+        yield from contradictions_in_data(data)
     if not OmegaConf.missing_keys(model):
         scratch = model.source == "scratch"
         if scratch != (model.scratch is not None) or scratch != (model.pretrain is not None):

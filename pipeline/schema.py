@@ -44,6 +44,16 @@ class Conflicts:
 
 
 @dataclass
+class HuggingFace:
+    """A data set as the `datasets` library reads it (`data.source=huggingface`)."""
+
+    name: str | None = key("a folder, or a hub id (needs data.allow_network)")
+    subset: str | None = key("one of its configurations; null: the only one")
+    split: str = key("which of its splits to read; ours are drawn from it")
+    revision: str | None = key("branch, tag or commit of a hub id; null: its main branch")
+
+
+@dataclass
 class Provenance:
     """How rows that carry no provenance are scored, and by which tables; docs/provenance.md."""
 
@@ -82,7 +92,9 @@ class Provenance:
 class Data:
     """What is trained on."""
 
-    source: str = key("where rows come from", choices=("conflicts", "jsonl"))
+    source: str = key(
+        "where rows come from", choices=("conflicts", "huggingface", "jsonl", "stdlib")
+    )
     path: str | None = key("a JSONL file, or a folder of them (for data.source=jsonl)")
     arrangement: str = key(
         "how documents fill a batch; auto: bucketed on a CPU, packed where attention is fused",
@@ -94,12 +106,20 @@ class Data:
     long_documents: str = key(
         "what happens to longer ones", choices=("truncate", "split", "refuse")
     )
+    overlap_tokens: int = key(
+        "context that a piece of a split document reads again, and does not learn again",
+        unit="tokens",
+        minimum=0,
+    )
+    train_on: str = key("which answers of a conversation are learnt", choices=("all", "last"))
     max_bad_rows: int = key("rows that may go to quarantine before the stage stops", minimum=0)
     max_line_bytes: int = key("longest line of a JSONL file", unit="bytes", minimum=64)
     validation_fraction: float = key(
         "share of documents held out for validation", minimum=0, maximum=0.9
     )
     test_fraction: float = key("share held out for the last judgement", minimum=0, maximum=0.9)
+    allow_network: bool = key("download a hub id")
+    huggingface: HuggingFace = section(HuggingFace)
     conflicts: Conflicts = section(Conflicts)
     provenance: Provenance = section(Provenance)
 

@@ -1,16 +1,18 @@
 """Rows to tokens: check, split, tokenize, and store what the model will be trained on."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.console import RowCounter
-from pipeline.data.prepare import PrepareSettings, prepare, resolve_max_seq_len
+from pipeline.data.prepare import prepare
 from pipeline.data.provenance.explain import explain
+from pipeline.data.settings import PrepareSettings, check_overlap, resolve_max_seq_len
 from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
-from pipeline.inputs import SCRATCH, check_unchanged, external
+from pipeline.inputs import SCRATCH, check_unchanged, data_root
 from pipeline.model.folder import max_positions, read_config
 from pipeline.schema import Provenance
 from pipeline.stage import Paths, stage
@@ -22,10 +24,14 @@ from pipeline.stage import Paths, stage
     "data.path",
     "data.max_seq_len",
     "data.long_documents",
+    "data.overlap_tokens",
+    "data.train_on",
     "data.max_bad_rows",
     "data.max_line_bytes",
     "data.validation_fraction",
     "data.test_fraction",
+    "data.allow_network",
+    "data.huggingface",
     "data.conflicts",
     "data.provenance",
     "model.source",
@@ -60,22 +66,20 @@ def settings_of(config: DictConfig) -> PrepareSettings:
         folder = locate(model.source, model.revision, model.allow_network, weights=False)
         facts = read_config(folder)
         positions, vocab_size = max_positions(facts), facts["vocab_size"]
+    max_seq_len = resolve_max_seq_len(data.max_seq_len, positions)
+    check_overlap(data.overlap_tokens, max_seq_len)
+    names = {field.name for field in dataclasses.fields(PrepareSettings)}
+    values = {name: value for name, value in data.items() if name in names}
+    values |= data.conflicts
+    values |= {"path": data_root(data), "max_seq_len": max_seq_len}
+    values["provenance"] = None if data.provenance.scorer == "none" else provenance_of(config)
     return PrepareSettings(
         seed=config.seed,
-        source=data.source,
-        path=None if data.path is None else external(data.path),
-        max_seq_len=resolve_max_seq_len(data.max_seq_len, positions),
-        long_documents=data.long_documents,
-        max_bad_rows=data.max_bad_rows,
-        max_line_bytes=data.max_line_bytes,
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
+        subset=data.huggingface.subset,
+        split=data.huggingface.split,
         tokenizer_source=folder,
         vocab_size=vocab_size,
-        num_documents=data.conflicts.num_documents,
-        num_pretrain_documents=data.conflicts.num_pretrain_documents,
-        num_contests=data.conflicts.num_contests,
-        provenance=None if data.provenance.scorer == "none" else provenance_of(config),
+        **values,
     )
 
 

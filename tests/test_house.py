@@ -28,7 +28,19 @@ from tests.house import EXEMPT, ROOT, imports, reached, stages
 
 ROWS = {
     0: ["errors", "files"],
-    1: ["blas", "console", "device", "hub", "inputs", "machine", "rules", "schema", "sweep_table"],
+    1: [
+        "blas",
+        "console",
+        "device",
+        "download",
+        "hub",
+        "inputs",
+        "machine",
+        "rules",
+        "schema",
+        "stdlib",
+        "sweep_table",
+    ],
     2: ["data", "stage"],
     3: ["model"],
     4: ["distrust", "likelihood", "objective", "optim", "schedules", "update_rules"],
@@ -36,6 +48,7 @@ ROWS = {
     6: ["evaluate", "formats"],
     7: ["benchmark", "serve"],
 }
+ROWS[1] += ["stdlib", "sweep_table"]
 PARTS = {part: row for row, parts in ROWS.items() for part in parts}
 PACKAGES = {"data", "model", "train", "evaluate", "formats", "benchmark", "serve"}
 MAY_IMPORT = {
@@ -235,7 +248,7 @@ CONF = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob(
 def test_every_file_of_conf_can_be_chosen(file):
     group, option = file.parent.as_posix(), file.stem
     text = (ROOT / "conf" / file).read_text()
-    asked = re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)
+    asked = OmegaConf.missing_keys(OmegaConf.create(text))
     config = params.composed(
         [f"{group}={option}", *(f"{file.parts[0]}.{key}=some" for key in asked)]
     )
@@ -244,7 +257,11 @@ def test_every_file_of_conf_can_be_chosen(file):
 
 def test_conf_gives_every_value_but_those_it_asks_for():
     asked = [path for path in CONF if "???" in (ROOT / "conf" / path).read_text()]
-    assert [str(path) for path in asked] == ["data/jsonl.yaml", "model/local.yaml"]
+    assert [str(path) for path in asked] == [
+        "data/huggingface.yaml",
+        "data/jsonl.yaml",
+        "model/local.yaml",
+    ]
     assert OmegaConf.missing_keys(params.composed([])) == set()
 
 

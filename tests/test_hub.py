@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from pipeline.download import OFFLINE, download
 from pipeline.errors import ConfigError, ModelError
-from pipeline.hub import OFFLINE, locate
+from pipeline.hub import locate
 from pipeline.inputs import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -31,6 +32,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         self.server.asked.append(path)
         name = path.rsplit("/", 1)[1]
+        path = path.replace("/datasets/", "/models/", 1).replace("/models/org", "/org", 1)
+        path = path.replace("/api/org", "/api/models/org", 1)
         if path == "/api/models/organisation/name/revision/main":
             siblings = [{"rfilename": file} for file in FILES]
             self.answer(json.dumps({"id": "o/n", "sha": COMMIT, "siblings": siblings}).encode())
@@ -88,6 +91,14 @@ def test_settings_first_then_weights_and_nothing_that_could_be_run(hub, tmp_path
     assert foreign == []
 
 
+def test_a_data_set_is_fetched_with_nothing_that_could_be_run(hub, tmp_path):
+    folder = download("dataset", "organisation/name", None, ["*"])
+    assert folder.is_relative_to(tmp_path / "cache/tidewheel")
+    assert fetched(folder) == sorted(name for name in FILES if not name.endswith(".py"))
+    assert all(path.startswith(("/api/datasets/", "/datasets/")) for path in hub.asked)
+    assert download("model", "organisation/name", None, ["*.json"]) != folder
+
+
 def test_without_allow_network_nothing_is_asked(hub):
     with pytest.raises(
         ConfigError,
@@ -115,7 +126,7 @@ def test_a_folder_needs_no_hub(tmp_path, hub):
     assert hub.asked == []
 
 
-def test_only_the_hub_module_can_fetch():
+def test_only_one_module_can_fetch():
     sources = {path: path.read_text() for path in (ROOT / "pipeline").rglob("*.py")}
     fetching = [path.name for path, text in sources.items() if "snapshot_download" in text]
-    assert fetching == ["hub.py"]
+    assert fetching == ["download.py"]

@@ -5,21 +5,28 @@ import json
 import shutil
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from pipeline.data.documents import cut
 from pipeline.data.duplicates import DuplicateCounter
-from pipeline.data.prepare import PrepareSettings, in_sample, prepare, resolve_max_seq_len
+from pipeline.data.encode import Encoded
+from pipeline.data.prepare import in_sample, prepare
+from pipeline.data.settings import PrepareSettings, check_overlap, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
+from pipeline.stdlib import stdlib_root
+from pipeline.train.tune import train_settings
+from stages.params import composed
+from stages.prepare import settings_of
 from tests.provenance import tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +35,12 @@ SETTINGS = PrepareSettings(
     seed=7,
     source="jsonl",
     path=None,
+    subset=None,
+    split="train",
     max_seq_len=64,
     long_documents="truncate",
+    overlap_tokens=0,
+    train_on="all",
     max_bad_rows=0,
     max_line_bytes=4096,
     validation_fraction=0.2,
@@ -44,6 +55,18 @@ CHATML = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<eos>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+HUGGINGFACE = ("data=huggingface", "data.huggingface.name=/tmp")
+TRAIN_ON = ("all", "last")
+YES = {"role": "assistant", "content": "yes"}
+
+
+def with_template(model, folder):
+    """Copy a tokenizer, and give it a chat template."""
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text(CHATML)
+    return folder
 
 
 def sentences(count, seed=0, shortest=3, longest=12):
@@ -152,25 +175,32 @@ def test_rows_keep_their_split_when_others_come_and_go(run):
         }, "a cluster stays together"
 
 
-@given(
-    length=st.integers(2, 60),
-    max_seq_len=st.integers(2, 20),
-    data=st.data(),
-)
+@given(length=st.integers(2, 60), max_seq_len=st.integers(2, 20), data=st.data())
 def test_splitting_keeps_every_target_once(length, max_seq_len, data):
+    overlap = data.draw(st.integers(0, max_seq_len - 2))
     ids = np.arange(length, dtype=np.int32)
-    mask = np.array(
-        [False, *data.draw(st.lists(st.booleans(), min_size=length - 1, max_size=length - 1))]
-    )
-    pieces = list(cut((ids, mask), max_seq_len, keep_all=True))
-    learnt = [id for piece, piece_mask in pieces for id in piece[piece_mask].tolist()]
-    assert learnt == ids[mask].tolist()
-    inputs = [id for piece, _ in pieces for id in piece[:-1].tolist()]
-    assert inputs == ids[:-1].tolist(), "and every token is an input once"
-    assert all(2 <= len(piece) <= max_seq_len for piece, _ in pieces)
-    assert not any(piece_mask[0] for _, piece_mask in pieces)
-    ((first, _),) = cut((ids, mask), max_seq_len, keep_all=False)
-    assert first.tolist() == ids[:max_seq_len].tolist()
+    mask = data.draw(npst.arrays(np.bool_, length))
+    mask[0] = False
+    weights = data.draw(npst.arrays(np.float32, length, elements=st.sampled_from([0.25, 0.5, 1.0])))
+    weights[~mask] = 1
+    document = Encoded(ids, mask, weights)
+    pieces = list(cut(document, max_seq_len, keep_all=True, overlap_tokens=overlap))
+    learnt = [id for piece in pieces for id in piece.ids[piece.target_mask].tolist()]
+    assert learnt == ids[mask].tolist(), "every target once, in order"
+    for piece in pieces:
+        assert 2 <= len(piece.ids) <= max_seq_len
+        assert not piece.target_mask[0]
+        expected = np.where(piece.target_mask, weights[piece.ids], 1)
+        found = np.ones(len(piece.ids)) if piece.weights is None else piece.weights
+        np.testing.assert_array_equal(found, expected)
+        assert (piece.weights is None) == (expected == 1).all()
+    for before, after in pairwise(pieces):
+        shared = overlap + 1
+        assert after.ids[:shared].tolist() == before.ids[-shared:].tolist(), "context, and"
+        assert not after.target_mask[:shared].any(), "it is not learnt again"
+        assert len(after.ids) > shared
+    (first,) = cut(document, max_seq_len, keep_all=False, overlap_tokens=overlap)
+    assert first.ids.tolist() == ids[:max_seq_len].tolist()
 
 
 @settings(deadline=None, max_examples=30)
@@ -214,9 +244,7 @@ def test_a_prepared_document_by_hand(run):
 
 
 def test_a_chat_model_learns_answers_from_its_template(run, model, tmp_path):
-    chat = tmp_path / "chat"
-    shutil.copytree(model, chat)
-    (chat / "chat_template.jinja").write_text(CHATML)
+    chat = with_template(model, tmp_path / "chat")
     rows = [
         {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]}
         for text in sentences(30)
@@ -227,6 +255,28 @@ def test_a_chat_model_learns_answers_from_its_template(run, model, tmp_path):
     assert tokenizer.decode(tokens).startswith("<|user|>")
     assert tokenizer.decode(tokens).endswith("<eos><|assistant|>yes<eos>")
     assert tokenizer.decode(tokens[mask]) == "yes<eos>"
+
+
+def test_all_answers_or_the_last_one(run, model, tmp_path):
+    chat = with_template(model, tmp_path / "chat")
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": text},
+                YES,
+                {"role": "user", "content": "b"},
+                YES,
+            ]
+        }
+        for text in sentences(30)
+    ]
+    kept = {"tokenizer_source": chat, "max_seq_len": 200}
+    folders = {which: run(rows, which, train_on=which, **kept) for which in TRAIN_ON}
+    for split in SPLITS:
+        every, last = (TokenStore(folders[which][0] / split) for which in TRAIN_ON)
+        assert every.total_tokens == last.total_tokens
+        assert every.total_targets == 2 * last.total_targets > 0
+        assert last.target_mask(0)[-1]
 
 
 def test_the_tokenizer_is_the_models_or_trained_on_train_alone(run, model, tmp_path):
@@ -272,6 +322,44 @@ def test_the_built_in_world(run):
     assert metrics["pretrain_provenance_share"] == 0.0
     items = [json.loads(line) for line in (folder / "conflicts.jsonl").read_text().splitlines()]
     assert len({item["cluster"] for item in items if item["kind"] == "contest"}) == 4
+
+
+def test_more_or_less_of_the_built_in_world(run):
+    """Every key of the world, the seed and the fractions change what they should, and no more."""
+
+    def made(**changes):
+        kept = {"source": "conflicts", "tokenizer_source": None, **changes}
+        folder, metrics = run(None, "_".join(changes) or "plain", **kept)
+        bytes_of = contents(folder)
+        return metrics, bytes_of
+
+    plain, before = made()
+    more, _ = made(num_documents=120)
+    assert (plain["rows"], more["rows"]) == (80, 120)
+    more, after = made(num_pretrain_documents=60)
+    assert (more["pretrain_documents"], more["rows"]) == (60, 80)
+    assert after["train/tokens.bin"] == before["train/tokens.bin"]
+    _, after = made(num_contests=8)
+    assert len(after["conflicts.jsonl"].splitlines()) > len(before["conflicts.jsonl"].splitlines())
+    _, after = made(seed=8)
+    assert after["train/tokens.bin"] != before["train/tokens.bin"]
+
+
+def test_fractions_draw_what_they_say(run):
+    rows = texts(*sentences(400))
+    shares = [(0.1, 0.1), (0.3, 0.1), (0.1, 0.3), (0.1, 0.0)]
+    for validation, test in shares:
+        _, metrics = run(rows, validation_fraction=validation, test_fraction=test)
+        assert metrics["validation_documents"] / 400 == pytest.approx(validation, abs=0.06)
+        assert metrics["test_documents"] / 400 == pytest.approx(test, abs=0.06)
+
+
+def test_the_longest_line(run):
+    rows = texts(*sentences(30))
+    longest = max(len(json.dumps(row)) for row in rows)
+    run(rows, max_line_bytes=longest)
+    with pytest.raises(DataError, match=rf"longer than data\.max_line_bytes={longest - 1}"):
+        run(rows, max_line_bytes=longest - 1)
 
 
 # --- splits by name ---
@@ -350,6 +438,28 @@ def test_long_documents_are_split_without_losing_a_target(run, long_rows):
         assert TokenStore(folder / split).lengths.max() <= 64
 
 
+@pytest.mark.parametrize("overlap", [1, 20, 62])
+def test_split_documents_overlap_and_learn_every_target_once(run, long_rows, overlap):
+    folder, metrics = run(long_rows, long_documents="split", overlap_tokens=overlap)
+    _, plain = run(long_rows, "plain", long_documents="split")
+    counted = 0
+    for split in SPLITS:
+        assert metrics[f"{split}_targets"] == plain[f"{split}_targets"]
+        more = metrics[f"{split}_tokens"] - metrics[f"{split}_documents"]
+        counted += more - (plain[f"{split}_tokens"] - plain[f"{split}_documents"])
+        assert TokenStore(folder / split).lengths.max() <= 64
+    assert metrics["repeated_tokens"] == counted > 0, "what is read more than once"
+    assert plain["repeated_tokens"] == 0
+
+
+@pytest.mark.parametrize("overlap", [63, 64])
+def test_an_overlap_that_leaves_nothing_new(overlap):
+    check_overlap(62, 64)
+    match = rf"data\.overlap_tokens={overlap} and data\.max_seq_len=64: .* less than 63"
+    with pytest.raises(ConfigError, match=match):
+        check_overlap(overlap, 64)
+
+
 def test_long_documents_are_refused_by_line(run, long_rows):
     with pytest.raises(
         DataError,
@@ -380,6 +490,62 @@ def test_rows_without_targets_are_left_out_and_counted(run):
         DataError, match=r"none of the 3 rows has anything to be learnt within data"
     ):
         run([hopeless | {"cluster": str(number)} for number in range(3)])
+
+
+@pytest.mark.parametrize("long_documents", ["truncate", "split"])
+def test_a_prompt_that_fills_the_sequence_leaves_no_target(run, model, long_documents):
+    """Whatever the length of the prompt, near the limit: no document without a target is kept."""
+    tokenizer = load_tokenizer(model)
+    length = len(tokenizer.encode("a"))
+    rows = [{"prompt": "a" + " a" * extra, "completion": " b"} for extra in range(70)]
+    assert len(tokenizer.encode(rows[60]["prompt"])) == 60 + length, "a token for each word"
+    folder, metrics = run([*texts(*sentences(30)), *rows], long_documents=long_documents)
+    lost = sum(len(tokenizer.encode(row["prompt"])) >= 64 for row in rows)
+    assert metrics["rows_without_targets"] == (lost if long_documents == "truncate" else 0)
+    for split in SPLITS:
+        store = TokenStore(folder / split)
+        assert (store.num_targets > 0).all()
+        for index in range(len(store)):
+            assert store.target_mask(index).sum() == store.num_targets[index]
+
+
+def test_rows_of_weight_zero_are_left_out_and_counted(run, tmp_path, model):
+    chat = with_template(model, tmp_path / "chat")
+    unlearnt = [{"role": "user", "content": "a"}, {**YES, "weight": 0}]
+    rows = [*texts(*sentences(30)), {"text": "x", "weight": 0}, {"messages": unlearnt}]
+    _, metrics = run(rows, tokenizer_source=chat)
+    assert (metrics["rows_without_targets"], metrics["bad_rows"]) == (2, 0)
+    assert sum(metrics[f"{split}_documents"] for split in SPLITS) == 30
+    with pytest.raises(DataError, match=r"none of the 2 rows .*\n.*give answers a weight above 0"):
+        run(rows[-2:], tokenizer_source=chat)
+
+
+def test_weights_reach_the_store(run, tmp_path, model):
+    chat = with_template(model, tmp_path / "chat")
+    user = {"role": "user", "content": "why"}
+    rows = [
+        {"messages": [user, {**YES, "weight": 0.5}, {**user, "content": str(number)}, YES]}
+        for number in range(20)
+    ]
+    folder, _ = run([*rows, *texts(*sentences(20))], tokenizer_source=chat)
+    tokenizer, store = load_tokenizer(folder / "tokenizer"), TokenStore(folder / "train")
+    found = set()
+    for index in range(len(store)):
+        tokens, weights = store.tokens(index), store.weights(index)
+        assert (weights[~store.target_mask(index)] == 1).all()
+        found.add(tokenizer.decode(tokens[weights == 0.5]))
+    assert found == {"", "yes<eos>"}
+    ones = [
+        {"messages": [user, YES, {**user, "content": str(number)}, YES]} for number in range(20)
+    ]
+    plain, _ = run([*ones, *texts(*sentences(20))], "plain", tokenizer_source=chat)
+    names = {name for name in contents(folder) if name.endswith("weights.bin")}
+    assert "train/weights.bin" in names
+    bare = {name for name in contents(plain) if name.endswith("weights.bin")}
+    assert bare == set()
+    for name, content in contents(plain).items():
+        if not name.endswith("store.json"):
+            assert contents(folder)[name] == content, "all else is as it was"
 
 
 def test_the_histogram_counts_the_training_split(run, tmp_path, model, long_rows):
@@ -525,6 +691,47 @@ def test_more_than_the_model_can():
         resolve_max_seq_len(300, 256)
 
 
+# --- what the parameters say ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "value"),
+    [
+        (["seed=3"], "seed", 3),
+        (["data.max_seq_len=64"], "max_seq_len", 64),
+        (["data.long_documents=refuse"], "long_documents", "refuse"),
+        (["data.long_documents=split", "data.overlap_tokens=9"], "overlap_tokens", 9),
+        (["data.train_on=last"], "train_on", "last"),
+        (["data.max_bad_rows=5"], "max_bad_rows", 5),
+        (["data.max_line_bytes=99"], "max_line_bytes", 99),
+        (["data.validation_fraction=0.3"], "validation_fraction", 0.3),
+        (["data.test_fraction=0.3"], "test_fraction", 0.3),
+        (["data.conflicts.num_documents=99"], "num_documents", 99),
+        (["data.conflicts.num_pretrain_documents=99"], "num_pretrain_documents", 99),
+        (["data.conflicts.num_contests=99"], "num_contests", 99),
+        (["data=jsonl", "data.path=/some/rows"], "path", Path("/some/rows")),
+        (["data=stdlib"], "path", stdlib_root()),
+        (["data=stdlib"], "long_documents", "split"),
+        (["data=huggingface", "data.huggingface.name=/tmp"], "path", Path("/tmp")),
+        ([*HUGGINGFACE, "data.huggingface.subset=one"], "subset", "one"),
+        ([*HUGGINGFACE, "data.huggingface.split=test"], "split", "test"),
+    ],
+)
+def test_every_key_arrives(overrides, field, value):
+    assert getattr(settings_of(composed(overrides)), field) == value
+
+
+def test_an_overlap_is_held_against_the_positions_of_the_model():
+    overrides = ["data.long_documents=split", "data.overlap_tokens=255"]
+    with pytest.raises(ConfigError, match=r"overlap_tokens=255 and data\.max_seq_len=256: a piece"):
+        settings_of(composed(overrides))
+
+
+@pytest.mark.parametrize("arrangement", ["bucketed", "packed"])
+def test_the_arrangement_arrives(arrangement):
+    assert train_settings(composed([f"data.arrangement={arrangement}"])).arrangement == arrangement
+
+
 # --- real rows; memory ---
 
 
@@ -552,7 +759,8 @@ def test_real_rows(samples, tmp_path):
 MEASURE = """
 import dataclasses, json, sys, threading, time
 from pathlib import Path
-from pipeline.data.prepare import PrepareSettings, prepare
+from pipeline.data.prepare import prepare
+from pipeline.data.settings import PrepareSettings
 
 def footprint():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -117,6 +117,41 @@ def test_provenance(row, authority, entropy):
     assert (record.authority_weight, record.provenance_entropy) == (authority, entropy)
 
 
+@pytest.mark.parametrize("row", [{"text": "a"}, {"prompt": "a", "completion": "b"}])
+def test_the_weight_of_a_row(row):
+    weights = [parse_record({**row, "weight": weight}).weight for weight in (0, 0.25, 1, None)]
+    assert weights == [0.0, 0.25, 1.0, 1.0]
+
+
+def test_weights_of_answers_stand_apart_from_the_messages():
+    halved = {**ASSISTANT, "weight": 0.5}
+    record = parse_record({"messages": [USER, halved, USER, ASSISTANT], "weight": 0.1})
+    assert record.content == Conversation(
+        [USER, ASSISTANT, USER, ASSISTANT], None, (1.0, 0.5, 1.0, 1.0)
+    )
+    assert record.weight == 0.1
+    assert halved["weight"] == 0.5, "the row is left as it was"
+    for weight in (1, 1.0, None):
+        row = {"messages": [USER, {**ASSISTANT, "weight": weight}]}
+        assert parse_record(row).content == Conversation([USER, ASSISTANT])
+
+
+def test_weights_do_not_make_another_document():
+    hashes = {
+        parse_record(
+            {"messages": [USER, {**ASSISTANT, "weight": weight}], "weight": weight}
+        ).split_key()
+        for weight in (0, 0.5, 1)
+    }
+    assert len(hashes) == 1
+
+
+def test_null_in_a_message_counts_as_absent():
+    columns = {"tool_calls": None, "name": None, "weight": None}
+    record = parse_record({"messages": [{**USER, **columns}, {**ASSISTANT, **columns}]})
+    assert record.content == Conversation([USER, ASSISTANT])
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -151,6 +186,25 @@ def test_provenance(row, authority, entropy):
         (
             {"text": "a", "auth_weight": 0, "authority_weight": 0},
             "authority_weight and auth_weight are the same thing; keep one",
+        ),
+        ({"text": "a", "weight": 1.5}, "weight is 1.5, not between 0 and 1"),
+        ({"text": "a", "weight": "1"}, "weight is a string, not a number"),
+        ({"text": "a", "weight": True}, "weight is a boolean, not a number"),
+        (
+            {"messages": [USER, {**ASSISTANT, "weight": -1}]},
+            r"messages\[1\]: weight is -1, not between 0 and 1",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "weight": math.nan}]},
+            r"messages\[1\]: weight is nan, not between",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "weight": [1]}]},
+            r"messages\[1\]: weight is a list, not a number",
+        ),
+        (
+            {"messages": [{**USER, "weight": 1}, ASSISTANT]},
+            r"messages\[0\] \(user\) has a weight; only answers of the assistant are learnt",
         ),
         ({"messages": {"role": "user"}}, "messages is an object, not a list"),
         ({"messages": []}, "messages is empty"),

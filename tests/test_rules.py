@@ -134,6 +134,22 @@ CONTRADICTIONS = [
     ),
     ([*JSONL], {"data__path": None}, "data.source=jsonl needs data.path=FILE_OR_FOLDER"),
     (
+        ["data=huggingface", "data.huggingface.name=rows"],
+        {"data__huggingface__name": None},
+        "data.source=huggingface needs data.huggingface.name=FOLDER_OR_HUB_ID",
+    ),
+    (
+        [],
+        {"data__overlap_tokens": 8},
+        "data.overlap_tokens=8 and data.long_documents=truncate: only split documents overlap",
+    ),
+    (
+        ["data.long_documents=split"],
+        {"data__overlap_tokens": 31, "data__max_seq_len": 32},
+        "data.overlap_tokens=31 and data.max_seq_len=32: a piece would have nothing new; the "
+        "overlap must be less than 31",
+    ),
+    (
         [],
         {"model__source": "llama"},
         "model.source=llama does not go with this model group; choose model=tiny for a scratch "
@@ -210,6 +226,9 @@ def test_what_is_right_alone_may_be_wrong_together(overrides, values, problem):
 def test_the_alternatives_are_no_contradiction():
     rules.check_values(changed(train__batch_size=None, train__batch_tokens=99))
     rules.check_values(changed(*JSONL))
+    rules.check_values(
+        changed("data.long_documents=split", data__overlap_tokens=30, data__max_seq_len=32)
+    )
     rules.check_values(changed("model=local", "model.source=llama"))
 
 

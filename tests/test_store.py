@@ -13,6 +13,7 @@ from pipeline.data.store import (
     HEADER,
     TARGETS,
     TOKENS,
+    WEIGHTS,
     TokenStore,
     TokenStoreWriter,
     held_out_store,
@@ -20,6 +21,7 @@ from pipeline.data.store import (
 from pipeline.errors import DataError
 
 FILES = (TOKENS, TARGETS, DOCUMENTS, HEADER)
+shares = st.floats(0.0625, 1, width=32)
 numbers = st.none() | st.floats(0, 64, width=32)
 
 
@@ -34,7 +36,11 @@ def stores(draw):
         )
         mask = draw(npst.arrays(np.bool_, len(ids)))
         mask[0], mask[-1] = False, True
-        documents.append((ids, mask, draw(numbers), draw(numbers)))
+        weights = None
+        if draw(st.booleans()):
+            values = draw(npst.arrays(np.float32, len(ids), elements=shares))
+            weights = np.where(mask, values, np.float32(1))
+        documents.append((ids, mask, draw(numbers), draw(numbers), weights))
     return vocab_size, documents
 
 
@@ -53,7 +59,11 @@ def test_what_goes_in_comes_out(tmp_path_factory, drawn):
     assert (len(store), store.vocab_size) == (len(documents), vocab_size)
     assert store.total_tokens == sum(len(ids) for ids, *_ in documents)
     assert store.total_targets == sum(mask.sum() for _, mask, *_ in documents)
-    for index, (ids, mask, authority, entropy) in enumerate(documents):
+    weighted = any(weights is not None for *_, weights in documents)
+    assert (store.folder / WEIGHTS).exists() == weighted
+    for index, (ids, mask, authority, entropy, weights) in enumerate(documents):
+        expected = np.ones(len(ids), np.float32) if weights is None else weights
+        np.testing.assert_array_equal(store.weights(index), expected)
         np.testing.assert_array_equal(store.tokens(index), ids)
         np.testing.assert_array_equal(store.target_mask(index), mask)
         assert (store.lengths[index], store.num_targets[index]) == (len(ids), mask.sum())
@@ -68,7 +78,9 @@ def test_the_same_documents_give_the_same_bytes(tmp_path_factory, drawn):
     folders = [tmp_path_factory.getbasetemp() / name for name in ("one", "two")]
     for folder in folders:
         write(folder, *drawn)
-    for name in FILES:
+    names = [sorted(file.name for file in folder.iterdir()) for folder in folders]
+    assert names[0] == names[1]
+    for name in names[0]:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
@@ -95,6 +107,49 @@ def test_what_a_store_never_holds(tmp_path, ids, mask, reason):
         TokenStoreWriter(tmp_path, vocab_size=8) as writer,
     ):
         writer.add(np.array(ids, np.int32), np.array(mask), None, None)
+
+
+def test_a_store_without_weights_is_as_it_always_was(tmp_path):
+    ids, mask = np.arange(5, dtype=np.int32), np.arange(5) > 1
+    write(tmp_path, 8, [(ids, mask, None, None, np.full(5, 0.5, np.float32))])
+    assert (tmp_path / WEIGHTS).exists()
+    write(tmp_path, 8, [(ids, mask, None, None)])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(FILES)
+    assert json.loads((tmp_path / HEADER).read_text())["format"] == "tidewheel token store 1"
+
+
+def test_many_tokens_before_the_first_weight(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.data.store.WRITE_BUFFER_BYTES", 3)
+    ids, mask = np.arange(5, dtype=np.int32), np.arange(5) > 1
+    half = np.where(mask, np.float32(0.5), np.float32(1))
+    documents = [(ids, mask, None, None)] * 3 + [
+        (ids, mask, None, None, half),
+        (ids, mask, 0.0, 0.0),
+    ]
+    store = write(tmp_path, 8, documents)
+    found = [store.weights(index).tolist() for index in range(5)]
+    assert found == [[1.0] * 5] * 3 + [[1.0, 1.0, 0.5, 0.5, 0.5], [1.0] * 5]
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, np.nan])
+def test_weights_that_no_target_has(tmp_path, value):
+    ids, mask = np.arange(5, dtype=np.int32), np.arange(5) > 1
+    with (
+        pytest.raises(AssertionError, match="a weight that no target has"),
+        TokenStoreWriter(tmp_path, vocab_size=8) as writer,
+    ):
+        writer.add(ids, mask, None, None, np.full(5, value, np.float32))
+
+
+def test_weights_that_were_cut_or_lost(tmp_path):
+    ids, mask = np.arange(5, dtype=np.int32), np.arange(5) > 1
+    write(tmp_path, 8, [(ids, mask, None, None, np.full(5, 0.5, np.float32))])
+    (tmp_path / WEIGHTS).write_bytes(b"1234")
+    with pytest.raises(DataError, match=r"weights\.bin has 4 bytes; store\.json asks for 20"):
+        TokenStore(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(DataError, match=r"weights\.bin is missing"):
+        TokenStore(tmp_path)
 
 
 @pytest.fixture

@@ -83,7 +83,8 @@ def conversation(*contents):
 
 
 def encode(tokenizer, row):
-    return encode_record(tokenizer, parse_record(row))
+    ids, mask, _ = encode_record(tokenizer, parse_record(row))
+    return ids, mask
 
 
 def learnt(tokenizer, ids, mask):
@@ -328,24 +329,24 @@ def test_records_together_are_as_they_are_alone(chat):
         {"text": f"{BOS}the"},
         {"text": "a"},
     ]
-    results = Encoder(tokenizer).encode([parse_record(row) for row in rows])
+    results = Encoder(tokenizer, "all").encode([parse_record(row) for row in rows])
     assert [isinstance(result, RowError) for result in results] == [0, 0, 1, 0, 1, 0]
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, RowError):
             with pytest.raises(RowError, match=re.escape(str(result))):
                 encode(tokenizer, row)
             continue
-        for part, alone in zip(result, encode(tokenizer, row), strict=True):
+        for part, alone in zip(result[:2], encode(tokenizer, row), strict=True):
             np.testing.assert_array_equal(part, alone)
-    assert Encoder(tokenizer).encode([]) == []
+    assert Encoder(tokenizer, "all").encode([]) == []
 
 
 def test_real_rows_with_a_real_tokenizer(samples):
     tokenizer = load_tokenizer(samples / "models/stories260K")
     lines = (samples / "data/wikisql/train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    results = Encoder(tokenizer).encode([parse_record(row) for row in rows])
-    lengths = [len(ids) for ids, _ in results]
+    results = Encoder(tokenizer, "all").encode([parse_record(row) for row in rows])
+    lengths = [len(result.ids) for result in results]
     assert (round(np.mean(lengths)), max(lengths)) == (201, 604)
-    for row, (ids, _) in zip(rows, results, strict=True):
-        assert ids.tolist() == [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
+    for row, result in zip(rows, results, strict=True):
+        assert result.ids.tolist() == [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]

@@ -32,7 +32,7 @@ class Batch:
         targets: the token after each input.
         loss_mask: 1 where the target counts; 0 on prompts and padding.
         segment_ids: k where the place belongs to the k-th of `documents`, from 1.
-        weights: the weight of the document.
+        weights: the weight of the document times that of the target within it.
         documents: which documents of the store these are.
     """
 
@@ -318,6 +318,8 @@ def lay_out(
             inputs[place], targets[place] = tokens[:-1], tokens[1:]
             loss_mask[place] = store.target_mask(document)[1:]
             segment_ids[place] = len(documents)
-            place_weights[place] = 1 if weights is None else weights[document]
+            place_weights[place] = store.weights(document)[1:]
+            if weights is not None:
+                place_weights[place] *= weights[document]
     indices = np.array(documents, np.int64)
     return Batch(inputs, targets, loss_mask, segment_ids, place_weights, indices)

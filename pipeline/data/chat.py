@@ -1,7 +1,5 @@
 """Conversations to text by the model's own template, with the borders of every answer."""
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.fields import RowError
 from pipeline.data.records import Conversation
-
-STANDING_DATE = """{%- macro strftime_now(format) -%}
-{{ format | replace("%d", "26") | replace("%B", "July") | replace("%b", "Jul") | replace("%m", "07")
- | replace("%Y", "2024") | replace("%y", "24") | replace("%A", "Friday") | replace("%a", "Fri")
- | replace("%H", "12") | replace("%M", "00") | replace("%S", "00") }}
-{%- endmacro +%}"""
-"""Some templates write today's date into the system prompt; the same rows must give the same
-tokens tomorrow. The day is the one that Llama 3's template falls back to."""
+from pipeline.data.template import called_names, render, render_whole
 
 
 @dataclass(frozen=True)
@@ -25,122 +16,118 @@ class Piece:
 
     Attributes:
         text: what to tokenize.
-        is_target: whether its tokens are to be learnt.
+        weight: how much its tokens count in what is learnt; 0: they are not learnt.
         is_opening: whether the tokenizer may add its beginning-of-sequence token.
     """
 
     text: str
-    is_target: bool
+    weight: float
     is_opening: bool = False
 
 
 def conversation_pieces(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation
+    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, train_on: str
 ) -> list[Piece]:
     """Cut the rendered conversation into prompts and answers, one after the other.
 
     A prompt is what the template makes of the messages before an answer when it is asked for one,
-    character by character what the model is given when it is used.
+    character by character what the model is given when it is used. An answer that is not learnt is
+    part of the next prompt.
+
+    Args:
+        tokenizer: has the template.
+        conversation: the messages and tools.
+        train_on: all: every answer is learnt; last: the last one alone.
 
     Raises:
-        RowError: when the tokenizer has no template, the template refuses the messages, or it
-            gives no such borders.
+        RowError: when the tokenizer has no template, the template refuses or leaves out a part, or
+            it gives no such borders.
     """
-    full = render(tokenizer, conversation)
+    learnt = learnt_answers(conversation, train_on)
+    conversation, full = render_whole(tokenizer, conversation)
     pieces, end = list[Piece](), 0
-    for index, start, stop in answers(tokenizer, conversation, full):
+    for index, weight in learnt:
+        start, stop = borders(tokenizer, conversation, full, index)
         if start < end:
-            raise border_error(index)
-        pieces += [Piece(full[end:start], False), Piece(full[start:stop], True)]
+            raise border_error(conversation, index)
+        check_calls(conversation.messages[index], full[start:stop], index)
+        pieces += [Piece(full[end:start], 0.0), Piece(full[start:stop], weight)]
         end = stop
-    if not any(piece.text for piece in pieces if piece.is_target):
+    if not full or (learnt and not any(piece.text for piece in pieces if piece.weight)):
         raise RowError("the chat template writes nothing of the answers")
-    return [piece for piece in [*pieces, Piece(full[end:], False)] if piece.text]
+    return [piece for piece in [*pieces, Piece(full[end:], 0.0)] if piece.text]
 
 
-def answers(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, full: str
-) -> Iterator[tuple[int, int, int]]:
-    """Give the index of each assistant message, and where in the full text it starts and stops."""
-    for index, message in enumerate(conversation.messages):
-        if message["role"] != "assistant":
-            continue
-        if index == 0:
-            raise RowError("messages[0] is from 'assistant'; there is nothing that it answers")
-        prompt = render(tokenizer, conversation, index, ask=True)
-        if not full.startswith(prompt):
-            raise border_error(index)
-        through = render(tokenizer, conversation, index + 1)
-        yield index, len(prompt), answer_stop(full, len(prompt), through, message, index)
+def learnt_answers(conversation: Conversation, train_on: str) -> list[tuple[int, float]]:
+    """List the answers that are to be learnt: index of the message, and its weight."""
+    messages = conversation.messages
+    first = len(messages) - 1 if train_on == "last" else 0  # a conversation ends with an answer
+    weights = conversation.weights or (1.0,) * len(messages)
+    return [
+        (index, weights[index])
+        for index in range(first, len(messages))
+        if messages[index]["role"] == "assistant" and weights[index]
+    ]
 
 
-def answer_stop(full: str, start: int, through: str, message: dict[str, Any], index: int) -> int:
-    """Find where an answer and its closing token stop.
+def borders(
+    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, full: str, index: int
+) -> tuple[int, int]:
+    """Find where in the full text an answer starts and stops."""
+    if index == 0:
+        raise RowError("messages[0] is from 'assistant'; there is nothing that it answers")
+    prompt = render(tokenizer, conversation, index, ask=True)
+    if not full.startswith(prompt):
+        raise border_error(conversation, index)
+    through = render(tokenizer, conversation, index + 1)
+    stop = answer_stop(full, len(prompt), through, conversation.messages[index])
+    if stop is None:
+        raise border_error(conversation, index)
+    return len(prompt), stop
+
+
+def answer_stop(full: str, start: int, through: str, message: dict[str, Any]) -> int | None:
+    """Find where an answer and its closing token stop; None where it cannot be told.
 
     Args:
         full: the whole conversation.
         start: where the answer starts in it.
         through: the conversation as rendered up to this answer.
         message: the answer.
-        index: its place among the messages.
-
-    Raises:
-        RowError: when it cannot be told.
     """
     if len(through) >= start and full.startswith(through):
         return len(through)
     # Some templates write the last answer in another way than earlier ones (with an empty
-    # thought, say); then an earlier one is its content and whatever closes it.
+    # thought, say). Then an earlier one is as much of the end of it as stands in the full text,
+    # and that must hold all that the answer says.
     content = (message.get("content") or "").strip()
-    closing = through[through.rfind(content) + len(content) :]
-    if not content or not full.startswith(content + closing, start):
-        raise border_error(index)
-    return start + len(content + closing)
+    said = [part for part in (content, *called_names(message)) if part]
+    latest = min((through.rfind(part) for part in said), default=-1)
+    for cut in range(start, latest + 1):
+        if full.startswith(through[cut], start) and full.startswith(through[cut:], start):
+            return start + len(through) - cut
+    return None
 
 
-def border_error(index: int) -> RowError:
+def check_calls(message: dict[str, Any], text: str, index: int) -> None:
+    """Refuse an answer whose calls the template leaves out.
+
+    Raises:
+        RowError: with the first one.
+    """
+    for name in called_names(message):
+        if name not in text:
+            raise RowError(
+                f"messages[{index}]: the chat template leaves out the call of {name!r}; "
+                "choose a model that takes tools"
+            )
+
+
+def border_error(conversation: Conversation, index: int) -> RowError:
     """Say that prompt and answer cannot be told apart."""
+    is_last = index == len(conversation.messages) - 1
     return RowError(
         f"messages[{index}]: the chat template writes the messages before this answer in another "
         "way once it is there, so that prompt and answer cannot be told apart"
+        + ("" if is_last else "; data.train_on=last learns the last answer alone")
     )
-
-
-def render(
-    tokenizer: PreTrainedTokenizerFast,
-    conversation: Conversation,
-    count: int | None = None,
-    ask: bool = False,
-) -> str:
-    """Apply the chat template to the first messages.
-
-    Args:
-        tokenizer: has the template.
-        conversation: the messages and tools.
-        count: how many messages; None: all.
-        ask: add what asks the model for its answer.
-
-    Raises:
-        RowError: when there is no template, or it fails.
-    """
-    tools = conversation.tools
-    if not tokenizer.chat_template:
-        raise RowError(
-            "the row has messages, and the tokenizer of this model no chat template; "
-            "write it as prompt and completion, or choose a chat model"
-        )
-    try:
-        template = tokenizer.get_chat_template(tools=tools)
-        if re.search(r"\bstrftime_now\b", template):
-            template = STANDING_DATE + template
-        text = tokenizer.apply_chat_template(
-            conversation.messages[:count],
-            tools=[*tools] if tools else None,
-            chat_template=template,
-            add_generation_prompt=ask,
-            tokenize=False,
-        )
-    except Exception as error:  # a template is a program of somebody else
-        raise RowError(f"the chat template refuses the messages: {error}") from error
-    assert isinstance(text, str)
-    return text

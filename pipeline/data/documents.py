@@ -6,6 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Float32
+
 from pipeline.data.encode import Encoded, Encoder
 from pipeline.data.fields import RowError
 from pipeline.data.ingest import BadRows, Row
@@ -26,22 +29,29 @@ class Fitter:
         vocab_size: the model knows the ids below it.
         max_seq_len: longest document, in tokens.
         long_documents: what happens to a longer one: truncate, split or refuse.
+        overlap_tokens: how many tokens a piece reads again from the one before.
 
     Attributes:
-        counts: truncated_documents, truncated_tokens, split_documents, pieces_without_targets,
-            rows_without_targets.
+        counts: truncated_documents, truncated_tokens, split_documents, repeated_tokens,
+            pieces_without_targets, rows_without_targets.
     """
 
     def __init__(
-        self, encoder: Encoder, vocab_size: int, max_seq_len: int, long_documents: str
+        self,
+        encoder: Encoder,
+        vocab_size: int,
+        max_seq_len: int,
+        long_documents: str,
+        overlap_tokens: int,
     ) -> None:
         self.encoder = encoder
         self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
-        self.long_documents = long_documents
+        self.long_documents, self.overlap_tokens = long_documents, overlap_tokens
         self.counts = Counter(
             truncated_documents=0,
             truncated_tokens=0,
             split_documents=0,
+            repeated_tokens=0,
             pieces_without_targets=0,
             rows_without_targets=0,
         )
@@ -81,7 +91,7 @@ class Fitter:
             DataError: when documents are too long, and that is refused.
             ModelError: when the model does not know one of the ids.
         """
-        ids, _ = encoded
+        ids = encoded.ids
         if ids.max() >= self.vocab_size:
             raise ModelError(
                 f"{row.file}, line {row.line}: the tokenizer gives id {ids.max()}, and the model's "
@@ -89,8 +99,12 @@ class Fitter:
             )
         if len(ids) > self.max_seq_len:
             self.note_long(row, len(ids))
-        pieces = list(cut(encoded, self.max_seq_len, self.long_documents == "split"))
-        kept = [piece for piece in pieces if piece[1].any()]
+        keep_all = self.long_documents == "split"
+        pieces = list(cut(encoded, self.max_seq_len, keep_all, self.overlap_tokens))
+        kept = [piece for piece in pieces if piece.target_mask.any()]
+        self.counts["repeated_tokens"] += self.overlap_tokens * sum(
+            piece is not pieces[0] for piece in kept
+        )
         if not kept:
             self.counts["rows_without_targets"] += 1
         else:
@@ -136,23 +150,39 @@ def batches_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def cut(encoded: Encoded, max_seq_len: int, keep_all: bool) -> Iterator[Encoded]:
+def cut(
+    encoded: Encoded, max_seq_len: int, keep_all: bool, overlap_tokens: int
+) -> Iterator[Encoded]:
     """Cut a document into pieces of at most `max_seq_len` tokens.
 
-    A piece begins with the last token of the one before, so that every target is still there,
-    once.
+    A piece begins with the last token of the one before, which predicts the first one that is new,
+    and with `overlap_tokens` more before it as context. Every target is still there, once.
 
     Args:
-        encoded: ids and target mask.
+        encoded: one document.
         max_seq_len: longest piece.
         keep_all: else only the first piece.
+        overlap_tokens: context that is read again and not learnt again; below max_seq_len - 1.
     """
-    ids, mask = encoded
-    for start in range(0, len(ids) - 1 if keep_all else 1, max_seq_len - 1):
+    ids, mask, weights = encoded
+    stride = max_seq_len - 1 - overlap_tokens
+    starts = range(0, max(1, len(ids) - 1 - overlap_tokens) if keep_all else 1, stride)
+    for start in starts:
         piece = slice(start, start + max_seq_len)
         piece_mask = mask[piece].copy()
-        piece_mask[0] = False
-        yield ids[piece], piece_mask
+        piece_mask[: overlap_tokens + 1 if start else 1] = False
+        yield Encoded(ids[piece], piece_mask, weights_of(piece_mask, weights, piece))
+
+
+def weights_of(
+    piece_mask: Bool[np.ndarray, " piece"],
+    weights: Float32[np.ndarray, " length"] | None,
+    piece: slice,
+) -> Float32[np.ndarray, " piece"] | None:
+    """Give the weights of a piece; None where each of its targets counts 1."""
+    if weights is None or (weights[piece][piece_mask] == 1).all():
+        return None
+    return np.where(piece_mask, weights[piece], np.float32(1))
 
 
 class SplitStore:
@@ -174,9 +204,9 @@ class SplitStore:
     def add(self, record: Record, piece: Encoded) -> None:
         """Append a document that fits."""
         provenance = (record.authority_weight, record.provenance_entropy)
-        self.writer.add(*piece, *provenance)
-        self.longest = max(self.longest, len(piece[0]))
-        self._histogram[(len(piece[0]) - 1) // self._bin_tokens] += 1
+        self.writer.add(piece.ids, piece.target_mask, *provenance, piece.weights)
+        self.longest = max(self.longest, len(piece.ids))
+        self._histogram[(len(piece.ids) - 1) // self._bin_tokens] += 1
         self.with_provenance += None not in provenance
         self.half_provenance += provenance.count(None) == 1
 

@@ -1,4 +1,8 @@
-"""Fields of a row, checked one by one."""
+"""What every value of a row must be: a string that can be written, or a number in its range."""
+
+from collections.abc import Iterator
+
+MAX_WEIGHT = 1.0
 
 
 class RowError(ValueError):
@@ -32,6 +36,31 @@ def check_characters(name: str, value: str) -> None:
     except UnicodeEncodeError as error:
         broken = value[error.start].encode("unicode_escape").decode()
         raise RowError(f"{name} holds half a surrogate pair ({broken})") from None
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """Give every string inside a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from strings_in(list(value.values()))
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings_in(part)
+
+
+def checked_number(name: str, value: object, maximum: float) -> float:
+    """Refuse what is no number from 0 to `maximum`.
+
+    Raises:
+        RowError: with what is wrong.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(f"{name} is {kind_of(value)}, not a number")
+    if not 0 <= value <= maximum:  # also false for NaN
+        raise RowError(f"{name} is {value}, not between 0 and {maximum:g}")
+    return float(value)
 
 
 def kind_of(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,11 @@ class JsonlRows:
     max_line_bytes: int
     with_metadata: bool = False
 
+    @property
+    def name(self) -> str:
+        """Name the data in a message."""
+        return f"data.path={self.path}"
+
     def total_bytes(self) -> int:
         """Give the size of all files."""
         return sum(file.stat().st_size for file in jsonl_files(self.path))
@@ -155,11 +160,21 @@ class JsonlRows:
                 yield Row(file, line, raw, record, splitter.split(file, record))
 
 
-def world_rows(
-    rows: Iterable[Mapping[str, Any]], splitter: Splitter, counts: Counter[str]
-) -> Iterator[Row]:
-    """Give the rows that the built-in world makes."""
-    for line, row in enumerate(rows, start=1):
-        counts["rows"] += 1
-        record = parse_record(row)
-        yield Row(WORLD, line, b"", record, splitter.split(WORLD, record))
+@dataclass(frozen=True)
+class WorldRows:
+    """The rows that the built-in world makes, anew each time."""
+
+    name: str
+    make: Callable[[], Iterable[Mapping[str, Any]]]
+    splitter: Splitter
+
+    def total_bytes(self) -> int:
+        """Its words are few, however many rows it makes."""
+        return 0
+
+    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
+        """Give the rows; none of them is bad."""
+        for line, row in enumerate(self.make(), start=1):
+            counts["rows"] += 1
+            record = parse_record(row)
+            yield Row(WORLD, line, b"", record, self.splitter.split(WORLD, record))

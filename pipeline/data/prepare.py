@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.conflicts import pretraining_rows, suite_items, training_rows
+from pipeline.data.conflicts import pretraining_rows, suite_items
 from pipeline.data.documents import Fitter, SplitStore
 from pipeline.data.duplicates import DuplicateCounter
 from pipeline.data.encode import Encoder
-from pipeline.data.ingest import QUARANTINE, BadRows, JsonlRows, Row, Splitter, world_rows
+from pipeline.data.ingest import QUARANTINE, BadRows, Splitter, WorldRows
 from pipeline.data.provenance.complete import Completer
+from pipeline.data.settings import PrepareSettings
+from pipeline.data.sources import source_of
 from pipeline.data.splits import SPLITS
 from pipeline.data.suite import suite_rows
 from pipeline.data.tokenizer import (
@@ -27,8 +28,7 @@ from pipeline.data.tokenizer import (
     train_tokenizer,
     vocabulary_size,
 )
-from pipeline.errors import ConfigError, DataError
-from pipeline.schema import Provenance
+from pipeline.errors import DataError
 
 SUITE = "conflicts.jsonl"
 ROW_COUNTS = (
@@ -38,10 +38,11 @@ ROW_COUNTS = (
     "bom_files",
     "crlf_lines",
     "missing_final_newlines",
+    "empty_files",
+    "undecodable_files",
     "duplicate_documents",
     "leaked_documents",
 )
-DEFAULT_MAX_SEQ_LEN = 2048
 ROWS_PER_REPORT = 1024
 TOKENIZER_BYTES = 1 << 25
 """A tokenizer is trained on a sample of about this size: enough to count pairs of letters by, and
@@ -51,61 +52,6 @@ SPLIT_REMEDY = (
     "into valid.jsonl beside train.jsonl, in one folder."
 )
 Progress = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What `data.*` says, and what the model has to do with it.
-
-    Attributes:
-        seed: of the built-in world.
-        source: `conflicts` or `jsonl`.
-        path: a JSONL file or a folder of them; None for the built-in world.
-        max_seq_len: longest document, in tokens.
-        long_documents: what happens to a longer one: truncate, split or refuse.
-        max_bad_rows: rows that may be left out.
-        max_line_bytes: longest line of a file.
-        validation_fraction: share of the documents, by hash.
-        test_fraction: share of the documents, by hash.
-        tokenizer_source: the model's folder; None: train a tokenizer on the training split.
-        vocab_size: of the model that exists, or of the tokenizer to train.
-        num_documents: of the built-in world, to fine-tune on.
-        num_pretrain_documents: of the built-in world, for a new model to learn the language.
-        num_contests: of the built-in world, in the suite.
-        provenance: how to score rows that carry no provenance; None: they stay without.
-    """
-
-    seed: int
-    source: str
-    path: Path | None
-    max_seq_len: int
-    long_documents: str
-    max_bad_rows: int
-    max_line_bytes: int
-    validation_fraction: float
-    test_fraction: float
-    tokenizer_source: Path | None
-    vocab_size: int
-    num_documents: int
-    num_pretrain_documents: int
-    num_contests: int
-    provenance: Provenance | None = None
-
-
-def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
-    """Choose the longest document: what was asked for, else what the model can, up to a limit.
-
-    Raises:
-        ConfigError: when the model has fewer positions than that.
-    """
-    if asked is None:
-        return min(positions or DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN)
-    if positions is not None and asked > positions:
-        raise ConfigError(
-            f"data.max_seq_len={asked}: the model has {positions} positions.\n"
-            f"Set it to {positions} or less, or to null."
-        )
-    return asked
 
 
 def prepare(
@@ -141,6 +87,7 @@ class Preparation:
         self.rules = Splitter(settings.validation_fraction, settings.test_fraction)
         self.is_world = settings.source == "conflicts"
         self.is_scratch = settings.tokenizer_source is None
+        self.source = source_of(settings, self.rules)
         self.completer = None
         if settings.provenance is not None:
             self.completer = Completer(settings.provenance)
@@ -149,7 +96,7 @@ class Preparation:
         """Provide the tokenizer, write the splits with it, then what the built-in world adds."""
         self.provide_tokenizer(self.folder / "tokenizer")
         tokenizer = load_tokenizer(self.folder / "tokenizer")
-        self.encoder = Encoder(tokenizer)
+        self.encoder = Encoder(tokenizer, self.settings.train_on)
         self.vocab_size = self.settings.vocab_size
         if self.is_scratch:  # a small text may give fewer tokens than asked for
             self.vocab_size = vocabulary_size(tokenizer)
@@ -159,21 +106,6 @@ class Preparation:
         if self.is_world and self.is_scratch:
             metrics |= self.write_pretraining()
         return metrics, histogram
-
-    def rows(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
-        """Read all rows from the start."""
-        settings = self.settings
-        if self.is_world:
-            made = training_rows(settings.seed, settings.num_documents)
-            yield from world_rows(made, self.rules, counts)
-        else:
-            yield from self.files().read(bad, counts)
-
-    def files(self) -> JsonlRows:
-        """Give the files of `data.path`."""
-        path, longest = self.settings.path, self.settings.max_line_bytes
-        assert path is not None, "checked with the parameters"
-        return JsonlRows(path, self.rules, longest, with_metadata=self.completer is not None)
 
     def provide_tokenizer(self, folder: Path) -> None:
         """Take the model's tokenizer, or train one on the training split.
@@ -187,16 +119,14 @@ class Preparation:
         texts = self.tokenizer_texts()
         first = next(texts, None)
         if first is None:
-            raise DataError(f"{self.name()}: no row falls into train.\n{SPLIT_REMEDY}")
+            raise DataError(f"{self.source.name}: no row falls into train.\n{SPLIT_REMEDY}")
         train_tokenizer(chain([first], texts), self.settings.vocab_size, folder)
 
     def tokenizer_texts(self) -> Iterator[str]:
         """Give texts of the training split; of very many, a sample that each row's hash decides."""
-        # The built-in world needs no sample: its words are few, however many rows it makes.
-        total = 0 if self.is_world else self.files().total_bytes()
-        share = min(1.0, TOKENIZER_BYTES / max(total, 1))
+        share = min(1.0, TOKENIZER_BYTES / max(self.source.total_bytes(), 1))
         bad = BadRows(self.settings.max_bad_rows)
-        for number, row in enumerate(self.rows(bad, Counter())):
+        for number, row in enumerate(self.source.read(bad, Counter())):
             if number % ROWS_PER_REPORT == 0:
                 self.progress("tokenizer", number)
             if row.split == "train" and in_sample(row.record.content_hash(), share):
@@ -212,7 +142,7 @@ class Preparation:
             stores = {split: stack.enter_context(self.store(split)) for split in SPLITS}
             duplicates = stack.enter_context(DuplicateCounter(self.folder / ".hashes"))
             progress = partial(self.progress, "rows")
-            for row, pieces in fitter.documents(self.rows(bad, counts), bad, progress):
+            for row, pieces in fitter.documents(self.source.read(bad, counts), bad, progress):
                 duplicates.add(row.record.content_hash(), row.split)
                 record = self.completer.complete(row.record) if self.completer else row.record
                 for piece in pieces:
@@ -238,8 +168,8 @@ class Preparation:
     def write_pretraining(self) -> dict[str, Any]:
         """Write what a new model learns the language from; it has no splits."""
         settings, bad, fitter = self.settings, BadRows(0), self.fitter()
-        made = pretraining_rows(settings.seed, settings.num_pretrain_documents)
-        rows = world_rows(made, Splitter(0.0, 0.0), Counter())
+        make = partial(pretraining_rows, settings.seed, settings.num_pretrain_documents)
+        rows = WorldRows(self.source.name, make, Splitter(0.0, 0.0)).read(bad, Counter())
         progress = partial(self.progress, "pretraining rows")
         with self.store("pretrain") as store:
             for row, pieces in fitter.documents(rows, bad, progress):
@@ -250,8 +180,9 @@ class Preparation:
 
     def fitter(self) -> Fitter:
         """Make what fits documents to the model."""
-        limits = (self.vocab_size, self.settings.max_seq_len, self.settings.long_documents)
-        return Fitter(self.encoder, *limits)
+        settings = self.settings
+        limits = (settings.max_seq_len, settings.long_documents, settings.overlap_tokens)
+        return Fitter(self.encoder, self.vocab_size, *limits)
 
     def store(self, name: str) -> SplitStore:
         """Start a store."""
@@ -266,21 +197,16 @@ class Preparation:
         total, lost = sum(documents.values()), fitter.counts["rows_without_targets"]
         if lost and not total:
             raise DataError(
-                f"{self.name()}: none of the {lost} rows has anything to be learnt within "
+                f"{self.source.name}: none of the {lost} rows has anything to be learnt within "
                 f"data.max_seq_len={self.settings.max_seq_len} tokens.\n"
-                "Set it higher, or data.long_documents=split."
+                "Set it higher, or data.long_documents=split, or give answers a weight above 0."
             )
         for split in ("train", "validation"):
             if not documents[split]:
                 raise DataError(
-                    f"{self.name()}: of {total} documents none falls into {split}.\n{SPLIT_REMEDY}"
+                    f"{self.source.name}: of {total} documents none falls into {split}.\n"
+                    f"{SPLIT_REMEDY}"
                 )
-
-    def name(self) -> str:
-        """Name the data in a message."""
-        if self.is_world:
-            return f"data.conflicts.num_documents={self.settings.num_documents}"
-        return f"data.path={self.settings.path}"
 
 
 def in_sample(content_hash: bytes, share: float) -> bool:

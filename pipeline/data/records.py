@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.data.fields import RowError, check_characters, checked_text, kind_of
+from pipeline.data.fields import MAX_WEIGHT, RowError, checked_number, checked_text, kind_of
+from pipeline.data.messages import checked_messages, checked_tools
 from pipeline.data.metadata import NO_METADATA, Metadata, parse_metadata
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-MAY_BE_EMPTY = ("system", "developer", "tool")
 MAX_AUTHORITY_WEIGHT = 0.99
 MAX_ENTROPY_BITS = 64.0
 """Far beyond any provenance; weights are exponential in it and have to stay finite."""
@@ -44,10 +43,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, of which the assistant's are to be learnt, and the tools it may call."""
+    """Messages, of which the assistant's are to be learnt, and the tools it may call.
+
+    Attributes:
+        messages: without their weights, which no template is to see.
+        tools: None where the row has none.
+        weights: one per message, 1 on those that are not the assistant's; None: all are 1.
+    """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
+    weights: tuple[float, ...] | None = None
 
     def parts(self) -> Iterator[str]:
         """Give what makes this content differ from another."""
@@ -65,6 +71,7 @@ class Record:
         provenance_entropy: bits of independent evidence behind it; None: not known.
         cluster: rows of one cluster stay in one split; None: the row stands alone.
         metadata: what the row says about its source, for the provenance scorer.
+        weight: how much what is learnt from the row counts, 0 to 1; no part of the content.
     """
 
     content: Text | Answer | Conversation
@@ -72,6 +79,7 @@ class Record:
     provenance_entropy: float | None = None
     cluster: str | None = None
     metadata: Metadata = NO_METADATA
+    weight: float = 1.0
 
     def content_hash(self) -> bytes:
         """Hash the content; case, white space and Unicode composition do not count."""
@@ -113,6 +121,7 @@ def parse_record(row: object, with_metadata: bool = False) -> Record:
         parse_number(present, "provenance_entropy", MAX_ENTROPY_BITS),
         checked_text("cluster", present["cluster"]) if "cluster" in present else None,
         parse_metadata(present) if with_metadata else NO_METADATA,
+        checked_number("weight", present.get("weight", 1.0), MAX_WEIGHT),
     )
 
 
@@ -134,77 +143,12 @@ def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
     if missing := [key for key in shapes[0] if key not in row]:
         raise RowError(f"{missing[0]} is missing beside {(set(shapes[0]) - set(missing)).pop()}")
     if "messages" in row:
-        return Conversation(checked_messages(row["messages"]), checked_tools(row.get("tools")))
+        messages = checked_messages(row["messages"])
+        weights = tuple(float(message.pop("weight", 1)) for message in messages)
+        tools = checked_tools(row.get("tools"))
+        return Conversation(messages, tools, weights if set(weights) != {1.0} else None)
     texts = [checked_text(key, row[key]) for key in shapes[0]]
     return Text(*texts) if len(texts) == 1 else Answer(*texts)
-
-
-def checked_messages(messages: object) -> list[dict[str, Any]]:
-    """Refuse a conversation that a chat template cannot take or that answers nothing.
-
-    Raises:
-        RowError: with the first message that is wrong.
-    """
-    if not isinstance(messages, list):
-        raise RowError(f"messages is {kind_of(messages)}, not a list")
-    if not messages:
-        raise RowError("messages is empty")
-    for index, message in enumerate(messages):
-        check_message(f"messages[{index}]", message)
-    if messages[-1]["role"] != "assistant":
-        raise RowError(
-            f"the last message is from {messages[-1]['role']!r}; "
-            "training needs an answer of the assistant to learn from"
-        )
-    return messages
-
-
-def check_message(name: str, message: object) -> None:
-    """Refuse a message without a known role, or without content where there should be some.
-
-    Raises:
-        RowError: with what is wrong.
-    """
-    if not isinstance(message, dict):
-        raise RowError(f"{name} is {kind_of(message)}, not an object")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise RowError(f"{name}: unknown role {role!r}; it must be one of {', '.join(ROLES)}")
-    if content is None and not message.get("tool_calls"):
-        raise RowError(f"{name} ({role}) has no content")
-    if content is not None and not isinstance(content, str):
-        raise RowError(f"{name}: content is {kind_of(content)}, not a string")
-    if not (content or "").strip() and role not in MAY_BE_EMPTY and not message.get("tool_calls"):
-        raise RowError(f"{name} ({role}): content is empty")
-    for text in strings_in(message):
-        check_characters(name, text)
-
-
-def checked_tools(tools: object) -> list[dict[str, Any]] | None:
-    """Refuse tools that are no list of objects.
-
-    Raises:
-        RowError: with what is wrong.
-    """
-    if tools is None:
-        return None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError("tools is not a list of objects")
-    for text in strings_in(tools):
-        check_characters("tools", text)
-    return tools
-
-
-def strings_in(value: object) -> Iterator[str]:
-    """Give every string inside a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from value
-        yield from strings_in(list(value.values()))
-    elif isinstance(value, list):
-        for part in value:
-            yield from strings_in(part)
 
 
 def parse_number(row: Mapping[str, Any], name: str, maximum: float) -> float | None:
@@ -218,9 +162,4 @@ def parse_number(row: Mapping[str, Any], name: str, maximum: float) -> float | N
         return None
     if len(names) > 1:
         raise RowError(f"{names[0]} and {names[1]} are the same thing; keep one")
-    value = row[names[0]]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError(f"{names[0]} is {kind_of(value)}, not a number")
-    if not 0 <= value <= maximum:  # also false for NaN
-        raise RowError(f"{names[0]} is {value}, not between 0 and {maximum:g}")
-    return float(value)
+    return checked_number(names[0], row[names[0]], maximum)

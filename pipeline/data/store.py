@@ -2,13 +2,14 @@
 
 A store is a folder: `tokens.bin` (unsigned 16 or 32 bits), `targets.bin` (one byte per token, 1
 where it is a target), `documents.bin` (one record per document) and `store.json`, which is
-written last: a store without it was never finished. Identical input gives identical bytes.
+written last: a store without it was never finished. Only where some target counts less than
+others, there is `weights.bin` too (32-bit float per token). Identical input gives identical bytes.
 """
 
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Integer
@@ -16,8 +17,9 @@ from jaxtyping import Bool, Float32, Int32, Int64, Integer
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json
 
-FORMAT = "tidewheel token store 1"
+FORMAT, WEIGHTED_FORMAT = "tidewheel token store 1", "tidewheel token store 1 with weights"
 TOKENS, TARGETS, DOCUMENTS, HEADER = "tokens.bin", "targets.bin", "documents.bin", "store.json"
+WEIGHTS, WEIGHT = "weights.bin", np.dtype("<f4")
 DOCUMENT = np.dtype(
     [
         ("start", "<i8"),
@@ -46,12 +48,14 @@ class TokenStoreWriter:
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / HEADER).unlink(missing_ok=True)
+        for name in (HEADER, WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
         self.folder, self.vocab_size, self.dtype = folder, vocab_size, token_type(vocab_size)
         self.num_documents = self.num_tokens = self.num_targets = 0
         self._tokens, self._targets, self._documents = (
             (folder / name).open("wb", WRITE_BUFFER_BYTES) for name in (TOKENS, TARGETS, DOCUMENTS)
         )
+        self._weights: BinaryIO | None = None
 
     def add(
         self,
@@ -59,6 +63,7 @@ class TokenStoreWriter:
         target_mask: Bool[np.ndarray, " length"],
         authority_weight: float | None,
         provenance_entropy: float | None,
+        weights: Float32[np.ndarray, " length"] | None = None,
     ) -> None:
         """Append one document.
 
@@ -67,6 +72,7 @@ class TokenStoreWriter:
             target_mask: True where a token is to be predicted; never the first, at least one.
             authority_weight: None where the row carries none.
             provenance_entropy: bits; None where the row carries none.
+            weights: how much each target counts, and 1 on other tokens; None: 1 everywhere.
         """
         num_targets = int(np.count_nonzero(target_mask))
         assert num_targets, "a document without targets teaches nothing"
@@ -82,9 +88,23 @@ class TokenStoreWriter:
         self._tokens.write(ids.astype(self.dtype).tobytes())
         self._targets.write(target_mask.tobytes())
         self._documents.write(np.array(row, dtype=DOCUMENT).tobytes())
+        self._add_weights(weights, len(ids))
         self.num_documents += 1
         self.num_tokens += len(ids)
         self.num_targets += num_targets
+
+    def _add_weights(self, weights: Float32[np.ndarray, " length"] | None, length: int) -> None:
+        """Append weights; the first ones are preceded by a 1 for each token before."""
+        if weights is None and self._weights is None:
+            return
+        if self._weights is None:
+            self._weights = (self.folder / WEIGHTS).open("wb", WRITE_BUFFER_BYTES)
+            for start in range(0, self.num_tokens, WRITE_BUFFER_BYTES):
+                count = min(WRITE_BUFFER_BYTES, self.num_tokens - start)
+                self._weights.write(np.ones(count, WEIGHT).tobytes())
+        values = np.ones(length, WEIGHT) if weights is None else weights.astype(WEIGHT)
+        assert ((values > 0) & (values <= 1)).all(), "a weight that no target has"
+        self._weights.write(values.tobytes())
 
     def __enter__(self) -> "TokenStoreWriter":
         return self
@@ -95,7 +115,7 @@ class TokenStoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for file in (self._tokens, self._targets, self._documents):
+        for file in filter(None, (self._tokens, self._targets, self._documents, self._weights)):
             file.flush()
             os.fsync(file.fileno())
             file.close()
@@ -105,7 +125,7 @@ class TokenStoreWriter:
     def header(self) -> dict[str, str | int]:
         """Say what the files hold, so that a reader can tell whether they are whole."""
         return {
-            "format": FORMAT,
+            "format": FORMAT if self._weights is None else WEIGHTED_FORMAT,
             "vocab_size": self.vocab_size,
             "num_documents": self.num_documents,
             "num_tokens": self.num_tokens,
@@ -143,6 +163,8 @@ class TokenStore:
         table = self._map(DOCUMENTS, DOCUMENT, header["num_documents"])
         self._tokens = self._map(TOKENS, token_type(self.vocab_size), self.total_tokens)
         self._targets = self._map(TARGETS, np.dtype(np.bool_), self.total_tokens)
+        weighted = header["format"] == WEIGHTED_FORMAT
+        self._weights = self._map(WEIGHTS, WEIGHT, self.total_tokens) if weighted else None
         self._starts, self.lengths = table["start"], table["length"]
         self.num_targets = table["num_targets"]
         self.authority_weight = table["authority_weight"]
@@ -173,6 +195,13 @@ class TokenStore:
         start = self._starts[index]
         return self._targets[start : start + self.lengths[index]]
 
+    def weights(self, index: int) -> Float32[np.ndarray, " length"]:
+        """Say how much each target of a document counts; 1 on other tokens."""
+        if self._weights is None:
+            return np.ones(self.lengths[index], np.float32)
+        start = self._starts[index]
+        return self._weights[start : start + self.lengths[index]]
+
 
 def held_out_store(prepared: Path) -> TokenStore:
     """Open the split for the last judgement: test, or validation where there is no test row."""
@@ -198,7 +227,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error!r}.\n{REMEDY}") from error
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (FORMAT, WEIGHTED_FORMAT):
         raise DataError(
             f"{path}: format {header.get('format')!r}; this version reads {FORMAT!r}.\n{REMEDY}"
         )

@@ -1,0 +1,133 @@
+"""Rows from a data set that the `datasets` library reads from a folder, one at a time."""
+
+import importlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard
+
+from pipeline.data.fields import RowError, strings_in
+from pipeline.data.ingest import BadRows, Row, Splitter
+from pipeline.data.records import parse_record
+from pipeline.errors import ConfigError, DataError
+from pipeline.inputs import dataset_files
+
+CARD, SETTINGS = "README.md", ".huggingface.yaml"
+SAVED = ("state.json", "dataset_dict.json")
+"""What `save_to_disk` leaves in the folder of a data set, or of several splits."""
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """The rows of one split of a data set; ours are drawn from it by hash.
+
+    Attributes:
+        name: how a message names the data.
+        folder: where its files are.
+        subset: one of its configurations; None: the only one.
+        split: one of its splits.
+        splitter: says which split of ours a row belongs to.
+        with_metadata: whether to read what a row says about its source.
+    """
+
+    name: str
+    folder: Path
+    subset: str | None
+    split: str
+    splitter: Splitter
+    with_metadata: bool = False
+
+    def total_bytes(self) -> int:
+        """Give the size of all files."""
+        return sum(file.stat().st_size for file in dataset_files(self.folder))
+
+    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
+        """Give the good rows; add the others to `bad`, and count them all.
+
+        Raises:
+            ConfigError: when `datasets` is not installed.
+            DataError: when it cannot read the folder.
+        """
+        place = self.folder / self.split
+        for line, row in enumerate(self.rows(), start=1):
+            counts["rows"] += 1
+            raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
+            try:
+                record = parse_record(row, self.with_metadata)
+            except RowError as error:
+                bad.add(place, line, raw, str(error))
+                continue
+            yield Row(place, line, raw, record, self.splitter.split(place, record))
+
+    def rows(self) -> Iterator[Any]:
+        """Read the split as it is on disk; nothing is shuffled, cached or run.
+
+        Raises:
+            ConfigError: when `datasets` is not installed.
+            DataError: when it cannot read the folder.
+        """
+        datasets = import_datasets()
+        check_card(self.name, self.folder)
+        try:
+            yield from self.opened(datasets)
+        except Exception as error:  # the library raises whatever its readers do
+            raise DataError(
+                f"{self.name}: the data set cannot be read: {error}\n"
+                "Look at data.huggingface.subset and data.huggingface.split."
+            ) from error
+
+    def opened(self, datasets: Any) -> Iterable[Any]:  # noqa: ANN401
+        """Open the split with the reader that its files ask for."""
+        if any((self.folder / name).exists() for name in SAVED):
+            saved = datasets.load_from_disk(str(self.folder))
+            return saved[self.split] if isinstance(saved, dict) else saved
+        return datasets.load_dataset(
+            str(self.folder), name=self.subset, split=self.split, streaming=True
+        )
+
+
+def check_card(name: str, folder: Path) -> None:
+    """Refuse a folder whose card names files that are not in it.
+
+    The `datasets` library would read them, also from other machines, and although it is offline.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    if (folder / SETTINGS).exists():
+        raise DataError(f"{name}: {SETTINGS} is not read here.\nWrite it into {CARD}.")
+    if not (folder / CARD).is_file():
+        return
+    card = DatasetCard((folder / CARD).read_text(encoding="utf-8", errors="replace"))
+    for place in strings_in(card.data.to_dict().get("configs")):
+        if "://" in place or "::" in place or is_outside(place):
+            raise DataError(
+                f"{name}: {CARD} names {place}, which is not in the folder.\n"
+                f"Put the files into the folder, and name them in {CARD} as they lie there."
+            )
+
+
+def is_outside(place: str) -> bool:
+    """Tell whether a path leads out of the folder that it is relative to."""
+    return Path(place).is_absolute() or ".." in Path(place).parts
+
+
+def import_datasets() -> Any:  # noqa: ANN401
+    """Import the `datasets` library, set offline.
+
+    Raises:
+        ConfigError: when it is not installed.
+    """
+    os.environ["HF_DATASETS_OFFLINE"] = "1"
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise ConfigError(
+            "data.source=huggingface needs the package `datasets`, which is not installed.\n"
+            "Install it: `uv sync --inexact --extra huggingface`."
+        ) from error

@@ -1,0 +1,85 @@
+"""What the preparation is told, and what follows from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.rules import overlap_problem
+from pipeline.schema import Provenance
+
+DEFAULT_MAX_SEQ_LEN = 2048
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What `data.*` says, and what the model has to do with it.
+
+    Attributes:
+        seed: of the built-in world.
+        source: `conflicts`, `huggingface`, `jsonl` or `stdlib`.
+        path: a JSONL file or a folder of them, the folder of the data set or that of the standard
+            library; None for the built-in world.
+        subset: of the data set; None: the only one.
+        split: of the data set, the one to read.
+        max_seq_len: longest document, in tokens.
+        long_documents: what happens to a longer one: truncate, split or refuse.
+        overlap_tokens: how many tokens a piece of a split document reads again.
+        train_on: which answers of a conversation are learnt: all, or the last.
+        max_bad_rows: rows that may be left out.
+        max_line_bytes: longest line of a file.
+        validation_fraction: share of the documents, by hash.
+        test_fraction: share of the documents, by hash.
+        tokenizer_source: the model's folder; None: train a tokenizer on the training split.
+        vocab_size: of the model that exists, or of the tokenizer to train.
+        num_documents: of the built-in world, to fine-tune on.
+        num_pretrain_documents: of the built-in world, for a new model to learn the language.
+        num_contests: of the built-in world, in the suite.
+        provenance: how to score rows that carry no provenance; None: they stay without.
+    """
+
+    seed: int
+    source: str
+    path: Path | None
+    subset: str | None
+    split: str
+    max_seq_len: int
+    long_documents: str
+    overlap_tokens: int
+    train_on: str
+    max_bad_rows: int
+    max_line_bytes: int
+    validation_fraction: float
+    test_fraction: float
+    tokenizer_source: Path | None
+    vocab_size: int
+    num_documents: int
+    num_pretrain_documents: int
+    num_contests: int
+    provenance: Provenance | None = None
+
+
+def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
+    """Choose the longest document: what was asked for, else what the model can, up to a limit.
+
+    Raises:
+        ConfigError: when the model has fewer positions than that.
+    """
+    if asked is None:
+        return min(positions or DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN)
+    if positions is not None and asked > positions:
+        raise ConfigError(
+            f"data.max_seq_len={asked}: the model has {positions} positions.\n"
+            f"Set it to {positions} or less, or to null."
+        )
+    return asked
+
+
+def check_overlap(overlap_tokens: int, max_seq_len: int) -> None:
+    """Refuse pieces that would be nothing but context, now that the longest one is known.
+
+    Raises:
+        ConfigError: with both values.
+    """
+    problem = overlap_problem(overlap_tokens, max_seq_len)
+    if problem is not None:
+        raise ConfigError(problem)

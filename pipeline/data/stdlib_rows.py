@@ -1,0 +1,58 @@
+"""Rows from the Python standard library's own source: one file, one row."""
+
+import io
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.fields import RowError
+from pipeline.data.ingest import BadRows, Row, Splitter
+from pipeline.data.records import parse_record
+from pipeline.stdlib import stdlib_files
+
+
+@dataclass(frozen=True)
+class StdlibRows:
+    """The modules of the standard library, by name.
+
+    All modules of a package are one cluster, so that none of them is held out while its neighbours
+    are trained on.
+    """
+
+    root: Path
+    splitter: Splitter
+    name: str = "data.source=stdlib"
+
+    def total_bytes(self) -> int:
+        """Give the size of all files."""
+        return sum(file.stat().st_size for file in stdlib_files(self.root))
+
+    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
+        """Give a row for each file; empty files, and those that do not decode, are counted."""
+        for file in stdlib_files(self.root):
+            raw = file.read_bytes()
+            text = decoded(raw)
+            if text is None:
+                counts["undecodable_files"] += 1
+            elif not text.strip():
+                counts["empty_files"] += 1
+            else:
+                counts["rows"] += 1
+                package = file.relative_to(self.root).parts[0].removesuffix(".py")
+                try:
+                    record = parse_record({"text": text, "cluster": package})
+                except RowError as error:
+                    bad.add(file, 1, raw, str(error))
+                    continue
+                yield Row(file, 1, raw, record, self.splitter.split(file, record))
+
+
+def decoded(raw: bytes) -> str | None:
+    """Read source as Python does (PEP 263), line ends made one; None where that fails."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
+        return io.TextIOWrapper(io.BytesIO(raw), encoding).read()
+    except (SyntaxError, UnicodeDecodeError):
+        return None
