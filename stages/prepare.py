@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.console import RowCounter
 from pipeline.data.prepare import prepare
 from pipeline.data.provenance.explain import explain
-from pipeline.data.settings import PrepareSettings, check_overlap, resolve_max_seq_len
+from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.files import new_folder, write_json
 from pipeline.hub import locate
 from pipeline.inputs import SCRATCH, check_unchanged, data_root
@@ -66,20 +66,14 @@ def settings_of(config: DictConfig) -> PrepareSettings:
         folder = locate(model.source, model.revision, model.allow_network, weights=False)
         facts = read_config(folder)
         positions, vocab_size = max_positions(facts), facts["vocab_size"]
-    max_seq_len = resolve_max_seq_len(data.max_seq_len, positions)
-    check_overlap(data.overlap_tokens, max_seq_len)
     names = {field.name for field in dataclasses.fields(PrepareSettings)}
-    values = {name: value for name, value in data.items() if name in names}
-    values |= data.conflicts
-    values |= {"path": data_root(data), "max_seq_len": max_seq_len}
+    given = {**data, **data.huggingface, **data.conflicts}
+    values = {name: value for name, value in given.items() if name in names}
+    values["path"] = data_root(data)
+    values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, positions)
     values["provenance"] = None if data.provenance.scorer == "none" else provenance_of(config)
     return PrepareSettings(
-        seed=config.seed,
-        subset=data.huggingface.subset,
-        split=data.huggingface.split,
-        tokenizer_source=folder,
-        vocab_size=vocab_size,
-        **values,
+        seed=config.seed, tokenizer_source=folder, vocab_size=vocab_size, **values
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.data.documents import cut
 from pipeline.data.duplicates import DuplicateCounter
 from pipeline.data.encode import Encoded
 from pipeline.data.prepare import in_sample, prepare
-from pipeline.data.settings import PrepareSettings, check_overlap, resolve_max_seq_len
+from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
@@ -454,10 +454,10 @@ def test_split_documents_overlap_and_learn_every_target_once(run, long_rows, ove
 
 @pytest.mark.parametrize("overlap", [63, 64])
 def test_an_overlap_that_leaves_nothing_new(overlap):
-    check_overlap(62, 64)
+    dataclasses.replace(SETTINGS, overlap_tokens=62)
     match = rf"data\.overlap_tokens={overlap} and data\.max_seq_len=64: .* less than 63"
     with pytest.raises(ConfigError, match=match):
-        check_overlap(overlap, 64)
+        dataclasses.replace(SETTINGS, overlap_tokens=overlap)
 
 
 def test_long_documents_are_refused_by_line(run, long_rows):

@@ -57,6 +57,16 @@ class PrepareSettings:
     num_contests: int
     provenance: Provenance | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse pieces that would be nothing but context, now that the longest is known.
+
+        Raises:
+            ConfigError: with both values.
+        """
+        problem = overlap_problem(self.overlap_tokens, self.max_seq_len)
+        if problem is not None:
+            raise ConfigError(problem)
+
 
 def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
     """Choose the longest document: what was asked for, else what the model can, up to a limit.
@@ -72,14 +82,3 @@ def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
             f"Set it to {positions} or less, or to null."
         )
     return asked
-
-
-def check_overlap(overlap_tokens: int, max_seq_len: int) -> None:
-    """Refuse pieces that would be nothing but context, now that the longest one is known.
-
-    Raises:
-        ConfigError: with both values.
-    """
-    problem = overlap_problem(overlap_tokens, max_seq_len)
-    if problem is not None:
-        raise ConfigError(problem)
