@@ -65,6 +65,19 @@ def test_the_slope_of_a_line_is_found_though_a_quarter_of_the_points_is_wild(slo
     assert robust_slope(values) == pytest.approx(slope, rel=0.5, abs=1e6 + 1e-3 * start)
 
 
+@pytest.mark.parametrize("steps", [20, 64, 130, 5000])
+def test_the_slope_of_a_whole_life_is_found_under_waves(steps):
+    """Allocators go up and down for some 100 steps around each validation; that is no leak."""
+    meter, still = LeakMeter(), LeakMeter()
+    for step in range(steps):
+        wave = int(30 * MB * np.sin(step / 8))
+        meter.add(GB + wave + 10 * MB * step)
+        still.add(GB + wave)
+    assert meter.bytes_per_step_of_life == pytest.approx(10 * MB, rel=0.5)
+    if steps > 1000:
+        assert abs(still.bytes_per_step_of_life) < 1e-3 * MB < abs(still.bytes_per_step)
+
+
 def test_two_points_far_apart_do_not_make_a_leak():
     """A difference of two points, as a predecessor took it, would see 10 MB a step here."""
     meter = LeakMeter()

@@ -48,17 +48,26 @@ def robust_slope(values: np.ndarray) -> float:
 
 
 class LeakMeter:
-    """Measures how fast the footprint of one process grows."""
+    """Measures how fast the footprint of one process grows: of late, and over its whole life.
+
+    Of the whole life so many samples are kept, evenly spaced.
+    """
 
     def __init__(self) -> None:
         self._seen = 0
         self._window: deque[int] = deque(maxlen=WINDOW_STEPS)
+        self._life, self._stride = list[int](), 1
 
     def add(self, footprint_bytes: int) -> None:
         """Take the footprint after one more step."""
         self._seen += 1
-        if self._seen > WARM_UP_STEPS:
-            self._window.append(footprint_bytes)
+        if self._seen <= WARM_UP_STEPS:
+            return
+        self._window.append(footprint_bytes)
+        if (self._seen - WARM_UP_STEPS - 1) % self._stride == 0:
+            self._life.append(footprint_bytes)
+        if len(self._life) > 2 * WINDOW_STEPS:
+            self._life, self._stride = self._life[::2], 2 * self._stride
 
     @property
     def bytes_per_step(self) -> float:
@@ -66,6 +75,13 @@ class LeakMeter:
         if len(self._window) < MIN_SAMPLES:
             return 0.0
         return robust_slope(np.array(self._window, dtype=np.float64))
+
+    @property
+    def bytes_per_step_of_life(self) -> float:
+        """The robust slope over all steps, in which ups and downs around validations are noise."""
+        if len(self._life) < MIN_SAMPLES:
+            return 0.0
+        return robust_slope(np.array(self._life, dtype=np.float64)) / self._stride
 
 
 @dataclass(frozen=True)

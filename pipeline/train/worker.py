@@ -128,7 +128,7 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
         with post.beats():
             post.tell("finishing")
             post.tell("result", metrics=run.finish(trainer))
-    post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.bytes_per_step)
+    post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.bytes_per_step_of_life)
     return 0
 
 
