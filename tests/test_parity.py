@@ -1,5 +1,6 @@
 """The same training in torch with peft, and the same loss in mlx-lm, on a real model and rows."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from mlx_lm.tuner.trainer import default_loss
 
 from pipeline.data.batches import arrange
-from pipeline.data.prepare import PrepareSettings, prepare
+from pipeline.data.prepare import prepare
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
@@ -18,6 +19,7 @@ from pipeline.train.loop import Trainer
 from pipeline.train.tune import optim_settings
 from stages.params import composed
 from tests.test_loop import SETTINGS
+from tests.test_prepare import SETTINGS as PREPARE
 
 NUM_STEPS = 50
 LORA = AdapterSettings("lora", 8, 16.0, 0.0, None, ("*",))
@@ -29,21 +31,12 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 def rows(samples, tmp_path_factory):
     """Token stores of real rows, the longer ones cut."""
     folder = tmp_path_factory.mktemp("rows")
-    settings = PrepareSettings(
-        seed=0,
-        source="jsonl",
+    settings = dataclasses.replace(
+        PREPARE,
         path=samples / "data/wikisql",
         max_seq_len=192,
-        long_documents="truncate",
-        max_bad_rows=0,
-        max_line_bytes=1 << 20,
-        validation_fraction=0.1,
-        test_fraction=0.1,
         tokenizer_source=samples / "models/stories260K",
         vocab_size=512,
-        num_documents=10,
-        num_pretrain_documents=10,
-        num_contests=2,
     )
     prepare(settings, folder)
     return TokenStore(folder / "train"), TokenStore(folder / "validation")
