@@ -147,8 +147,10 @@ def optimizer_problems(optim: DictConfig) -> Iterator[str]:
         )
 
 
-def mode_problems(model: DictConfig, train: DictConfig) -> Iterator[str]:
+def mode_problems(model: DictConfig, train: DictConfig, targets: list[str]) -> Iterator[str]:
     """Say what does not go with what is trained."""
+    if train.mode in ("lora", "dora") and not targets:
+        yield f'lora.targets=[] and train.mode={train.mode}: name layers, or ["*"] for all of them'
     if train.mode == "tensors" and not train.tensors:
         yield "train.mode=tensors needs train.tensors=[NAME_OR_PATTERN,...]"
     if train.mode != "tensors" and train.tensors:
@@ -211,7 +213,7 @@ def contradictions(config: DictConfig) -> Iterator[str]:
                 if model.scratch[name] % model.quantize_group_size:
                     yield (
                         f"model.quantize_group_size={model.quantize_group_size} does not divide "
-                        f"model.scratch.{name}={model.scratch[name]}"
+                        f"model.scratch.{name}={model.scratch[name]}; 32, 64 or 128 must"
                     )
     if not OmegaConf.missing_keys(train) and (train.batch_size is None) == (
         train.batch_tokens is None
@@ -222,8 +224,8 @@ def contradictions(config: DictConfig) -> Iterator[str]:
         )
     if not OmegaConf.missing_keys(config.optim):
         yield from optimizer_problems(config.optim)
-    if not (OmegaConf.missing_keys(model) or OmegaConf.missing_keys(train)):
-        yield from mode_problems(model, train)
+    if not any(map(OmegaConf.missing_keys, (model, train, config.lora))):
+        yield from mode_problems(model, train, config.lora.targets)
     if not OmegaConf.missing_keys(config.export):
         wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
         if wrong or not config.export.formats:

@@ -157,7 +157,9 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
             OmegaConf.resolve(config)
             paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_runs_of(config))
             config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
-            return function(select(config, names), paths)
+            result = function(select(config, names), paths)
+            tell_place(paths.out)
+            return result
 
         main = hydra.main(version_base="1.3", config_path="../conf", config_name="config")(run)
 
@@ -190,6 +192,14 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def tell_place(folder: Path) -> None:
+    """Say where a run by hand has written, and how a later stage reads it."""
+    written = [name for name in ("data", "models", "metrics") if (folder / name).exists()]
+    if written and folder.resolve() != ROOT:
+        place = os.path.relpath(folder, ROOT)
+        print(f"written to {place}; a later stage reads it with inputs={place}", file=sys.stderr)
 
 
 def usual_spelling(arguments: list[str]) -> list[str]:

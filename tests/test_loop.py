@@ -374,6 +374,13 @@ def test_a_run_ends_after_so_many_validations_without_a_new_best(run):
         assert set(stopped.best_weights()) == set(trainable_arrays(stopped.model))
 
 
+def test_a_run_that_ends_early_says_so(run, caplog):
+    stopped = run("stopped", early_stopping_patience=1, **OVERFITTING)
+    end, best = stopped.progress.step, stopped.progress.best_step
+    said = f"Step {end}: 1 validations without a new best; the run ends here. The best weights, of "
+    assert f"{said}step {best}, are in best/ (export.checkpoint=best)." in caplog.text
+
+
 def test_a_new_best_starts_the_count_again():
     progress = state.Progress()
     for step, val_loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0, 1.5]):

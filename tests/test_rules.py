@@ -180,7 +180,13 @@ CONTRADICTIONS = [
     (
         [],
         {"model__quantize_bits": 4},
-        "model.quantize_group_size=64 does not divide model.scratch.hidden_size=96",
+        "model.quantize_group_size=64 does not divide model.scratch.hidden_size=96; 32, 64 or 128 "
+        "must",
+    ),
+    (
+        [],
+        {"lora__targets": []},
+        'lora.targets=[] and train.mode=lora: name layers, or ["*"] for all of them',
     ),
     (
         [],

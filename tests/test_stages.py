@@ -209,7 +209,8 @@ def trainable_parameters(folder, rank):
 
 
 def test_a_run_by_hand_touches_nothing_that_dvc_tracks(smoke):
-    stage(smoke, "train", "lora.rank=4", "train.num_steps=3", "hydra.run.dir=runs/hand")
+    done = stage(smoke, "train", "lora.rank=4", "train.num_steps=3", "hydra.run.dir=runs/hand")
+    assert "written to runs/hand; a later stage reads it with inputs=runs/hand" in done.stderr
     weights = load_file(smoke / "runs/hand/models/trained/adapters.safetensors")
     assert {value.shape[1] for name, value in weights.items() if name.endswith("lora_a")} == {4}
     assert json.loads((smoke / "runs/hand/metrics/train.json").read_text())["num_steps"] == 3
@@ -225,6 +226,8 @@ def test_a_run_by_hand_touches_nothing_that_dvc_tracks(smoke):
         "validate.num_samples=1",
     )
     assert (smoke / "runs/validated/plots/overview.png").exists()
+    metrics = json.loads((smoke / "runs/validated/metrics/validate.json").read_text())
+    assert metrics["held_out"]["split"] == "test"
 
 
 def test_a_sweep_writes_one_table(smoke):

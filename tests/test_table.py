@@ -17,6 +17,12 @@ def test_like_tensors_of_all_blocks_stand_in_one_line(tiny_model):
     ]
 
 
+def test_a_tensor_of_one_block_names_it(tiny_model):
+    apply(tiny_model, settings_of("lora", targets=("q_proj",), num_layers=1), seed=0)
+    lines = trainable_table(tiny_model, "lora").splitlines()
+    assert lines[1].startswith("  model.layers.1.self_attn.q_proj.lora_a  1 x (16, 4)")
+
+
 def test_the_head_is_two_lines(tiny_model):
     apply(tiny_model, settings_of("head"), seed=0)
     assert trainable_table(tiny_model, "head").splitlines() == [

@@ -179,7 +179,8 @@ def evaluate(
         pair, store, documents, resolve_arrangement(arrangement, has_fused_attention())
     )
     write_losses(*losses, folder)
-    metrics: dict[str, Any] = {"held_out": perplexity_metrics(*losses)}
+    held_out = {"split": store.folder.name, **perplexity_metrics(*losses)}
+    metrics: dict[str, Any] = {"held_out": held_out}
     suite = prepared / "conflicts.jsonl"
     if suite.exists():
         metrics["conflicts"] = suite_metrics(pair, suite, folder)

@@ -338,6 +338,14 @@ class Trainer:
                 "mending.\nLower optim.learning_rate, and start again."
             )
         progress.close_window(val_loss, self.settings.early_stopping_patience)
+        if progress.stopped_early_at is not None:
+            log.warning(
+                "Step %d: %d validations without a new best; the run ends here. The best weights, "
+                "of step %d, are in best/ (export.checkpoint=best).",
+                progress.step,
+                progress.stale_validations,
+                progress.best_step,
+            )
         self.validations.append(
             {
                 "step": progress.step,
