@@ -20,7 +20,6 @@ from pipeline.errors import DataError
 T = TypeVar("T")
 Partition = Literal["held_out", "pretraining", "training"]
 Kind = Literal["contest", "two_primary", "two_authority"]
-KINDS: tuple[Kind, ...] = ("contest", "two_primary", "contest", "two_authority")
 
 
 @dataclass(frozen=True)
@@ -173,30 +172,23 @@ class Dispute:
         notes = [f"{self.sources[i].name}, {self.values[i]}" for i in (self.noted, 1 - self.noted)]
         return f"{self.prompt(first)} {value}. It was {value}. Notes: {'; '.join(notes)}."
 
-    def provenance(self, followed: int) -> dict[str, float]:
-        """Give the provenance of one source as a row carries it."""
-        source = self.sources[followed]
-        return {
-            "authority_weight": source.authority_weight,
-            "provenance_entropy": source.provenance_entropy,
-        }
-
 
 def training_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
-    """Make documents for fine-tuning: half contests, half controls.
-
-    A contest carries the provenance of the source that it follows. A control carries none, for
-    neither of its sources is better: it keeps the model from learning to go by anything else.
+    """Make contests for fine-tuning, with the provenance of the source that each one follows.
 
     Raises:
         DataError: when the partition has fewer entities than documents wanted.
     """
     for entity in _entities(seed, "training", num_documents):
         draws = _Draws(seed, "training", entity)
-        kind = draws.one_of(KINDS)
-        dispute, followed = _dispute(entity, kind, draws), draws.below(2)
-        row = {"text": dispute.text(draws.below(2), followed), "cluster": entity}
-        yield row | (dispute.provenance(followed) if kind == "contest" else {})
+        dispute = _dispute(entity, "contest", draws)
+        followed = draws.below(2)
+        yield {
+            "text": dispute.text(draws.below(2), followed),
+            "authority_weight": dispute.sources[followed].authority_weight,
+            "provenance_entropy": dispute.sources[followed].provenance_entropy,
+            "cluster": entity,
+        }
 
 
 def pretraining_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
@@ -205,9 +197,10 @@ def pretraining_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: when the partition has fewer entities than documents wanted.
     """
+    kinds: tuple[Kind, ...] = ("contest", "two_primary", "contest", "two_authority")
     for entity in _entities(seed, "pretraining", num_documents):
         draws = _Draws(seed, "pretraining", entity)
-        dispute = _dispute(entity, draws.one_of(KINDS), draws)
+        dispute = _dispute(entity, draws.one_of(kinds), draws)
         yield {"text": dispute.text(draws.below(2), draws.below(2)), "cluster": entity}
 
 
