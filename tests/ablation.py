@@ -25,6 +25,7 @@ from pipeline.model.adapters import load_adapter
 from pipeline.model.base import load_base
 from tests.small import ROOT
 
+CONTROLS = ("two_primary", "two_authority")
 MODES = ("none", "additive", "weighted", "sampling")
 
 
@@ -61,6 +62,10 @@ def measure(folder, adapters):
     return {
         name: {
             **{kind: shares(items, kind, choices[name], choices["none"]) for kind in kinds(items)},
+            **{
+                f"{kind} by source": shares(items, kind, choices[name], choices["none"], True)
+                for kind in CONTROLS
+            },
             "perplexity": math.exp(losses[name].mean),
             "loss_difference": asdict(
                 ratio_estimate(
@@ -77,10 +82,13 @@ def kinds(items):
     return sorted({item.kind for item in items})
 
 
-def shares(items, kind, choices, reference):
-    """Give the share of what is counted, and the paired difference from the reference."""
+def shares(items, kind, choices, reference, by_source=False):
+    """Give the share of what is counted, and the paired difference from the reference.
+
+    By source, the first option is counted: that of one of two equal sources, in both orders.
+    """
     of_kind = np.array([item.kind == kind for item in items])
-    wanted = reference_options([item for item in items if item.kind == kind])
+    wanted = 0 if by_source else reference_options([i for i in items if i.kind == kind])
     clusters = np.array([item.cluster for item in items])[of_kind]
     hits, others = choices[of_kind] == wanted, reference[of_kind] == wanted
     return {
@@ -112,11 +120,14 @@ def points(share):
 def table(results):
     """Give a row per seed and mode, in Markdown."""
     names = ["seed", "mode", "primary source, %", "against none, points"]
-    names += ["two records, points", "two authorities, points", "perplexity"]
+    names += [f"{kind}{how}, points" for how in (" by source", " by order") for kind in CONTROLS]
+    names.append("perplexity")
     lines = [names, ["---"] * len(names)]
     for seed, result in results.items():
         for mode, found in result["modes"].items():
-            controls = [points(found["two_primary"]), points(found["two_authority"])]
+            controls = [
+                points(found[kind + how]) for how in (" by source", "") for kind in CONTROLS
+            ]
             contest = [percent(found["contest"]), points(found["contest"])]
             lines.append([seed, mode, *contest, *controls, f"{found['perplexity']:.3f}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -23,7 +23,7 @@ def test_what_each_mode_does(found):
         assert moved["value"] >= 0.25
         assert moved["low"] > 0
         assert modes[mode]["perplexity"] <= 1.05 * modes["none"]["perplexity"]
-    for kind in ("two_primary", "two_authority"):
-        moved = modes["weighted"][kind]["difference"]
+    for kind in ablation.CONTROLS:
+        moved = modes["weighted"][f"{kind} by source"]["difference"]
         assert moved["low"] <= 0 <= moved["high"]
     assert modes["none"]["contest"]["low"] < 0.5 < modes["none"]["contest"]["high"]
