@@ -225,7 +225,7 @@ def contradictions(config: DictConfig) -> Iterator[str]:
     if not OmegaConf.missing_keys(config.optim):
         yield from optimizer_problems(config.optim)
     if not any(map(OmegaConf.missing_keys, (model, train, config.lora))):
-        yield from mode_problems(model, train, config.lora.targets)
+        yield from mode_problems(model, train, list(config.lora.targets))
     if not OmegaConf.missing_keys(config.export):
         wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
         if wrong or not config.export.formats:
