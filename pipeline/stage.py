@@ -19,6 +19,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import rules
@@ -158,7 +159,8 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
             paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_runs_of(config))
             config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
             result = function(select(config, names), paths)
-            tell_place(paths.out)
+            if HydraConfig.get().mode == RunMode.RUN:  # a sweep ends with its table
+                tell_place(paths.out)
             return result
 
         main = hydra.main(version_base="1.3", config_path="../conf", config_name="config")(run)
@@ -217,7 +219,7 @@ def usual_spelling(arguments: list[str]) -> list[str]:
 
 def quoted(text: str) -> str:
     """Quote a text for Hydra: a backslash counts only before a quote and at the end."""
-    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    text = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     text = text.replace("${", "$ {")  # else Hydra would look for a key of that name
     return f"'{text}'"
 
