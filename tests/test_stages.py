@@ -457,7 +457,7 @@ def test_bad_rows_stop_prepare_with_file_and_line(smoke, kind):
     [
         ("prepare", "model.source=nowhere", "model.source=nowhere: there is no such folder"),
         ("prepare", "data.max_seq_len=4096", "the model has 256 positions"),
-        ("train", "lora.targets=[q_porj]", "q_porj: matches no linear layer"),
+        ("train", "lora.targets=[q_porj]", "q_porj: matches no layer"),
         ("train", "lora.num_layers=99", "lora.num_layers=99: the model has"),
         ("train", "train.batch_size=0", "train.batch_size=0: must be at least 1"),
         ("train", "lora.rnak=3", "did you mean lora.rank"),
