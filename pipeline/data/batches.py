@@ -143,7 +143,8 @@ class BatchPlan:
     def _batches_of(self, epoch: int) -> list[Int64[np.ndarray, " documents"]]:
         if epoch != self._epoch:
             count = len(self.lengths)
-            keys = random_keys(self.seed, epoch, 3 * count + 1)
+            num_keys = 2 * count if self.probabilities is None else 3 * count + 1
+            keys = random_keys(self.seed, epoch, num_keys)
             documents = np.argsort(keys[:count], kind="stable")
             if self.probabilities is not None:
                 drawn = resample(self.probabilities[documents], keys[-1])
