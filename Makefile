@@ -6,6 +6,7 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 EXTRAS := $(if $(BACKEND),--extra $(BACKEND))
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := . .venv/bin/activate &&
+PYTEST := python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
 .PHONY: help env repro test test-all lint system readers clean
 
@@ -25,10 +26,10 @@ repro: env ## run the whole pipeline: prepare, weights, train, export, validate,
 	$(RUN) dvc repro
 
 test: env ## run the test suite
-	$(RUN) python -m pytest
+	$(RUN) $(PYTEST)
 
 test-all: env ## run the test suite with the exhaustive sweeps
-	$(RUN) python -m pytest --exhaustive
+	$(RUN) $(PYTEST) --exhaustive
 
 lint: env ## check format, style and types
 	$(RUN) ruff format --check && ruff check && pyright

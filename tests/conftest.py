@@ -7,10 +7,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache/home")  # not the user's own
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tests run beside each other
 
 from pipeline.data.store import TokenStore, TokenStoreWriter  # noqa: E402
 from pipeline.device import mx  # noqa: E402
 from pipeline.model.scratch import initialize, llama_config, save_scratch  # noqa: E402
+from tests.repository import smoke  # noqa: E402, F401
 from tests.small import TINY_SHAPE, random_documents  # noqa: E402
 from tests.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
