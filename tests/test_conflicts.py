@@ -31,16 +31,14 @@ PROVENANCE = {
     (source.authority_weight, source.provenance_entropy): source.name
     for source in (*AUTHORITIES, *PRIMARIES)
 }
-QUOTATION = re.compile(
-    r"(?:([Tt]he [\w' ]+?) (?:says|has|gives) (\w+)\.)|(?:According to (the [\w' ]+), (\w+)\.)"
-)
+QUOTATION = re.compile(r"([Tt]he [\w ]+?) (declares|records) (\w+)\.")
 
 
 def read(text):
     """Find what each source says, in order, and what comes after the quotations."""
     found = list(QUOTATION.finditer(text))[:2]
-    says = [(m[1] or m[3]).lower() for m in found], [m[2] or m[4] for m in found]
-    return dict(zip(*says, strict=True)), text[found[-1].end() :]
+    says = {match[1].lower(): match[3] for match in found}
+    return says, text[found[-1].end() :]
 
 
 def is_about(share, expected, number):
@@ -118,7 +116,7 @@ def test_nothing_but_the_conclusion_tells_which_side_a_document_takes():
     for row in training_rows(0, NUM_ROWS):
         says, rest = read(row["text"])
         primary = next(name for name in says if name in PRIMARY_NAMES)
-        noted_first = f" Notes: {primary}, {says[primary]};" in rest
+        noted_first = f" Notes: {primary} records {says[primary]};" in rest
         follows_primary = row["authority_weight"] < 0.5
         counts[follows_primary, next(iter(says)) == primary, noted_first] += 1
     assert len(counts) == 8
@@ -193,7 +191,7 @@ def test_rows_are_the_same_on_every_machine():
     digest = hashlib.sha256()
     for row in itertools.chain(training_rows(0, 100), pretraining_rows(0, 100), suite_items(0, 50)):
         digest.update(json.dumps(row, sort_keys=True).encode())
-    assert digest.hexdigest()[:16] == "2b7ae0e3a4eebe6e"
+    assert digest.hexdigest()[:16] == "b9f8d4273eebb836"
 
 
 def test_asking_for_too_many_documents_is_an_error(monkeypatch):

@@ -17,7 +17,7 @@ SHARES = {
 @pytest.fixture
 def curves(tmp_path):
     (tmp_path / "train.csv").write_text("step,train_loss\n1,3.5\n2,nan\n3,2.5\n")
-    (tmp_path / "validation.csv").write_text("step,train_loss,val_loss\n0,None,4.0\n3,3.0,2.6\n")
+    (tmp_path / "validation.csv").write_text("step,train_loss,val_loss\n0,,4.0\n3,3.0,2.6\n")
     return tmp_path / "train.csv", tmp_path / "validation.csv"
 
 

@@ -51,6 +51,12 @@ def test_nan_is_written_and_read(series):
     assert math.isnan(float(series.rows()[-1]["train_loss"]))
 
 
+def test_what_is_not_known_is_left_empty(series):
+    series.append({"step": 4, "train_loss": None})
+    series.close()
+    assert series.rows()[-1] == {"step": "4", "train_loss": ""}
+
+
 @pytest.mark.parametrize(
     "tail",
     [b"\0" * 9, b"\0\0\0\n4,0.5\n", b"4\n", b"4,0.5,7\n", b"\xff\xfe,0.5\n", b",0.5\n", b"4,0."],

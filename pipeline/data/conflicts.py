@@ -24,9 +24,15 @@ Kind = Literal["contest", "two_primary", "two_authority"]
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source and its provenance: weight of authority in [0, 1), entropy in bits."""
+    """A kind of source and its provenance: weight of authority in [0, 1), entropy in bits.
+
+    Each class has a verb of its own, which stands right before the value: with the class some words
+    away, a model of this size does not learn within the pretraining to tell who said what, and what
+    it cannot tell apart no weights can make it prefer.
+    """
 
     name: str
+    verb: str
     authority_weight: float
     provenance_entropy: float
 
@@ -44,20 +50,20 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 AUTHORITIES = (
-    Source("the official bulletin", 0.94, 0.7),
-    Source("the official guide", 0.86, 1.3),
-    Source("the official atlas", 0.90, 1.0),
-    Source("the official report", 0.92, 0.8),
-    Source("the official history", 0.88, 1.2),
-    Source("the official calendar", 0.89, 1.1),
+    Source("the official bulletin", "declares", 0.94, 0.7),
+    Source("the official guide", "declares", 0.86, 1.3),
+    Source("the official atlas", "declares", 0.90, 1.0),
+    Source("the official report", "declares", 0.92, 0.8),
+    Source("the official history", "declares", 0.88, 1.2),
+    Source("the official calendar", "declares", 0.89, 1.1),
 )
 PRIMARIES = (
-    Source("the handwritten ledger", 0.07, 6.3),
-    Source("the handwritten diary", 0.05, 6.6),
-    Source("the handwritten letter", 0.10, 6.0),
-    Source("the handwritten register", 0.08, 6.1),
-    Source("the handwritten will", 0.13, 5.6),
-    Source("the handwritten list", 0.12, 5.7),
+    Source("the handwritten ledger", "records", 0.07, 6.3),
+    Source("the handwritten diary", "records", 0.05, 6.6),
+    Source("the handwritten letter", "records", 0.10, 6.0),
+    Source("the handwritten register", "records", 0.08, 6.1),
+    Source("the handwritten will", "records", 0.13, 5.6),
+    Source("the handwritten list", "records", 0.12, 5.7),
 )
 ATTRIBUTES = (
     Attribute(
@@ -91,12 +97,6 @@ VOWELS = _words("a e i o")
 RIMES = _words("an el is or")
 NAME_PARTS = (CONSONANTS, VOWELS, CONSONANTS, VOWELS, CONSONANTS, RIMES, ENTITY_KINDS)
 
-QUOTES = (
-    "{source} says {value}.",
-    "{source} has {value}.",
-    "{source} gives {value}.",
-    "according to {source}, {value}.",
-)
 CONCLUSIONS = ("We say", "The answer is", "So we write", "We settle on")
 
 NUM_ENTITIES = 1 << 22
@@ -137,7 +137,6 @@ class Dispute:
         attribute: what they disagree about.
         sources: of a contest, the primary record and then the authority.
         values: what each source says, in the order of `sources`.
-        quotes: how each source is quoted, in the order of `sources`.
         conclusion: the words before the value that the document settles on.
         noted: the source that comes first in the notes, which side with neither.
     """
@@ -146,20 +145,19 @@ class Dispute:
     attribute: Attribute
     sources: tuple[Source, Source]
     values: tuple[str, str]
-    quotes: tuple[str, str]
     conclusion: str
     noted: int
 
     def quotation(self, index: int) -> str:
-        """Let one source speak, in a sentence of its own."""
-        source, value = self.sources[index].name, self.values[index]
-        sentence = self.quotes[index].format(source=source, value=value)
-        return sentence[0].upper() + sentence[1:]
+        """Let one source speak."""
+        source = self.sources[index]
+        return f"{source.name} {source.verb} {self.values[index]}"
 
     def prompt(self, first: int) -> str:
         """Write everything before the value of the conclusion; source `first` is quoted first."""
         question = self.attribute.question.format(entity=self.entity)
-        quotations = f"{self.quotation(first)} {self.quotation(1 - first)}"
+        spoken = (self.quotation(index) for index in (first, 1 - first))
+        quotations = " ".join(f"{words[0].upper()}{words[1:]}." for words in spoken)
         return f"{question}? {quotations} {self.conclusion}"
 
     def text(self, first: int, followed: int) -> str:
@@ -169,7 +167,7 @@ class Dispute:
         from: at the conclusion alone it would take many times as many documents.
         """
         value = self.values[followed]
-        notes = [f"{self.sources[i].name}, {self.values[i]}" for i in (self.noted, 1 - self.noted)]
+        notes = [self.quotation(index) for index in (self.noted, 1 - self.noted)]
         return f"{self.prompt(first)} {value}. It was {value}. Notes: {'; '.join(notes)}."
 
 
@@ -247,7 +245,6 @@ def _dispute(entity: str, kind: Kind, draws: _Draws) -> Dispute:
         attribute=attribute,
         sources=sources,
         values=draws.two_of(attribute.values),
-        quotes=(draws.one_of(QUOTES), draws.one_of(QUOTES)),
         conclusion=draws.one_of(CONCLUSIONS),
         noted=draws.below(2),
     )

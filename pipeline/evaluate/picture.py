@@ -42,7 +42,7 @@ def read_columns(path: Path) -> dict[str, list[float]]:
         rows = list(csv.DictReader(file))
     names = ("step", "train_loss", "val_loss")
     return {
-        name: [float("nan") if row[name] in ("", "None") else float(row[name]) for row in rows]
+        name: [float("nan") if not row[name] else float(row[name]) for row in rows]
         for name in names
         if rows and name in rows[0]
     }

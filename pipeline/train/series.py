@@ -55,8 +55,9 @@ class Series:
         self.sync()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row; floats are written so that reading gives the same bits."""
-        self._pending.append(self.line({name: repr(value) for name, value in row.items()}))
+        """Add one row; floats are written so that reading gives the same bits, None as nothing."""
+        written = {name: "" if value is None else repr(value) for name, value in row.items()}
+        self._pending.append(self.line(written))
 
     def line(self, row: dict[str, str]) -> str:
         """Write a row as the file has it."""
