@@ -268,6 +268,12 @@ class Train:
         "micro-batches that a step's documents are split into; the result is the same", minimum=1
     )
     grad_checkpoint: bool = key("recompute each block in the backward pass, to save memory")
+    prefix_cache_gb: float = key(
+        "disk that outputs of frozen blocks may take, for all runs together; 0: they are not kept, "
+        "and computed in every step",
+        unit="GB of 10^9 bytes",
+        minimum=0,
+    )
     max_grad_norm: float | None = key("clip the gradient's global norm; null: never", minimum=0)
     steps_per_eval: int = key("steps between two validations", minimum=1)
     steps_per_save: int = key("steps between two checkpoints", minimum=1)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from pipeline.files import new_folder, write_json
 from pipeline.stage import Paths, stage
 from pipeline.train.picture import draw_memory
-from pipeline.train.runs import RunFolder, statuses
+from pipeline.train.runs import RunFolder, activations_home, statuses
 from pipeline.train.segment import supervisor_settings
 from pipeline.train.supervisor import Supervisor
 from pipeline.train.task import Task, plain
@@ -50,6 +50,7 @@ def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
     for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:
         shutil.copyfile(run.path / name, paths.write(f"plots/{name}"))
     draw_memory(run.path / "train.csv", paths.write("plots/memory.png"))
+    write_json(paths.write("metrics/prefix.json"), metrics.pop("prefix"))
     write_json(paths.write("metrics/train.json"), metrics)
     run.clear()
     return metrics["val_loss"]
@@ -65,6 +66,7 @@ def supervisor(config: DictConfig, paths: Paths, run: RunFolder, output: Path) -
         prepared=str(paths.read("data/prepared").resolve()),
         run_folder=str(run.path.resolve()),
         output=str(output.resolve()),
+        activations=str(activations_home().resolve()),
     )
     return Supervisor(task, config.train.num_steps, supervisor_settings(config.train), run)
 

@@ -51,6 +51,7 @@ PARAMETERS = {
         "batch_tokens": None,
         "grad_accumulation_steps": 2,
         "grad_checkpoint": False,
+        "prefix_cache_gb": 1.0,
         "max_grad_norm": 0.5,
         "steps_per_eval": 5,
         "steps_per_save": 3,

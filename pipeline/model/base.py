@@ -13,7 +13,13 @@ from typing import Any
 
 from pipeline.device import compute_dtype, is_cpu, mx, nn
 from pipeline.errors import ModelError, report_problems
-from pipeline.files import cached_sha256_file, read_json, write_json
+from pipeline.files import (
+    cached_sha256_file,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from pipeline.model.build import linked, load_lazily
 from pipeline.model.check import check_weights
 from pipeline.model.folder import WeightFile, read_config, read_weight_files
@@ -126,6 +132,21 @@ def load_base(base: Path, dtype: str) -> BaseModel:
         mx.eval(model.parameters())  # before the links go, and so that no file is read later
     model.freeze()
     return BaseModel(model, config)
+
+
+def weights_identity(base: Path, dtype: str) -> dict[str, str]:
+    """Tell the loaded weights of `models/base` from any others, by hashes.
+
+    Args:
+        base: the folder that the weights stage wrote.
+        dtype: `model.dtype`.
+    """
+    files = [entry["sha256"] for entry in read_json(base / MANIFEST)["files"]]
+    return {
+        "config": sha256_file(base / "config.json"),
+        "weights": sha256_bytes("\n".join(files).encode()),
+        "dtype": str(wanted_dtype(dtype) or "as stored"),
+    }
 
 
 def wanted_dtype(dtype: str) -> mx.Dtype | None:

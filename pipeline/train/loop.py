@@ -37,6 +37,7 @@ from pipeline.likelihood import document_losses
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.prefix import PrefixSettings, make_prefix
 from pipeline.train.profile import Profile
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
 from pipeline.train.settings import TrainSettings
@@ -86,6 +87,7 @@ class Trainer:
         folder: Path,
         distrust: Distrust = NOTHING,
         watch: Watch | None = None,
+        prefix: PrefixSettings | None = None,
     ) -> None:
         """Set up a run.
 
@@ -98,6 +100,7 @@ class Trainer:
             folder: the run's own folder, for checkpoints and series.
             distrust: what provenance does to each document of `train`.
             watch: who looks on; nobody if None.
+            prefix: where activations of frozen blocks are kept; None: they are not.
         """
         self.watch = watch or Watch()
         self.model, self.train_store, self.validation_store = model, train, validation
@@ -117,6 +120,7 @@ class Trainer:
             check_packable(model)
         if settings.grad_checkpoint:
             checkpoint_blocks(model)
+        self.prefix = make_prefix(model, prefix, self.watch)
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
@@ -127,6 +131,7 @@ class Trainer:
             self.profile,
             settings.label_smoothing,
             None if distrust.terms is None else distrust.terms * train.num_targets,
+            lambda batches: self.prefix.replayed(train, batches, self.progress),
         )
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
@@ -330,7 +335,8 @@ class Trainer:
             width=self.width,
             batch_tokens=self.settings.evaluation_tokens(self.width, self.train_store.vocab_size),
         )
-        val_loss = document_losses(self.model, self.watched(batches)).mean
+        batches = self.prefix.replayed(self.validation_store, self.watched(batches), progress)
+        val_loss = document_losses(self.model, batches).mean
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
         if not math.isfinite(val_loss):
             raise TrainingError(

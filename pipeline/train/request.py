@@ -18,6 +18,7 @@ def plan_request(
     settings: TrainSettings,
     optim: OptimSettings,
     stores: tuple[TokenStore, TokenStore],
+    cached_prefix: bool = False,
 ) -> PlanRequest:
     """Ask for a plan of what a trainer with these settings would do.
 
@@ -28,6 +29,7 @@ def plan_request(
         settings: the loop's parameters.
         optim: the optimizer's parameters.
         stores: what is trained and what is validated on.
+        cached_prefix: whether frozen blocks are left out of the steps.
     """
     longest = int(max(store.lengths.max() for store in stores))
     validated = min(settings.validation_documents or len(stores[1]), len(stores[1])) * longest
@@ -45,4 +47,5 @@ def plan_request(
         validation_batch_tokens=min(
             settings.evaluation_tokens(longest, stores[0].vocab_size), validated
         ),
+        cached_prefix=cached_prefix,
     )

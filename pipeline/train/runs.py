@@ -40,12 +40,19 @@ HANDOVER_SECONDS = 120
 WORTH_KEEPING = ("step-*", "non_finite-*")
 
 
-def home() -> Path:
-    """Give the folder of all runs.
+def repository() -> Path:
+    """Give the repository that all runs share; `dvc exp run --temp` works in a copy of it."""
+    return Path(os.environ.get("DVC_ROOT", ROOT))
 
-    `dvc exp run --temp` works in a copy of the repository; the folder is in the real one.
-    """
-    return Path(os.environ.get("DVC_ROOT", ROOT)) / ".checkpoints"
+
+def home() -> Path:
+    """Give the folder of all runs."""
+    return repository() / ".checkpoints"
+
+
+def activations_home() -> Path:
+    """Give the folder of the activations that all runs share."""
+    return repository() / "models/prefix"
 
 
 def run_key(stage_name: str, config: DictConfig, paths: Paths) -> str:

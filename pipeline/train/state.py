@@ -30,6 +30,9 @@ class Progress:
         train_loss: mean over the window that the last validation closed.
         stale_validations: how many in a row have found no new best.
         stopped_early_at: the step after which there were too many of them.
+        prefix_lookups: activations of a document that the frozen blocks had to give.
+        prefix_hits: how many of them were stored.
+        prefix_seconds: what computing, writing and reading them took.
     """
 
     step: int = 0
@@ -47,6 +50,9 @@ class Progress:
     wall_seconds: float = 0.0
     peak_memory_bytes: int = 0
     peak_footprint_bytes: int = 0
+    prefix_lookups: int = 0
+    prefix_hits: int = 0
+    prefix_seconds: float = 0.0
 
     def add_losses(self, loss_sum: float, num_tokens: int) -> None:
         """Count what one update has seen."""

@@ -1,6 +1,6 @@
 """One optimizer update: gradients of every micro-batch, added, clipped, checked, applied."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class TrainStep:
         profile: measures the parts of a step.
         label_smoothing: share of each target that is spread over the vocabulary.
         distrust_sums: per document of the store, what is added to the minimised sum, in nats.
+        replayed: gives micro-batches on, each with what it needs in place while it is out.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class TrainStep:
         profile: Profile | None = None,
         label_smoothing: float = 0.0,
         distrust_sums: np.ndarray | None = None,
+        replayed: Callable[[Iterable[Batch]], Iterator[Batch]] = iter,
     ) -> None:
+        self.replayed = replayed
         self.label_smoothing, self.distrust_sums = label_smoothing, distrust_sums
         self.profile = profile or Profile(None)
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
@@ -81,7 +84,7 @@ class TrainStep:
         Each is evaluated before the next one starts, so that one graph is in memory at a time.
         """
         total, gradients = mx.array(0.0), None
-        for batch in batches:
+        for batch in self.replayed(batches):
             (_, plain), grads = self.loss_and_grad(batch)
             total = total + plain
             gradients = grads if gradients is None else tree_map(mx.add, gradients, grads)

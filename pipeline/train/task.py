@@ -22,6 +22,7 @@ class Task:
         prepared: data/prepared.
         run_folder: checkpoints and series of the run.
         output: a folder for what comes out.
+        activations: where all runs keep what frozen blocks give; a pretraining has none.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Task:
     prepared: str
     run_folder: str
     output: str
+    activations: str = ""
 
     @property
     def file(self) -> Path:

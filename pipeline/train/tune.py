@@ -11,13 +11,15 @@ from pipeline.device import mx
 from pipeline.distrust import DistrustSettings, distrust
 from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
-from pipeline.model.base import count_parameters, load_base
+from pipeline.model.base import count_parameters, load_base, weights_identity
 from pipeline.model.table import trainable_table
 from pipeline.model.tree import trainable_arrays
 from pipeline.optim import OptimSettings
 from pipeline.train.loop import Trainer
+from pipeline.train.memory import GB
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.post import Orders
+from pipeline.train.prefix import PrefixSettings
 from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
 from pipeline.train.task import Task
@@ -49,6 +51,7 @@ class Tuning:
             settings,
             optim_settings(self.config),
             (self.train, self.validation),
+            prefix_settings(self.task) is not None,
         )
 
     def load(self, orders: Orders, watch: Watch) -> Trainer:
@@ -69,6 +72,7 @@ class Tuning:
             Path(self.task.run_folder),
             self.distrust,
             watch,
+            prefix_settings(self.task),
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
@@ -82,6 +86,7 @@ class Tuning:
         trainable, total = count_parameters(trainer.model)
         return {
             **metrics_of(trainer),
+            **prefix_metrics(trainer),
             "trainable_parameters": trainable,
             "total_parameters": total,
             **self.distrust.metrics,
@@ -116,6 +121,15 @@ def optim_settings(config: DictConfig) -> OptimSettings:
     return OptimSettings(**{**config.optim, "no_decay": no_decay})
 
 
+def prefix_settings(task: Task) -> PrefixSettings | None:
+    """Say where activations of frozen blocks are kept, and of which weights they are."""
+    budget_gb = task.config.train.prefix_cache_gb
+    if not (budget_gb and task.activations):
+        return None
+    base = weights_identity(Path(task.base), task.config.model.dtype)
+    return PrefixSettings(Path(task.activations), int(budget_gb * GB), base)
+
+
 def metrics_of(trainer: Trainer) -> dict[str, Any]:
     """Give what came out of a run; speed is over the whole run, validation included."""
     progress = trainer.progress
@@ -134,6 +148,13 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "wall_seconds": progress.wall_seconds,
         "arrangement": trainer.arrangement,
     }
+
+
+def prefix_metrics(trainer: Trainer) -> dict[str, Any]:
+    """Tell how often frozen blocks were spared, and in which stores that was found."""
+    facts = trainer.prefix.facts(trainer.progress)
+    flat = {f"prefix_{name}": facts[name] for name in ("cache_hit_rate", "cache_bytes", "seconds")}
+    return {**flat, "prefix": facts}
 
 
 def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401

@@ -40,6 +40,7 @@ class PlanRequest:
         grad_checkpoint: whether blocks are recomputed in the backward pass.
         label_smoothing: share of each target that is spread over the vocabulary.
         validation_batch_tokens: places of one batch of the validation; None: there is none.
+        cached_prefix: whether frozen blocks are left out of the steps.
         base_bits: think of the base as quantised to so many bits.
         chunked_loss: think of a loss that never holds all logits at once.
         fused_attention: think of attention that never holds its scores.
@@ -56,6 +57,7 @@ class PlanRequest:
     grad_checkpoint: bool
     label_smoothing: float = 0.0
     validation_batch_tokens: int | None = None
+    cached_prefix: bool = False
     base_bits: int | None = None
     chunked_loss: bool = False
     fused_attention: bool = False
@@ -134,12 +136,14 @@ def predict(request: PlanRequest) -> Prediction:
     with random_numbers_kept():
         model = blueprint(config, request.dtype, request.base_bits)
         attach(model, request.adapter)
+        shape = shape_of(model, config, request.adapter.trains_matrices)
+        depth = shape.first_trained if request.cached_prefix else 0
         rehearsal = Rehearsal(
-            model, request.optim, request.grad_checkpoint, request.label_smoothing
+            model, request.optim, request.grad_checkpoint, request.label_smoothing, depth
         )
         trainable = num_bytes(trainable_arrays(model))
         prediction = Prediction(
-            shape=shape_of(model, config, request.adapter.trains_matrices),
+            shape=shape,
             weight_bytes=num_bytes(named_arrays(model.parameters())) - trainable,
             trainable_bytes=trainable,
             state_bytes=num_bytes(named_arrays(rehearsal.optimizer.state)),
@@ -171,6 +175,10 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     if request.num_micro_batches > 1:
         later = rehearsal.later_micro_batch(batch, loss)
         phases["accumulation"] = later.peak_bytes + found.state_bytes + extra
+    if rehearsal.prefix is not None:
+        alone = rehearsal.recording(blank_batch(request, 1))
+        gradients = found.trainable_bytes if request.num_micro_batches > 1 else 0
+        phases["frozen blocks"] = alone.peak_bytes + gradients + found.state_bytes
     if request.validation_batch_tokens is not None and not request.chunked_loss:
         rows = max(1, request.validation_batch_tokens // request.width)
         validation = rehearsal.validation(blank_batch(request, rows))

@@ -4,12 +4,13 @@ What is traced is the step itself, on the device at hand, so that whatever a mod
 checkpointing or a backend does to memory is in the graph.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.model.forward import forward
+from pipeline.model.prefix import FrozenPrefix
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective import token_losses
 from pipeline.optim import OptimSettings, make_optimizer
@@ -31,8 +32,10 @@ class Rehearsal:
         optim: what the optimizer is told.
         checkpointed: whether each block is recomputed in the backward pass.
         label_smoothing: share of each target that is spread over the vocabulary.
+        depth: how many frozen blocks are left out of the steps.
 
     Attributes:
+        prefix: the blocks that are left out; None where none are.
         change: what is done to a graph before it is simulated.
     """
 
@@ -42,7 +45,9 @@ class Rehearsal:
         optim: OptimSettings,
         checkpointed: bool,
         label_smoothing: float = 0.0,
+        depth: int = 0,
     ) -> None:
+        self.prefix = FrozenPrefix(model, depth) if depth else None
         self.model, self.checkpointed = model, checkpointed
         self.change: Callable[[Graph], Graph] = lambda graph: graph
         self.optimizer = make_optimizer(optim, 1)
@@ -69,26 +74,27 @@ class Rehearsal:
             loss: minimised instead of the step's own.
         """
 
-        def run(*weights: mx.array) -> list[mx.array]:
-            self.put(weights)
+        def run(*arguments: mx.array) -> list[mx.array]:
+            self.take(arguments)
             (minimised, plain), gradients = self.gradients(batch, loss)
             return [mx.array(0.0) + plain, *gradients, minimised]
 
-        arguments = list(self.weights.values())
+        arguments = self.held(batch)
         return self.simulate(run, arguments, len(arguments), 1 + len(self.trainable))
 
     def later_micro_batch(self, batch: Batch, loss: Loss | None = None) -> Simulation:
         """Do the same where gradients of earlier micro-batches are added to."""
-        count = len(self.weights)
+        held = self.held(batch)
+        count = len(held)
 
         def run(*arguments: mx.array) -> list[mx.array]:
-            self.put(arguments[:count])
+            self.take(arguments)
             (minimised, plain), gradients = self.gradients(batch, loss)
             total, *sums = arguments[count:]
             added = [mx.add(one, other) for one, other in zip(sums, gradients, strict=True)]
             return [total + plain, *added, minimised, *gradients]
 
-        arguments = [*self.weights.values(), mx.array(0.0), *self.trainable.values()]
+        arguments = [*held, mx.array(0.0), *self.trainable.values()]
         return self.simulate(run, arguments, count, 1 + len(self.trainable))
 
     def clipping(self) -> Simulation:
@@ -132,19 +138,43 @@ class Rehearsal:
     def validation(self, batch: Batch) -> Simulation:
         """Measure losses, as `masked_losses` does."""
 
-        def run(*weights: mx.array) -> list[mx.array]:
-            self.put(weights)
+        def run(*arguments: mx.array) -> list[mx.array]:
+            self.take(arguments)
             segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
             logits = forward(self.model, mx.array(batch.inputs), segment_ids)
             return [token_losses(logits, mx.array(batch.targets)) * mx.array(batch.loss_mask)]
 
-        arguments = list(self.weights.values())
+        arguments = self.held(batch)
         training = self.model.training
         self.model.eval()
         try:
             return self.simulate(run, arguments, len(arguments))
         finally:
             self.model.train(training)
+
+    def recording(self, batch: Batch) -> Simulation:
+        """Run the frozen blocks, as `CachedPrefix.computed` does."""
+        assert self.prefix is not None
+        prefix, arguments = self.prefix, list(self.weights.values())
+
+        def run(*weights: mx.array) -> list[mx.array]:
+            self.put(weights)
+            return [prefix.record(mx.array(batch.inputs))]
+
+        return self.simulate(run, arguments, len(arguments))
+
+    def held(self, batch: Batch) -> list[mx.array]:
+        """Give what is in memory while a batch is worked on: weights, and its activations."""
+        if self.prefix is None:
+            return list(self.weights.values())
+        like = self.prefix.record(mx.array(batch.inputs))
+        return [*self.weights.values(), mx.zeros(like.shape, like.dtype)]
+
+    def take(self, arguments: Sequence[mx.array]) -> None:
+        """Work with what `held` gave."""
+        self.put(arguments[: len(self.weights)])
+        if self.prefix is not None:
+            self.prefix.hidden = arguments[len(self.weights)]
 
     def simulate(
         self,
@@ -158,6 +188,8 @@ class Rehearsal:
             graph = trace(run, arguments)
         finally:
             self.put(self.weights.values())
+            if self.prefix is not None:
+                self.prefix.hidden = None
         return simulate(self.change(graph), graph.inputs[:num_held], num_evaluated)
 
     def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:

@@ -121,7 +121,13 @@ def make_plan(request: PlanRequest) -> Plan:
         floor_bytes=floor_bytes(found.shape, found.held_bytes, request.tokens),
         cache_bytes=min(cache_limit_bytes(), found.peak_bytes),
         process_bytes=max(0, footprint_bytes() - held),
-        flops=step_flops(found.shape, request.batch_size, request.width, request.grad_checkpoint),
+        flops=step_flops(
+            found.shape,
+            request.batch_size,
+            request.width,
+            request.grad_checkpoint,
+            request.cached_prefix,
+        ),
         problem=found.problem,
     )
     return dataclasses.replace(plan, rows=(*parts(request, found), *totals(plan, found)))

@@ -171,11 +171,14 @@ def matrix_passes(shape: Shape) -> int:
     return shape.weights() + trained * (2 if shape.trains_matrices else 1)
 
 
-def step_flops(shape: Shape, rows: int, width: int, checkpointed: bool) -> int:
+def step_flops(
+    shape: Shape, rows: int, width: int, checkpointed: bool, cached: bool = False
+) -> int:
     """Count the floating-point operations of a step (arXiv 2001.08361 §2.1, for each pass).
 
     Forward 2P a token; backward 2P for activations from the first trained block on, and as much
     again where matrices are trained; recomputation is a second forward pass of those blocks.
+    Frozen blocks are run once for all epochs where what they give is kept (`cached`).
     Adapters take 6 operations a weight; causal attention 2 · s · h of a block and pass.
     """
     passes = matrix_passes(shape)
@@ -183,6 +186,9 @@ def step_flops(shape: Shape, rows: int, width: int, checkpointed: bool) -> int:
     if checkpointed:
         passes += shape.weights(shape.first_trained) - shape.head
         visits += shape.num_trained
+    if cached:
+        passes -= shape.weights() - shape.weights(shape.first_trained)
+        visits -= shape.first_trained
     adapters = 0 if shape.trains_matrices else 6 * shape.num_trainable
     attention = 2 * width * shape.width * visits
     return rows * width * (2 * passes + adapters + attention)

@@ -1,0 +1,275 @@
+"""Activations on disk: what frozen blocks make of each document, shared by epochs and by runs.
+
+A store is a folder named after the hash of all that decides its bits: `activations.bin` has a fixed
+place for every document and is a sparse file, so that only what is written takes room;
+`digests.bin` has a sha256 per document, zero while there is nothing; `activations.json` says of
+what this is the store. A document counts only where its bytes have its digest. So no write needs
+an order or a sync: what a killed process or a power failure leaves half-written does not count.
+Whoever writes a document writes the same bytes, so that several processes may use one store.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt
+
+from pipeline.files import json_text, read_json, sha256_bytes, write_json
+
+VALUES, DIGESTS, HEADER = "activations.bin", "digests.bin", "activations.json"
+FILES = VALUES, DIGESTS
+FORMAT = "tidewheel activations 1"
+DIGEST_BYTES = 32
+BLOCK_BYTES = 4096
+"""A file takes room by so many bytes at a time."""
+FREE_SHARE = 0.5
+"""Share of the free room on the disk that may be taken; checkpoints need some too."""
+OLD = ".old-"
+log = logging.getLogger(__name__)
+
+
+class ActivationStore:
+    """The activations of the documents of one split, read through a memory map.
+
+    Attributes:
+        folder: where they are.
+        num_damaged: documents whose bytes did not have their digest.
+        close: lets other processes evict the store; this one does not use it any more.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: "ActivationCache",
+        positions: Int64[np.ndarray, " documents"],
+        width: int,
+        dtype: np.dtype,
+    ) -> None:
+        """Open a store that `ActivationCache.open` has made, and keep it from being evicted."""
+        self.folder, self.cache, self.num_damaged = folder, cache, 0
+        self._ends = np.cumsum(positions)
+        self._row_bytes = width * dtype.itemsize
+        self._values, self._digests = (os.open(folder / name, os.O_RDWR) for name in FILES)
+        self.close = weakref.finalize(self, close_all, self._values, self._digests)
+        fcntl.flock(self._values, fcntl.LOCK_SH)
+        shape = int(self._ends[-1]), width
+        self._map = np.memmap(folder / VALUES, dtype, mode="r", shape=shape)
+        self._table = np.memmap(
+            folder / DIGESTS, np.uint8, mode="r", shape=(len(positions), DIGEST_BYTES)
+        )
+        self._verified = np.zeros(len(positions), bool)
+        self._is_full = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes of the documents that are stored."""
+        stored = self._table.any(axis=1)
+        return int(np.diff(self._ends, prepend=0)[stored].sum()) * self._row_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        """Count the bytes of the documents that are not."""
+        return int(self._ends[-1]) * self._row_bytes - self.num_bytes
+
+    def rows_of(self, document: int) -> slice:
+        """Say where a document is."""
+        return slice(int(self._ends[document - 1]) if document else 0, int(self._ends[document]))
+
+    def read(self, document: int) -> UInt[np.ndarray, "positions width"] | None:
+        """Give the bits of a document's activations; None where they are not there, or damaged.
+
+        Their digest is looked at when a process first reads them.
+        """
+        known = self._table[document].tobytes()
+        if not any(known):
+            return None
+        values = self._map[self.rows_of(document)]
+        if not self._verified[document]:
+            self._verified[document] = digest(document, values) == known
+        if self._verified[document]:
+            return values
+        self.num_damaged += 1
+        if self.num_damaged == 1:
+            log.warning(
+                "%s: document %d is not what was written; such documents are computed again.",
+                self.folder,
+                document,
+            )
+        return None
+
+    def write(self, document: int, values: UInt[np.ndarray, "positions width"]) -> None:
+        """Store a document if there is room; a disk that is full is said once, and does no harm."""
+        if self._is_full:
+            return
+        is_new = not self._table[document].any()
+        try:
+            if is_new and not self.cache.has_room(values.nbytes):
+                self._is_full = True
+                return
+            place = self.rows_of(document).start * self._row_bytes
+            write_at(self._values, values.tobytes(), place)
+            write_at(self._digests, digest(document, values), document * DIGEST_BYTES)
+        except OSError as error:
+            self._is_full = True
+            log.warning(
+                "%s: no more activations can be stored (%s).\nTraining goes on to the same result; "
+                "what is not stored is computed again each time.",
+                self.folder,
+                error,
+            )
+
+
+class ActivationCache:
+    """All stores of a folder, under one budget.
+
+    Args:
+        folder: holds a folder per store.
+        budget_bytes: what all of them may take on the disk; the least recently used ones that
+            nobody uses make room for a new one.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self.folder, self.budget_bytes = folder, budget_bytes
+
+    def open(
+        self,
+        facts: dict[str, Any],
+        positions: Int64[np.ndarray, " documents"],
+        width: int,
+        itemsize: int,
+    ) -> ActivationStore:
+        """Open the store of these facts, or make it.
+
+        Args:
+            facts: all that decides the bits, for JSON.
+            positions: activations of each document.
+            width: numbers of an activation.
+            itemsize: bytes of such a number.
+
+        Raises:
+            OSError: when the folder cannot be used.
+        """
+        header = {"format": FORMAT, **facts, "width": width, "itemsize": itemsize}
+        path = self.folder / sha256_bytes(json_text(header).encode())[:32]
+        sizes = {
+            VALUES: int(positions.sum()) * width * itemsize,
+            DIGESTS: len(positions) * DIGEST_BYTES,
+        }
+        with self.alone():
+            if not is_whole(path, header, sizes):
+                if (path / HEADER).exists():  # else it was never finished
+                    log.warning("%s is damaged, and made anew.", path)
+                if path.exists():
+                    self.evict(path)
+                make(path, header, sizes)
+            os.utime(path / HEADER)
+            store = ActivationStore(path, self, positions, width, np.dtype(f"<u{itemsize}"))
+            self.make_room(store.missing_bytes)
+        return store
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from making and evicting stores meanwhile."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for path in self.folder.glob(f"{OLD}*"):
+                shutil.rmtree(path, ignore_errors=True)
+            yield
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Tell whether so many bytes may be added."""
+        needed = (num_bytes // BLOCK_BYTES + 2) * BLOCK_BYTES  # it may begin and end in a new block
+        return self.held_bytes() + needed <= self.allowed_bytes()
+
+    def held_bytes(self) -> int:
+        """Measure what all stores take on the disk."""
+        return sum(disk_bytes(path) for path in self.folder.glob("*/*.bin"))
+
+    def allowed_bytes(self) -> int:
+        """Give the budget, or less where the disk is nearly full."""
+        free = shutil.disk_usage(self.folder).free
+        return min(self.budget_bytes, int(FREE_SHARE * (self.held_bytes() + free)))
+
+    def make_room(self, num_bytes: int) -> None:
+        """Evict stores that nobody uses, the least recently used first, until there is room."""
+        stores = sorted(self.folder.glob(f"*/{HEADER}"), key=lambda path: path.stat().st_mtime_ns)
+        for header in stores:
+            if self.has_room(num_bytes):
+                return
+            if not is_in_use(header.parent):
+                self.evict(header.parent)
+
+    def evict(self, path: Path) -> None:
+        """Take the name from a store, so that half of it will not be taken for all, and delete."""
+        old = path.with_name(f"{OLD}{path.name}-{secrets.token_hex(4)}")
+        path.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def digest(document: int, values: np.ndarray) -> bytes:
+    """Hash the activations of a document, and whose they are."""
+    found = hashlib.sha256(document.to_bytes(8, "little"))
+    found.update(np.ascontiguousarray(values).data)
+    return found.digest()
+
+
+def close_all(*descriptors: int) -> None:
+    """Close files, and give back the locks on them."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def write_at(descriptor: int, data: bytes, place: int) -> None:
+    """Write all of some bytes; where the disk is full that is an error, and no signal."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, place)
+        view, place = view[written:], place + written
+
+
+def disk_bytes(path: Path) -> int:
+    """Measure what a file takes on the disk: 0 once it is gone."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def is_whole(path: Path, header: dict[str, Any], sizes: dict[str, int]) -> bool:
+    """Tell whether a folder holds the store of a header."""
+    try:
+        same = read_json(path / HEADER) == header
+        return same and all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def make(path: Path, header: dict[str, Any], sizes: dict[str, int]) -> None:
+    """Make an empty store; the header comes last."""
+    path.mkdir()
+    for name, size in sizes.items():
+        with (path / name).open("wb") as file:
+            file.truncate(size)
+    write_json(path / HEADER, header)
+
+
+def is_in_use(path: Path) -> bool:
+    """Tell whether a process has a store open."""
+    try:
+        with (path / VALUES).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

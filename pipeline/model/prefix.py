@@ -1,0 +1,159 @@
+"""The frozen prefix: blocks below the first trained one, which give the same in every step.
+
+mlx-lm's models call their blocks in order, each on what the one before gave. So the blocks below
+the first trained one can be left out where the last of them gives what it would have given. Block
+objects get a class of their own for that, as with checkpointing: settings that a model reads from
+its blocks stay. The embedding is still asked for, but what nobody needs MLX never computes.
+
+That a model is built like this is not believed but tried: `find_prefix` compares.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from pipeline.device import mx, nn, tree_unflatten
+from pipeline.errors import ModelError
+from pipeline.model.forward import forward
+from pipeline.model.tree import blocks, trainable_arrays
+
+TOLERANCE = 1e-5
+"""Share of the logits' deviation by which a replay may differ; it is of the same rounding."""
+PROBE = [[0, 1, 2, 3, 4, 5], [3, 1, 0, 2, 5, 4]]
+"""Token ids that every vocabulary has."""
+
+
+class Reached(Exception):
+    """The last frozen block has given this."""
+
+    def __init__(self, output: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self.output = output
+
+
+class FrozenPrefix:
+    """The first blocks of a model, which can be recorded, and left out.
+
+    Attributes:
+        depth: how many blocks these are.
+    """
+
+    def __init__(self, model: nn.Module, depth: int) -> None:
+        self.model, self.depth = model, depth
+        self.hidden: mx.array | None = None
+        self.is_recording = False
+        self._kinds = [type(block) for block in blocks(model)[:depth]]
+        for index, kind in enumerate(self._kinds):
+            blocks(model)[index].__class__ = replayable(kind, self, index == depth - 1)
+
+    def remove(self) -> None:
+        """Give the blocks their own classes back."""
+        for block, kind in zip(blocks(self.model), self._kinds, strict=False):
+            block.__class__ = kind
+
+    def record(self, inputs: Int[mx.array, "rows seq_len"]) -> Float[mx.array, "rows seq_len size"]:
+        """Give what enters the first trained block; nothing above is run.
+
+        Raises:
+            ModelError: when a block gives something other than a vector per token.
+        """
+        self.is_recording = True
+        try:
+            self.model(inputs)
+        except Reached as reached:
+            output = reached.output
+            if isinstance(output, mx.array) and output.shape[:-1] == inputs.shape:
+                return output
+        finally:
+            self.is_recording = False
+        raise ModelError("a block of this model does not give one vector per token")
+
+    @contextmanager
+    def replay(self, hidden: Float[mx.array, "rows seq_len size"]) -> Iterator[None]:
+        """Let calls of the model within the block go on from what was recorded."""
+        self.hidden = hidden
+        try:
+            yield
+        finally:
+            self.hidden = None
+
+
+def replayable(kind: type[nn.Module], prefix: FrozenPrefix, is_last: bool) -> type[nn.Module]:
+    """Derive a block class that can be left out of a call of the model."""
+
+    def call(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if prefix.hidden is not None:
+            return prefix.hidden if is_last else hidden
+        output = kind.__call__(self, hidden, *args, **kwargs)
+        if is_last and prefix.is_recording:
+            raise Reached(output)
+        return output
+
+    return type(f"Frozen{kind.__name__}", (kind,), {"__call__": call})
+
+
+def frozen_depth(model: nn.Module) -> int:
+    """Count the blocks before the first one that is trained."""
+    trained = [index for index, block in enumerate(blocks(model)) if trainable_arrays(block)]
+    return min(trained, default=len(blocks(model)))
+
+
+def find_prefix(model: nn.Module) -> FrozenPrefix:
+    """Find the frozen blocks, and try whether the model gives the same without running them.
+
+    Raises:
+        ModelError: when nothing is frozen, or it does not, with the reason.
+    """
+    depth = frozen_depth(model)
+    if not depth:
+        raise ModelError("the first block is trained")
+    prefix = FrozenPrefix(model, depth)
+    training = model.training
+    model.eval()  # dropout would tell two runs apart
+    try:
+        require_independence(prefix)
+        require_equal_replay(prefix)
+    except Exception as error:  # each architecture fails in its own way
+        prefix.remove()
+        reason = str(error) if isinstance(error, ModelError) else repr(error)
+        raise ModelError(reason) from error
+    finally:
+        model.train(training)
+    return prefix
+
+
+def require_independence(prefix: FrozenPrefix) -> None:
+    """Let all that is trained be NaN for once, and see whether that gets into the prefix.
+
+    Raises:
+        ModelError: when it does, as from an adapter of the embedding.
+    """
+    trained = trainable_arrays(prefix.model)
+    spoilt = [(name, mx.full(value.shape, mx.nan, value.dtype)) for name, value in trained.items()]
+    prefix.model.update(tree_unflatten(spoilt))
+    try:
+        reached = bool(mx.isnan(prefix.record(mx.array(PROBE))).any())
+    finally:
+        prefix.model.update(tree_unflatten(list(trained.items())))
+    if reached:
+        raise ModelError("what enters the blocks is trained too")
+
+
+def require_equal_replay(prefix: FrozenPrefix) -> None:
+    """Compare the logits of a replay with those of the whole model.
+
+    Raises:
+        ModelError: when they differ.
+    """
+    inputs = mx.array(PROBE)
+    whole = forward(prefix.model, inputs).astype(mx.float32)
+    with prefix.replay(prefix.record(inputs)):
+        replayed = forward(prefix.model, inputs).astype(mx.float32)
+    difference = float(mx.abs(replayed - whole).max() / mx.std(whole))
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"without its frozen blocks this model gives other logits, by {difference:.2g} of "
+            "their deviation"
+        )

@@ -1,0 +1,214 @@
+"""The frozen prefix in a run: each document goes through it once, for all epochs and all runs.
+
+What decides bits. The activations of a document are computed from its own tokens alone, in a row
+by itself and without padding, whoever asks for it and beside whatever. So they are a function of
+the document, and it does not matter in which step, in which run or before which interruption they
+were computed, nor whether they were stored at all: what does not fit under the budget is computed
+in the same way each time. They are computed when first asked for. A pass before step 1 would cost
+as much as it saves in the first epoch, and a run shorter than an epoch would pay for what it never
+uses. What a document of a few dozen tokens loses by not sharing its products with others is small
+on a CPU, and there is no padding.
+
+Where it lies. In `models/prefix` of the repository, for runs by hand and under DVC alike, each
+store under the hash of what its bits depend on. It is no out of a DVC stage: DVC would hash
+gigabytes at each `dvc status`, and a run by hand that adds a document would make the stage run
+again, though no result depends on how full the store is. What DVC tracks is `metrics/prefix.json`,
+which names the stores that a run used and how well they answered.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt
+
+from pipeline.data.activations import ActivationCache, ActivationStore
+from pipeline.data.batches import Batch
+from pipeline.data.store import TOKENS, TokenStore
+from pipeline.device import mx, nn, numerics_fingerprint
+from pipeline.errors import ModelError
+from pipeline.files import cached_sha256_file
+from pipeline.model.prefix import FrozenPrefix, find_prefix
+from pipeline.model.tree import blocks
+from pipeline.train.state import Progress
+from pipeline.train.watch import Watch
+
+UNSIGNED = {2: mx.uint16, 4: mx.uint32}
+"""Types as wide as floating-point numbers; NumPy does not have all of those."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrefixSettings:
+    """Where activations of frozen blocks are kept.
+
+    Attributes:
+        folder: of all stores.
+        budget_bytes: what they may take on the disk together.
+        base: what tells the weights and their type from others.
+    """
+
+    folder: Path
+    budget_bytes: int
+    base: dict[str, str]
+
+
+class NoPrefix:
+    """Every block is run in every step."""
+
+    def replayed(
+        self, store: TokenStore, batches: Iterable[Batch], progress: Progress
+    ) -> Iterator[Batch]:
+        """Give batches on."""
+        del store, progress
+        return iter(batches)
+
+    def facts(self, progress: Progress) -> dict[str, Any]:
+        """Describe it for the metrics."""
+        del progress
+        facts = {"frozen_blocks": 0, "cache_hit_rate": None, "cache_bytes": 0, "seconds": 0.0}
+        return {**facts, "stores": {}}
+
+
+@dataclass
+class CachedPrefix(NoPrefix):
+    """The frozen blocks are run for documents that are not stored, and no others.
+
+    Attributes:
+        prefix: of the model that is trained.
+        settings: where activations are kept.
+        width: numbers of an activation.
+        dtype: of these numbers.
+    """
+
+    prefix: FrozenPrefix
+    settings: PrefixSettings
+    width: int
+    dtype: mx.Dtype
+    stores: dict[TokenStore, ActivationStore | None] = field(default_factory=dict)
+
+    def replayed(
+        self, store: TokenStore, batches: Iterable[Batch], progress: Progress
+    ) -> Iterator[Batch]:
+        """Give batches on; while one is out, the model goes on from its activations.
+
+        Args:
+            store: where the documents of the batches are.
+            batches: each is done with when the next one is asked for.
+            progress: look-ups are counted here.
+        """
+        for batch in batches:
+            started = time.monotonic()
+            hidden = self.gather(store, batch, progress)
+            progress.prefix_seconds += time.monotonic() - started
+            with self.prefix.replay(hidden):
+                del hidden
+                yield batch
+
+    def gather(
+        self, store: TokenStore, batch: Batch, progress: Progress
+    ) -> Float[mx.array, "rows seq_len width"]:
+        """Lay out activations as the tokens of a batch lie; padding is 0."""
+        shape = (*batch.inputs.shape, self.width)
+        bits = np.zeros(shape, f"<u{self.dtype.size}")
+        for index, document in enumerate(batch.documents.tolist()):
+            bits[batch.segment_ids == index + 1] = self.activations(store, document, progress)
+        return mx.array(bits).view(self.dtype)
+
+    def activations(
+        self, store: TokenStore, document: int, progress: Progress
+    ) -> UInt[np.ndarray, "positions width"]:
+        """Read the activations of a document, or compute and store them."""
+        stored = self.opened(store)
+        found = None if stored is None else stored.read(document)
+        progress.prefix_lookups += 1
+        progress.prefix_hits += found is not None
+        if found is not None:
+            return found
+        computed = self.computed(store, document)
+        if stored is not None:
+            stored.write(document, computed)
+        return computed
+
+    def computed(self, store: TokenStore, document: int) -> UInt[np.ndarray, "positions width"]:
+        """Run the frozen blocks over one document, by itself."""
+        inputs = mx.array(store.tokens(document)[None, :-1])
+        return np.array(self.prefix.record(inputs)[0].view(UNSIGNED[self.dtype.size]))
+
+    def opened(self, store: TokenStore) -> ActivationStore | None:
+        """Open the activations of a split when they are first asked for; None where they cannot."""
+        if store not in self.stores:
+            cache = ActivationCache(self.settings.folder, self.settings.budget_bytes)
+            try:
+                positions = store.lengths - 1
+                self.stores[store] = cache.open(
+                    self.facts_of(store), positions, self.width, self.dtype.size
+                )
+            except OSError as error:
+                self.stores[store] = None
+                log.warning(
+                    "%s: activations cannot be kept there (%s).\nTraining goes on to the same "
+                    "result; they are computed again each time.",
+                    self.settings.folder,
+                    error,
+                )
+        return self.stores[store]
+
+    def facts_of(self, store: TokenStore) -> dict[str, Any]:
+        """List what decides the activations of a split to the bit."""
+        lengths = np.ascontiguousarray(store.lengths, "<i8")
+        return {
+            "base": self.settings.base,
+            "tokens": cached_sha256_file(store.folder / TOKENS),
+            "lengths": hashlib.sha256(lengths.tobytes()).hexdigest(),
+            "frozen_blocks": self.prefix.depth,
+            "dtype": str(self.dtype),
+            "numerics": numerics_fingerprint(),
+        }
+
+    def facts(self, progress: Progress) -> dict[str, Any]:
+        """Describe it for the metrics."""
+        stores = [(tokens, store) for tokens, store in self.stores.items() if store is not None]
+        return {
+            "frozen_blocks": self.prefix.depth,
+            "cache_hit_rate": progress.prefix_hits / max(1, progress.prefix_lookups),
+            "cache_bytes": sum(store.num_bytes for _, store in stores),
+            "seconds": progress.prefix_seconds,
+            "stores": {tokens.folder.name: store.folder.name for tokens, store in stores},
+        }
+
+
+def make_prefix(model: nn.Module, settings: PrefixSettings | None, watch: Watch) -> NoPrefix:
+    """Leave frozen blocks out of the steps of a model where that gives the same.
+
+    Args:
+        model: trainable as it will be trained, its blocks of the class they will have.
+        settings: None: run every block in every step.
+        watch: is told once which it is.
+    """
+    if settings is None:
+        return NoPrefix()
+    try:
+        prefix = find_prefix(model)
+        found = CachedPrefix(prefix, settings, *described(prefix))
+        text = (
+            f"{prefix.depth} of {len(blocks(model))} blocks are frozen: a document goes through "
+            f"them once, and what comes out is kept in {settings.folder} (train.prefix_cache_gb)"
+        )
+    except ModelError as error:
+        found = NoPrefix()
+        text = f"every block is run in every step, and no activations are kept: {error}"
+    if not watch.reloads:
+        watch.note(text)
+    return found
+
+
+def described(prefix: FrozenPrefix) -> tuple[int, mx.Dtype]:
+    """Give width and type of what comes out of a prefix; nothing is computed."""
+    probe = prefix.record(mx.array([[0]]))
+    return probe.shape[-1], probe.dtype
