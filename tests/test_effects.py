@@ -62,6 +62,7 @@ EFFECTS = {
     "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1.0}),
     "train.grad_accumulation_steps": (1, "micro_batches", {"data.arrangement": "bucketed"}),
     "train.grad_checkpoint": (True, "block_class", {}),
+    "train.prefix_cache_gb": (0.0, "prefix_cache_hit_rate", {"lora.num_layers": 1}),
 }
 TESTED_ELSEWHERE = {
     "train.on_non_finite": ("test_loop", "test_a_non_finite_step_can_be_skipped_and_is_counted"),
@@ -108,6 +109,7 @@ def outcome(world, tmp_path_factory):
             prepared=str(world / "prepared"),
             run_folder=str(folder),
             output=str(folder / "out"),
+            activations=str(folder / "prefix"),
         )
         tuning = Tuning(task)
         trainer = tuning.load(ORDERS, Watch())
@@ -130,6 +132,7 @@ def outcome(world, tmp_path_factory):
             "saved_steps": saved,
             "kept_steps": trainer.checkpoints.steps(),
             "micro_batches": len(trainer.batches(1)),
+            "prefix_cache_hit_rate": metrics["prefix_cache_hit_rate"],
             "block_class": type(trainer.model.layers[0]).__name__,
         }
 
@@ -159,9 +162,11 @@ def test_a_key_changes_what_it_should(outcome, usual, name):
         assert after["weights"] == before["weights"]
 
 
-@pytest.mark.parametrize("name", ["train.grad_accumulation_steps", "train.grad_checkpoint"])
-def test_what_only_saves_memory_changes_nothing_but_rounding(outcome, usual, name):
-    without_dropout = {"lora.dropout": 0.0}
+@pytest.mark.parametrize(
+    "name", ["train.grad_accumulation_steps", "train.grad_checkpoint", "train.prefix_cache_gb"]
+)
+def test_what_only_saves_memory_or_time_changes_nothing_but_rounding(outcome, usual, name):
+    without_dropout = {"lora.dropout": 0.0, **EFFECTS[name][2], "data.arrangement": "packed"}
     before = usual(without_dropout)
     after = outcome({**without_dropout, name: EFFECTS[name][0]})
     losses = [np.array(found["val_loss"], dtype=np.float64) for found in (before, after)]

@@ -80,6 +80,7 @@ class Training:
             prepared=str(self.world / "prepared"),
             run_folder=str(self.run),
             output=str(self.output),
+            activations=str(place / "prefix"),
         )
         given = {"task": dataclasses.asdict(task), "settings": self.settings}
         self.file.write_text(json.dumps(given))
