@@ -5,6 +5,7 @@ python -m tests.measured_step '{"folder": ..., "mode": ..., ...}' NUM_STEPS
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.model.adapters import apply
 from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import checkpoint_blocks
+from pipeline.model.prefix import FrozenPrefix, find_prefix
 from pipeline.optim import make_optimizer
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.step import TrainStep
@@ -34,6 +36,18 @@ def batch_of(request: PlanRequest, rows: int) -> Batch:
     return Batch(ids, np.roll(ids, -1, 1), ones, segments, ones, np.arange(documents))
 
 
+def replaying(prefix: FrozenPrefix) -> Callable[[Iterable[Batch]], Iterator[Batch]]:
+    """Leave frozen blocks out as `CachedPrefix` does; what they give is taken for every row."""
+
+    def replayed(batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            row = np.array(prefix.record(mx.array(batch.inputs[:1])))
+            with prefix.replay(mx.array(row.repeat(len(batch.inputs), axis=0))):
+                yield batch
+
+    return replayed
+
+
 def measure(request: PlanRequest, num_steps: int) -> int:
     """Give the peak of so many steps, and of a validation where there is one, in bytes."""
     config = read_config(request.folder)
@@ -44,14 +58,15 @@ def measure(request: PlanRequest, num_steps: int) -> int:
     optimizer = make_optimizer(request.optim, num_steps)
     optimizer.init(model.trainable_parameters())
     mx.eval(model.parameters(), optimizer.state)
-    step = TrainStep(model, optimizer, 1.0)
+    replayed = replaying(find_prefix(model)) if request.cached_prefix else iter
+    step = TrainStep(model, optimizer, 1.0, replayed=replayed)
     model.train()
     reset_peak_memory()
     for _ in range(num_steps):
         step([batch_of(request, request.rows)] * request.num_micro_batches)
     if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
-        document_losses(model, [batch_of(request, rows)] * 2)
+        document_losses(model, replayed([batch_of(request, rows)] * 2))
     return mlx_memory().peak_bytes
 
 

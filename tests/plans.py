@@ -43,6 +43,7 @@ def request_of(
     arrangement: str = "bucketed",
     validation: int | None = None,
     optim: str = "adamw",
+    cached: bool = False,
 ) -> PlanRequest:
     """Ask for the plan of a step of micro-batches with so many rows."""
     return PlanRequest(
@@ -58,4 +59,5 @@ def request_of(
         arrangement=arrangement,
         grad_checkpoint=checkpoint,
         validation_batch_tokens=validation,
+        cached_prefix=cached,
     )

@@ -71,6 +71,25 @@ def test_peaks_grow_with_rows_and_tokens_and_not_with_micro_batches(folder):
     assert peak <= more[0] < 1.1 * peak
 
 
+def test_stored_frozen_blocks_have_weights_and_no_activations_or_operations(tmp_path):
+    folder = write_llama(tmp_path, hidden=64, blocks=6, vocab=512)
+    asked = {"num_layers": 1, "rows": 4}
+    run, stored = (make_plan(request_of(folder, **asked, cached=flag)) for flag in (False, True))
+    phase = "peak: frozen blocks"
+    assert row(stored.rows, "weights") == row(run.rows, "weights")
+    assert stored.flops == run.flops - 4 * 128 * 5 * (2 * 46080 + 2 * 128 * 64)
+    assert stored.peak_bytes <= run.peak_bytes
+    assert row(stored.rows, "weights").num_bytes < row(stored.rows, phase).num_bytes
+    assert row(stored.rows, phase).num_bytes < stored.peak_bytes
+    assert phase not in [each.name for each in run.rows]
+
+
+def test_what_is_trained_before_the_blocks_leaves_nothing_to_store(folder):
+    for changes in ({"mode": "full"}, {}):
+        plans = [make_plan(request_of(folder, **changes, cached=flag)) for flag in (False, True)]
+        assert plans[0].rows[:-1] == plans[1].rows[:-1]  # the last one is of this process
+
+
 def test_operations_are_those_of_the_roofline(folder):
     lora, full = (make_plan(request_of(folder, mode=mode)) for mode in ("lora", "full"))
     tokens, matrices = 2 * 128, 512 * 64 + 2 * (64 * (128 + 64 + 352) + 176 * 64)

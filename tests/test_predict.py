@@ -19,6 +19,12 @@ MEASURED = {
     "lora, long rows": (SMALL, {"rows": 1, "longest": 513}),
     "lora, recomputed": (WIDE | {"blocks": 4}, {"rows": 2, "checkpoint": True}),
     "lora, last block only": (WIDE, {"rows": 2, "num_layers": 1}),
+    "lora, others stored, packed, recomputed, accumulated, validation": (
+        WIDE | {"blocks": 5},
+        {"num_layers": 2, "cached": True, "checkpoint": True, "micro": 2}
+        | {"arrangement": "packed", "validation": 512},
+    ),
+    "head, blocks stored": (WIDE | {"blocks": 6}, {"mode": "head", "cached": True}),
     "lora, dropout": (WIDE, {"rows": 2, "longest": 65, "dropout": 0.1}),
     "lora, packed, validation": (SMALL, {"arrangement": "packed", "validation": 1024}),
     "lora, vocabulary of Llama 3": (SMALL | {"vocab": 128256}, {"rows": 1, "longest": 33}),
