@@ -36,6 +36,7 @@ def test_every_output_is_there(smoke):
         "plots/lengths.csv",
         "plots/memory.png",
         "plots/overview.png",
+        "metrics/prefix.json",
     ):
         assert (smoke / name).stat().st_size > 0, name
 
@@ -50,7 +51,8 @@ def test_train_metrics_are_complete(smoke):
         "train_loss val_loss best_val_loss best_step num_steps num_tokens tokens_per_second "
         "peak_memory_bytes peak_footprint_bytes trainable_parameters total_parameters reloads "
         "recoveries reload_seconds skipped_steps wall_seconds memory_limit_bytes inexact "
-        "leak_bytes_per_step conflicts_primary_share "
+        "leak_bytes_per_step prefix_cache_hit_rate prefix_cache_bytes prefix_seconds "
+        "conflicts_primary_share "
         "conflicts_primary_share_low conflicts_primary_share_high conflicts_primary_share_n"
     )
     assert not set(names.split()) - metrics.keys()
@@ -187,6 +189,23 @@ def test_a_sweep_writes_one_table(smoke):
     losses = [row["val_loss"] for row in rows]
     assert losses[0] == losses[1] != losses[2] == losses[3]
     assert "conflicts_primary_share" in rows[0]
+
+
+def test_a_sweep_goes_through_frozen_blocks_once(smoke):
+    overrides = ["lora.num_layers=1", "train.num_steps=4", "hydra.sweep.dir=runs/prefix"]
+    stage(smoke, "train", "-m", "lora.rank=2,4", *overrides)
+    facts = [
+        json.loads((smoke / f"runs/prefix/{number}/metrics/prefix.json").read_text())
+        for number in (0, 1)
+    ]
+    assert facts[0]["stores"] == facts[1]["stores"]
+    assert facts[0]["cache_hit_rate"] < facts[1]["cache_hit_rate"] == 1
+    metrics = json.loads((smoke / "runs/prefix/1/metrics/train.json").read_text())
+    assert metrics["prefix_cache_hit_rate"] == 1
+    assert metrics["prefix_cache_bytes"] == facts[1]["cache_bytes"] > 0
+    assert all((smoke / "models/prefix" / name).is_dir() for name in facts[0]["stores"].values())
+    assert "models/prefix" not in run(smoke, "git", "status", "--porcelain", "-uall").stdout
+    assert json.loads((smoke / "metrics/prefix.json").read_text())["frozen_blocks"] == 0
 
 
 def test_metrics_diff_shows_what_an_experiment_changed(smoke):
