@@ -202,12 +202,21 @@ def stores(tmp_path):
 def run(tmp_path, tunable, stores):
     """Start, or go on with, a run in a folder; stop after some steps when asked to."""
 
-    def go(name, cache="cache", gb=1.0, stop_after=None, adapter=None, base="base", **changes):
+    def go(
+        name,
+        cache="cache",
+        gb=1.0,
+        stop_after=None,
+        adapter=None,
+        base="base",
+        model=None,
+        **changes,
+    ):
         settings = dataclasses.replace(SETTINGS, **{"num_steps": 7, **changes})
         place = tmp_path / cache if cache else None
         prefix = PrefixSettings(place, int(gb * 1e9), {"weights": base}) if place else None
         trainer = Trainer(
-            tunable(**(adapter or {})),
+            model or tunable(**(adapter or {})),
             *stores,
             settings,
             OptimSettings(1e-2, 0.01, 0.2),
@@ -262,6 +271,22 @@ def test_with_and_without_are_equal_and_a_repeat_is_so_to_the_bit(run, way):
     assert bits(first) == bits(second)
     assert (hit_rate(first) < 1, hit_rate(second)) == (True, 1)
     assert hit_rate(without) is None
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_sixteen_bits_are_stored_as_they_are(run, tunable, dtype):
+    model = tunable()
+    model.set_dtype(dtype)
+    trainer = run("a", num_steps=1, model=model)
+    tokens, store = trainer.validation_store, trainer.prefix.stores[trainer.validation_store]
+    found = mx.array(store.read(2)).view(dtype)
+    expected = trainer.prefix.prefix.record(mx.array(tokens.tokens(2)[None, :-1]))[0]
+    assert (found.dtype, expected.dtype) == (dtype, dtype)
+    assert mx.array_equal(found, expected)
+    batch = trainer.batches(1)[0]
+    hidden = trainer.prefix.gather(trainer.train_store, batch, trainer.progress)
+    assert hidden.dtype == dtype
+    assert mx.array_equal(mx.any(hidden != 0, axis=-1), mx.array(batch.segment_ids > 0))
 
 
 @pytest.mark.parametrize(

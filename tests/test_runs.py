@@ -17,7 +17,9 @@ from pipeline.train.runs import RunFolder, run_key
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.setattr(runs, "dependency_hashes", lambda stage, paths: {"code": "1"})
-    return OmegaConf.create({"seed": 0, "train": {"num_steps": 3, "steps_per_save": 5}})
+    return OmegaConf.create(
+        {"seed": 0, "train": {"num_steps": 3, "steps_per_save": 5, "prefix_cache_gb": 1.0}}
+    )
 
 
 def test_what_changes_the_result_changes_the_key(config, monkeypatch):
@@ -36,6 +38,14 @@ def test_how_often_it_saves_does_not(config):
     other = config.copy()
     other.train.steps_per_save = 7
     assert run_key("train", other, Paths(Path())) == run_key("train", config, Paths(Path()))
+
+
+def test_how_much_disk_it_may_take_for_frozen_blocks_does_not_but_whether_any_does(config):
+    keys = []
+    for size in (0.0, 1.0, 20.0):
+        config.train.prefix_cache_gb = size
+        keys.append(run_key("train", config, Paths(Path())))
+    assert keys[0] != keys[1] == keys[2]
 
 
 def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_path):

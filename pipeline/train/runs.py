@@ -36,6 +36,8 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 """Keys that cannot change the result of a run, so that changing them does not start it afresh."""
+ONLY_WHETHER = frozenset({"train.prefix_cache_gb"})
+"""Keys of which counts only whether they are 0."""
 HANDOVER_SECONDS = 120
 WORTH_KEEPING = ("step-*", "non_finite-*")
 
@@ -61,6 +63,9 @@ def run_key(stage_name: str, config: DictConfig, paths: Paths) -> str:
     for name in WITHOUT_EFFECT:
         if OmegaConf.select(parameters, name) is not None:
             OmegaConf.update(parameters, name, None)
+    for name in ONLY_WHETHER:
+        if (value := OmegaConf.select(parameters, name)) is not None:
+            OmegaConf.update(parameters, name, bool(value))
     what: dict[str, Any] = {
         "stage": stage_name,
         "parameters": OmegaConf.to_container(parameters),
