@@ -7,34 +7,37 @@ enter. (The idea is that of arXiv 2410.10989 §3.2.)
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
-from pipeline.device import mx
+from pipeline.device import is_cpu, mx
 from pipeline.model.split import Split
 from pipeline.objective import Losses, losses_and_slopes, token_losses
 
-CHUNK_LOGITS = 1 << 21
-"""Logits of a chunk, at most."""
-LEAST_ROWS = 16
-"""Rows of a chunk, at least: every chunk reads the whole matrix of the head."""
+CHUNK_LOGITS_CPU, CHUNK_LOGITS_GPU = 1 << 21, 1 << 24
+"""Logits of a chunk. Each chunk reads the whole matrix of the head, which is nothing beside the
+work on a CPU; a GPU multiplies with the matrix as fast as it reads it at some 100 rows."""
+LEAST_ROWS = 32
+CHUNK_COPIES = 3
+"""Of the logits of a chunk, in float32: scores, probabilities, slopes."""
 
 Stages = list[list[mx.array]]
 """Arrays to evaluate one after the other, so that the next chunk starts when one is done."""
 
 
-def chunk_rows(vocab_size: int, width: int | None = None) -> int:
+def chunk_rows(vocab_size: int, num_trained: int = 0) -> int:
     """Say how many rows a chunk has.
 
     Args:
         vocab_size: logits of a row.
-        width: numbers of a hidden state, where the head is trained: each chunk then adds a matrix
-            of `vocab_size` x `width`, beside which as many logits are no burden.
+        num_trained: weights of the head that are trained. Each chunk adds a gradient as large as
+            they are, beside which as many logits are no burden.
     """
-    rows = max(LEAST_ROWS, CHUNK_LOGITS // vocab_size)
-    return rows if width is None else max(rows, width)
+    logits = max(CHUNK_LOGITS_CPU if is_cpu() else CHUNK_LOGITS_GPU, num_trained)
+    return max(LEAST_ROWS, logits // vocab_size)
 
 
 def evaluate(stages: Stages) -> None:
@@ -59,9 +62,7 @@ def counted_states(split: Split, batch: Batch) -> Float[mx.array, "targets width
     return hidden if len(places) == len(hidden) else hidden[mx.array(places.astype(np.int32))]
 
 
-def target_losses(
-    split: Split, batch: Batch
-) -> tuple[Sequence[Float[mx.array, " chunk"]], Stages]:
+def target_losses(split: Split, batch: Batch) -> tuple[Sequence[Float[mx.array, " chunk"]], Stages]:
     """Give the losses of the targets that count in nats, chunk by chunk; no gradient.
 
     Returns:
@@ -70,7 +71,9 @@ def target_losses(
     rows, targets = counted_states(split, batch), batch.targets.ravel()[counted(batch)]
     size = chunk_rows(split.vocab_size)
     losses = [
-        token_losses(split.head(rows[start : start + size]), mx.array(targets[start : start + size]))
+        token_losses(
+            split.head(rows[start : start + size]), mx.array(targets[start : start + size])
+        )
         for start in range(0, len(targets), size)
     ]
     return losses, [[rows], *([each] for each in losses)]
@@ -129,7 +132,7 @@ class Chunks:
     ) -> tuple[Float[mx.array, "rows width"], Stages]:
         """Give the gradient of the minimised sum by all rows, and the stages that make it."""
         rows, gradients, stages = mx.stop_gradient(rows), [], []
-        size = chunk_rows(self.split.vocab_size, rows.shape[1] if self.weights else None)
+        size = chunk_rows(self.split.vocab_size, self.split.num_trained)
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
             gradient = self.add(rows[part], mx.array(targets[part]), mx.array(weights[part]))
@@ -170,8 +173,7 @@ class Chunks:
         return gradient if own else (gradient * weights[:, None]).astype(gradient.dtype)
 
 
-@mx.custom_function
-def carry(value: mx.array, slope: mx.array) -> mx.array:
+def stand_in(value: mx.array, slope: mx.array) -> mx.array:
     """Stand for a sum whose gradient by a value is known; it is never computed itself.
 
     The gradient is passed on as it is, not multiplied by that of the sum, which must be 1: a pass
@@ -179,6 +181,9 @@ def carry(value: mx.array, slope: mx.array) -> mx.array:
     """
     del value, slope
     return mx.zeros(())
+
+
+carry: Any = mx.custom_function(stand_in)
 
 
 @carry.vjp

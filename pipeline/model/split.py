@@ -107,6 +107,11 @@ class Split:
         found = trainable_arrays(self.model)
         return {name: value for name, value in found.items() if owner(name) in self.owners}
 
+    @property
+    def num_trained(self) -> int:
+        """Count the weights that training changes and that the head reads."""
+        return sum(value.size for value in self.trainable().values())
+
     def head_with(
         self,
         hidden: Float[mx.array, "rows width"],
@@ -178,7 +183,7 @@ def touched(model: nn.Module, call: Callable[[], None]) -> frozenset[str]:
     kinds = {name: type(module) for name, module in modules.items()}
     found: set[str] = set()
 
-    def noting(name: str) -> type[nn.Module]:
+    def noting(name: str) -> Any:  # noqa: ANN401
         def attribute(self: nn.Module, key: str) -> Any:  # noqa: ANN401
             found.add(name)
             return kinds[name].__getattr__(self, key)
