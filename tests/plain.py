@@ -1,4 +1,4 @@
-"""The loss as it is written in books, over all logits at once: what the loss by chunks must give."""
+"""The loss as it stands in books, over all logits at once: what the loss by chunks must give."""
 
 from jaxtyping import Float, Int
 

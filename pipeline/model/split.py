@@ -6,6 +6,7 @@ logits (a tied or quantised matrix, a bias, an adapter, scaling, soft-capping) i
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.device import mx, nn, tree_unflatten
 from pipeline.model.forward import forward
 from pipeline.model.tree import blocks, own_arrays, trainable_arrays
 
+ANSWER = "_answer"
 PROBE = ((0, 1, 2, 3),)
 TOLERANCE, TOLERANCE_16 = 1e-4, 2e-2
 """Shares of the logits' deviation that float32 and 16-bit numbers may differ by."""
@@ -154,15 +156,26 @@ def intercepted(
 ) -> Iterator[None]:
     """Let a function answer the calls of a module; it is given what runs the module itself."""
     kind = type(module)
-
-    def run(self: nn.Module, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
-        return call(lambda: kind.__call__(self, *args, **kwargs))
-
-    module.__class__ = type(kind.__name__, (kind,), {"__call__": run})
+    vars(module)[ANSWER] = call
+    module.__class__ = answering(kind)
     try:
         yield
     finally:
         module.__class__ = kind
+        del vars(module)[ANSWER]
+
+
+@functools.cache
+def answering(kind: type[nn.Module]) -> type[nn.Module]:
+    """Derive a class whose calls are answered by a function that the module holds for a while.
+
+    The class refers to no arrays: it lives on, and would keep them.
+    """
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
+        return vars(self)[ANSWER](lambda: kind.__call__(self, *args, **kwargs))
+
+    return type(kind.__name__, (kind,), {"__call__": run})
 
 
 @contextlib.contextmanager
