@@ -81,18 +81,24 @@ class Split:
         inputs: Int[mx.array, "rows seq_len"],
         segment_ids: Int[mx.array, "rows seq_len"] | None = None,
     ) -> Float[mx.array, "rows seq_len width"]:
-        """Run the model up to its head; see `forward`."""
+        """Run the model up to its head; see `forward`.
+
+        Raises:
+            ValueError: when what comes before the head is no array.
+        """
         if self.body is None:
             return forward(self.model, inputs, segment_ids)
-        seen: list[mx.array] = []
+        seen: list[Any] = []
 
-        def look(run: Callable[[], mx.array]) -> mx.array:
+        def look(run: Callable[[], Any]) -> Any:  # noqa: ANN401
             seen.append(run())
             return seen[-1]
 
         with intercepted(self.body, look):
             forward(self.model, inputs, segment_ids)  # its logits are dropped, so never computed
         (hidden,) = seen
+        if not isinstance(hidden, mx.array):
+            raise ValueError(f"what comes before the head is a {type(hidden).__name__}")
         return hidden
 
     def head(self, hidden: Float[mx.array, "rows width"]) -> Float[mx.array, "rows vocab_size"]:
@@ -100,7 +106,8 @@ class Split:
         if self.body is None:
             return hidden
         with intercepted(self.body, lambda run: hidden[None]):
-            return self.model(mx.zeros((1, len(hidden)), mx.int32))[0]
+            logits = self.model(mx.zeros((1, len(hidden)), mx.int32))
+        return logits.squeeze(0)  # the gradient of `logits[0]` would be a copy of all of them
 
     def trainable(self) -> dict[str, mx.array]:
         """Give the weights that training changes and that the head reads, by name."""
@@ -151,9 +158,7 @@ def owner(name: str) -> str:
 
 
 @contextlib.contextmanager
-def intercepted(
-    module: nn.Module, call: Callable[[Callable[[], mx.array]], mx.array]
-) -> Iterator[None]:
+def intercepted(module: nn.Module, call: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
     """Let a function answer the calls of a module; it is given what runs the module itself."""
     kind = type(module)
     vars(module)[ANSWER] = call
@@ -172,7 +177,7 @@ def answering(kind: type[nn.Module]) -> type[nn.Module]:
     The class refers to no arrays: it lives on, and would keep them.
     """
 
-    def run(self: nn.Module, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         return vars(self)[ANSWER](lambda: kind.__call__(self, *args, **kwargs))
 
     return type(kind.__name__, (kind,), {"__call__": run})
