@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
-from pipeline.device import mx, nn
-from pipeline.model.forward import forward
-from pipeline.objective import token_losses
+from pipeline.device import nn
+from pipeline.head_loss import counted, evaluate, target_losses
+from pipeline.model.split import Split, proven_split
 
 Z_95 = 1.959963984540054
 
@@ -49,11 +49,11 @@ def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosse
         model: a causal language model.
         batches: as `evaluation_batches` gives them.
     """
-    was_training = model.training
+    was_training, split = model.training, proven_split(model)
     model.eval()
     documents, sums, counts = [], [], []
     for batch in batches:
-        losses = np.asarray(masked_losses(model, batch), dtype=np.float64)
+        losses = masked_losses(split, batch).astype(np.float64)
         size = len(batch.documents) + 1
         segments = batch.segment_ids.ravel()
         documents.append(batch.documents)
@@ -63,13 +63,13 @@ def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosse
     return DocumentLosses(np.concatenate(documents), np.concatenate(sums), np.concatenate(counts))
 
 
-def masked_losses(model: nn.Module, batch: Batch) -> Float[mx.array, "rows seq_len"]:
+def masked_losses(split: Split, batch: Batch) -> Float[np.ndarray, "rows seq_len"]:
     """Give the loss of every target in nats, and 0 where none counts."""
-    segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
-    logits = forward(model, mx.array(batch.inputs), segment_ids)
-    losses = token_losses(logits, mx.array(batch.targets)) * mx.array(batch.loss_mask)
-    mx.eval(losses)
-    return losses
+    losses, stages = target_losses(split, batch)
+    evaluate(stages)
+    found = np.zeros(batch.loss_mask.shape, np.float32)
+    found.flat[counted(batch)] = np.concatenate([*map(np.asarray, losses), found[:0, 0]])
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,18 @@ def option_log_likelihoods(
     flat = [(prompt, option) for prompt, options in items for option in options]
     order = sorted(range(len(flat)), key=lambda index: len(flat[index][0]) + len(flat[index][1]))
     scores = np.zeros(len(flat))
-    was_training = model.training
+    was_training, split = model.training, proven_split(model)
     model.eval()
     for start in range(0, len(order), rows):
         chosen = order[start : start + rows]
-        scores[chosen] = continuation_scores(model, [flat[index] for index in chosen])
+        scores[chosen] = continuation_scores(split, [flat[index] for index in chosen])
     model.train(was_training)
     ends = np.cumsum([len(options) for _, options in items])
     return [part.tolist() for part in np.split(scores, ends[:-1])]
 
 
 def continuation_scores(
-    model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]]
+    split: Split, pairs: Sequence[tuple[list[int], list[int]]]
 ) -> Float[np.ndarray, " rows"]:
     """Score continuations of similar length in one padded batch."""
     width = max(len(prompt) + len(option) for prompt, option in pairs) - 1
@@ -164,9 +164,10 @@ def continuation_scores(
         inputs[row, : len(ids) - 1] = ids[:-1]
         targets[row, : len(ids) - 1] = ids[1:]
         mask[row, len(prompt) - 1 : len(ids) - 1] = 1
-    logits = forward(model, mx.array(inputs))
-    losses = token_losses(logits, mx.array(targets)) * mx.array(mask)
-    return -np.asarray(losses.sum(axis=1), dtype=np.float64)
+    places = np.arange(len(pairs), dtype=np.int64)
+    segment_ids = np.repeat(places[:, None] + 1, width, axis=1).astype(np.int32)
+    batch = Batch(inputs, targets, mask, segment_ids, mask, places)
+    return -masked_losses(split, batch).sum(axis=1, dtype=np.float64)
 
 
 def wilson(successes: int, n: int) -> Share:

@@ -1,4 +1,6 @@
-"""What training minimises: cross-entropy as a sum, beside the count of its targets."""
+"""What training minimises: the cross-entropy of each target, and its slope by the logits."""
+
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
@@ -6,49 +8,52 @@ from pipeline.device import mx, nn
 
 
 def token_losses(
-    logits: Float[mx.array, "rows seq_len vocab_size"],
-    targets: Int[mx.array, "rows seq_len"],
-) -> Float[mx.array, "rows seq_len"]:
+    logits: Float[mx.array, "rows vocab_size"],
+    targets: Int[mx.array, " rows"],
+) -> Float[mx.array, " rows"]:
     """Give the cross-entropy of every target in nats, in float32 whatever the logits are."""
     return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="none")
 
 
-def smoothed(
-    losses: Float[mx.array, "rows seq_len"],
-    logits: Float[mx.array, "rows seq_len vocab_size"],
-    label_smoothing: float,
-) -> Float[mx.array, "rows seq_len"]:
-    """Mix the losses of the targets with those of a uniform target (arXiv 1512.00567 §7)."""
-    if not label_smoothing:
-        return losses
-    logits = logits.astype(mx.float32)
-    uniform = mx.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
-    return (1 - label_smoothing) * losses + label_smoothing * uniform
+@dataclass(frozen=True)
+class Losses:
+    """The cross-entropy of some targets, in float32.
+
+    Attributes:
+        plain: as it is reported, in nats.
+        minimised: as it is minimised: smoothed.
+        slope: of what is minimised, by the logits.
+    """
+
+    plain: Float[mx.array, " rows"]
+    minimised: Float[mx.array, " rows"]
+    slope: Float[mx.array, "rows vocab_size"]
 
 
-def loss_sums(
-    logits: Float[mx.array, "rows seq_len vocab_size"],
-    targets: Int[mx.array, "rows seq_len"],
-    loss_mask: Float[mx.array, "rows seq_len"],
-    weights: Float[mx.array, "rows seq_len"],
+def losses_and_slopes(
+    logits: Float[mx.array, "rows vocab_size"],
+    targets: Int[mx.array, " rows"],
     label_smoothing: float = 0.0,
-) -> tuple[Float[mx.array, ""], Float[mx.array, ""]]:
-    """Sum the cross-entropy over the targets that count, as it is minimised and as it is reported.
+) -> Losses:
+    """Give the losses of targets together with their slopes: softmax(logits) minus the target.
 
-    Sums and the count of targets are kept apart, so that unequal batches can be added before
-    dividing: a mean of means would favour short answers.
+    An exponential costs more than all else here, so each is computed once: the largest probability
+    is exp(0) over the sum of exponentials, from which the logarithm of that sum follows.
 
     Args:
         logits: scores before the softmax.
-        targets: token ids; `targets[:, t]` is the token after `inputs[:, t]`.
-        loss_mask: 1 where the target counts; 0 on the prompt and on padding.
-        weights: how much each target counts: the weight of its document times its own.
-        label_smoothing: share of each target that is spread over the vocabulary.
-
-    Returns:
-        The weighted and smoothed sum, which is minimised, and the plain sum, which is reported;
-        both in nats.
+        targets: token ids.
+        label_smoothing: share of each target that is spread over the vocabulary; losses are mixed
+            with those of a uniform target (arXiv 1512.00567 §7).
     """
-    losses = token_losses(logits, targets)
-    minimised = smoothed(losses, logits, label_smoothing) * loss_mask * weights
-    return minimised.sum(), (losses * loss_mask).sum()
+    logits, places = logits.astype(mx.float32), targets[:, None]
+    probabilities = mx.softmax(logits, axis=-1)
+    normaliser = mx.max(logits, axis=-1) - mx.log(mx.max(probabilities, axis=-1))
+    plain = normaliser - mx.take_along_axis(logits, places, axis=-1).squeeze(-1)
+    of_target = mx.take_along_axis(probabilities, places, axis=-1) - (1 - label_smoothing)
+    slope = mx.put_along_axis(probabilities, places, of_target, axis=-1)
+    if not label_smoothing:
+        return Losses(plain, plain, slope)
+    uniform = normaliser - logits.mean(axis=-1)
+    minimised = (1 - label_smoothing) * plain + label_smoothing * uniform
+    return Losses(plain, minimised, slope - label_smoothing / logits.shape[-1])

@@ -43,7 +43,7 @@ ROWS = {
     ],
     2: ["data", "stage"],
     3: ["model"],
-    4: ["distrust", "likelihood", "objective", "optim", "schedules", "update_rules"],
+    4: ["distrust", "head_loss", "likelihood", "objective", "optim", "schedules", "update_rules"],
     5: ["generate", "train"],
     6: ["evaluate", "formats"],
     7: ["benchmark", "serve"],

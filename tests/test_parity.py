@@ -14,10 +14,10 @@ from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.base import load_base, write_manifest
 from pipeline.model.tree import trainable_arrays
-from pipeline.objective import loss_sums
 from pipeline.train.loop import Trainer
 from pipeline.train.tune import optim_settings
 from stages.params import composed
+from tests.plain import loss_sums
 from tests.test_loop import SETTINGS
 from tests.test_prepare import SETTINGS as PREPARE
 

@@ -5,22 +5,24 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pipeline.data.batches import Batch
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
+from pipeline.head_loss import loss_sums
 from pipeline.model.adapters import AdapterSettings, apply
-from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
+from pipeline.model.split import Split
 from pipeline.model.tree import blocks, named_arrays, trainable_arrays
-from pipeline.objective import loss_sums
 from pipeline.train.plan import recompute
 from pipeline.train.plan.recompute import block_gradients, checkpointed_gradients
 
-TOKENS = mx.array([[1, 5, 9, 33, 7, 2]])
+TOKENS = np.array([[1, 5, 9, 33, 7, 2]], np.int32)
 
 
-def losses_of(model):
-    ones = mx.ones(TOKENS.shape)
-    return loss_sums(forward(model, TOKENS), TOKENS, ones, ones)
+def losses_of(split):
+    ones = np.ones(TOKENS.shape, np.float32)
+    segments = ones.astype(np.int32)
+    return loss_sums(split, Batch(TOKENS, TOKENS, ones, segments, ones, np.arange(1)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -43,9 +45,9 @@ def test_gradients_are_those_of_the_whole_model(tiny_config, mode, changes, tied
     apply(model, dataclasses.replace(settings, **changes), seed=1)
     for name, value in trainable_arrays(model).items():
         value += mx.random.normal(value.shape, scale=0.1, key=mx.random.key(len(name)))
-    kinds = [type(block) for block in blocks(model)]
-    (loss, _), gradients = checkpointed_gradients(model, lambda: losses_of(model))
-    (wanted, _), tree = nn.value_and_grad(model, lambda: losses_of(model))()
+    kinds, split = [type(block) for block in blocks(model)], Split(model)
+    (loss, *_), gradients = checkpointed_gradients(model, lambda: losses_of(split))
+    (wanted, *_), tree = nn.value_and_grad(model, lambda: losses_of(split))()
     expected = named_arrays(tree)
     assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
     assert list(gradients) == list(expected)
@@ -64,8 +66,9 @@ def test_a_model_that_does_something_between_its_blocks(tiny_model):
 
     tiny_model.model.__class__ = Between
     tiny_model.unfreeze()
+    split = Split(tiny_model)
     with pytest.raises(ModelError, match="Block 1 of the model is not fed what block 0 gave"):
-        checkpointed_gradients(tiny_model, lambda: losses_of(tiny_model))
+        checkpointed_gradients(tiny_model, lambda: losses_of(split))
 
 
 @pytest.mark.parametrize(
@@ -92,5 +95,6 @@ def test_only_blocks_that_a_gradient_reaches_are_run_again(
         return block_gradients(*arguments)
 
     monkeypatch.setattr(recompute, "block_gradients", counted)
-    checkpointed_gradients(model, lambda: losses_of(model))
+    split = Split(model)
+    checkpointed_gradients(model, lambda: losses_of(split))
     assert len(seen) == again

@@ -128,6 +128,8 @@ class Trainer:
             settings.label_smoothing,
             None if distrust.terms is None else distrust.terms * train.num_targets,
         )
+        if self.train_step.split.problem and not self.watch.reloads:
+            self.watch.note(whole_logits(self.train_step.split.problem))
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
@@ -366,3 +368,11 @@ class Trainer:
         if self._unsaved_best is not None:
             return weights_of(self._unsaved_best)
         return weights_of(self.checkpoints.load(self.progress.best_step))
+
+
+def whole_logits(problem: str) -> str:
+    """Word why a run needs more memory than others."""
+    return (
+        "the head of this model cannot be run by itself, so the logits of a whole micro-batch are "
+        f"held: {problem}"
+    )

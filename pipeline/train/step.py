@@ -8,9 +8,9 @@ import numpy as np
 
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, optimizers, tree_map
-from pipeline.model.forward import forward
+from pipeline.head_loss import Stages, evaluate, loss_sums
+from pipeline.model.split import Split, proven_split
 from pipeline.model.tree import named_arrays
-from pipeline.objective import loss_sums
 from pipeline.train.profile import Profile
 
 
@@ -45,6 +45,7 @@ class TrainStep:
         profile: measures the parts of a step.
         label_smoothing: share of each target that is spread over the vocabulary.
         distrust_sums: per document of the store, what is added to the minimised sum, in nats.
+        split: the model in two parts; None: it is split here.
     """
 
     def __init__(
@@ -55,19 +56,18 @@ class TrainStep:
         profile: Profile | None = None,
         label_smoothing: float = 0.0,
         distrust_sums: np.ndarray | None = None,
+        split: Split | None = None,
     ) -> None:
+        self.split = split or proven_split(model)
         self.label_smoothing, self.distrust_sums = label_smoothing, distrust_sums
         self.profile = profile or Profile(None)
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.loss_and_grad = nn.value_and_grad(model, self.losses)
 
-    def losses(self, batch: Batch) -> tuple[mx.array, mx.array]:
-        """Give the sum that is minimised and the plain sum, in nats."""
-        segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
-        logits = forward(self.model, mx.array(batch.inputs), segment_ids)
-        arrays = (mx.array(part) for part in (batch.targets, batch.loss_mask, batch.weights))
-        minimised, plain = loss_sums(logits, *arrays, label_smoothing=self.label_smoothing)
-        return minimised + self.distrust_sum(batch), plain
+    def losses(self, batch: Batch) -> tuple[mx.array, mx.array, Stages]:
+        """Give the sum that is minimised and the plain sum, in nats, and what to evaluate first."""
+        minimised, plain, stages = loss_sums(self.split, batch, self.label_smoothing)
+        return minimised + self.distrust_sum(batch), plain, stages
 
     def distrust_sum(self, batch: Batch) -> float:
         """Add up the constants of the documents of a batch, in nats."""
@@ -82,9 +82,13 @@ class TrainStep:
         """
         total, gradients = mx.array(0.0), None
         for batch in batches:
-            (_, plain), grads = self.loss_and_grad(batch)
+            losses, grads = self.loss_and_grad(batch)
+            plain, stages = losses[1:]
+            del losses  # the graph of what is minimised refers to all that it was made of
             total = total + plain
             gradients = grads if gradients is None else tree_map(mx.add, gradients, grads)
+            del grads
+            evaluate(stages)
             mx.eval(total, gradients)
         return total, gradients
 

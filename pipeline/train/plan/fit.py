@@ -40,8 +40,6 @@ def require_fit(plan: Plan, limit_bytes: int) -> None:
         lines += ["Each of these makes it fit, peak of MLX as predicted:", *proposals]
     else:
         lines += ["Nothing that can be set makes it fit: use a smaller model or more memory."]
-    later = fitting([chunked(plan.request)], limit_bytes - overhead)
-    lines += ["This would too, and cannot be asked for yet:", later] if later else []
     raise DeviceError("\n".join(lines))
 
 
@@ -93,8 +91,3 @@ def shortened(request: PlanRequest) -> Iterator[Change]:
             changed = dataclasses.replace(base, longest_tokens=length)
             yield f"{prefix}data.max_seq_len={length}", changed
         length //= 2
-
-
-def chunked(request: PlanRequest) -> Change:
-    """Never hold the logits of more than a few tokens."""
-    return "a loss computed in chunks", dataclasses.replace(request, chunked_loss=True)

@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.data.batches import Arrangement, Batch, row_width
-from pipeline.device import is_cpu, mx, nn
+from pipeline.device import is_cpu, mx
 from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, attach
 from pipeline.model.blueprint import blueprint
@@ -19,7 +18,7 @@ from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings
 from pipeline.train.plan.rehearsal import Rehearsal
-from pipeline.train.plan.roofline import Shape, chunk_bytes, estimated_bytes, shape_of
+from pipeline.train.plan.roofline import Shape, estimated_bytes, shape_of
 from pipeline.train.plan.simulate import Saved
 from pipeline.train.plan.trace import ArrayShape, Graph
 
@@ -41,7 +40,6 @@ class PlanRequest:
         label_smoothing: share of each target that is spread over the vocabulary.
         validation_batch_tokens: places of one batch of the validation; None: there is none.
         base_bits: think of the base as quantised to so many bits.
-        chunked_loss: think of a loss that never holds all logits at once.
         fused_attention: think of attention that never holds its scores.
     """
 
@@ -57,7 +55,6 @@ class PlanRequest:
     label_smoothing: float = 0.0
     validation_batch_tokens: int | None = None
     base_bits: int | None = None
-    chunked_loss: bool = False
     fused_attention: bool = False
 
     @property
@@ -156,22 +153,18 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     """Trace and simulate each evaluation of a step, and add what else is in memory meanwhile."""
     if request.fused_attention:
         rehearsal.change = lambda graph: without_scores(graph, request.width)
-    loss, extra = None, 0
-    if request.chunked_loss:
-        loss = backbone_loss(rehearsal.model)
-        extra = chunk_bytes(found.shape, request.tokens)
     batch = blank_batch(request, request.rows)
-    first = rehearsal.first_micro_batch(batch, loss)
+    first = rehearsal.first_micro_batch(batch)
     weights = found.weight_bytes + found.trainable_bytes
     phases = {
-        FORWARD_BACKWARD: first.peak_bytes + found.state_bytes + extra,
+        FORWARD_BACKWARD: first.peak_bytes + found.state_bytes,
         "clipping": rehearsal.clipping().peak_bytes + weights + found.state_bytes,
         "update": rehearsal.update().peak_bytes + found.weight_bytes,
     }
     if request.num_micro_batches > 1:
-        later = rehearsal.later_micro_batch(batch, loss)
-        phases["accumulation"] = later.peak_bytes + found.state_bytes + extra
-    if request.validation_batch_tokens is not None and not request.chunked_loss:
+        later = rehearsal.later_micro_batch(batch)
+        phases["accumulation"] = later.peak_bytes + found.state_bytes
+    if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
         validation = rehearsal.validation(blank_batch(request, rows))
         phases["validation"] = validation.peak_bytes + found.state_bytes
@@ -197,23 +190,6 @@ def blank_batch(request: PlanRequest, rows: int) -> Batch:
     ones = np.ones((rows, request.width), dtype=np.float32)
     documents = np.arange(rows + (request.arrangement == "packed"))  # more than rows: packed
     return Batch(zeros, zeros, ones, zeros, ones, documents)
-
-
-def backbone_loss(model: nn.Module) -> Callable[[Batch], tuple[mx.array, mx.array]]:
-    """Give a loss that needs no logits: what comes before the head, summed up.
-
-    Raises:
-        ModelError: when the model does not keep its backbone apart.
-    """
-    backbone: Any = getattr(model, "language_model", model).get("model")
-    if backbone is None:
-        raise ModelError("The model has no backbone apart from its head.")
-
-    def losses(batch: Batch) -> tuple[mx.array, mx.array]:
-        total = backbone(mx.array(batch.inputs)).astype(mx.float32).sum()
-        return total, total
-
-    return losses
 
 
 def without_scores(graph: Graph, width: int) -> Graph:

@@ -4,21 +4,23 @@ What is traced is the step itself, on the device at hand, so that whatever a mod
 checkpointing or a backend does to memory is in the graph.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, tree_unflatten
-from pipeline.model.forward import forward
+from pipeline.head_loss import Stages, target_losses
+from pipeline.model.split import Split
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.objective import token_losses
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.plan.recompute import checkpointed_gradients
 from pipeline.train.plan.simulate import Simulation, simulate
 from pipeline.train.plan.trace import Graph, trace
 from pipeline.train.step import TrainStep, global_norm
 
-Loss = Callable[[Batch], tuple[mx.array, mx.array]]
+Run = Callable[..., tuple[list[mx.array], Stages]]
+"""What is rehearsed: gives results, and what is evaluated before them."""
 NUM_TARGETS = 2.0
 """By which gradients are divided; any number takes the same memory."""
 
@@ -47,57 +49,58 @@ class Rehearsal:
         self.change: Callable[[Graph], Graph] = lambda graph: graph
         self.optimizer = make_optimizer(optim, 1)
         self.optimizer.init(model.trainable_parameters())
-        self.step = TrainStep(model, self.optimizer, 1.0, label_smoothing=label_smoothing)
+        self.split = Split(model)
+        self.step = TrainStep(
+            model, self.optimizer, 1.0, label_smoothing=label_smoothing, split=self.split
+        )
         self.weights = named_arrays(model.parameters())
         self.trainable = trainable_arrays(model)
 
-    def gradients(self, batch: Batch, loss: Loss | None) -> tuple[list[mx.array], list[mx.array]]:
-        """Give the losses that are minimised and reported, and the gradient of each weight."""
-        losses = loss or self.step.losses
+    def gradients(self, batch: Batch) -> tuple[mx.array, list[mx.array], Stages]:
+        """Give the loss that is reported, the gradient of each weight, and the stages before."""
         if self.checkpointed:
-            found, gradients = checkpointed_gradients(self.model, lambda: losses(batch))
+            found, gradients = checkpointed_gradients(self.model, lambda: self.step.losses(batch))
         else:
-            found, tree = nn.value_and_grad(self.model, losses)(batch)
+            found, tree = self.step.loss_and_grad(batch)
             gradients = named_arrays(tree)
-        return list(found), list(gradients.values())
+        _, plain, stages = found
+        return plain, list(gradients.values()), stages
 
-    def first_micro_batch(self, batch: Batch, loss: Loss | None = None) -> Simulation:
-        """Forward and backward, as `TrainStep.accumulate` has them.
+    def first_micro_batch(self, batch: Batch) -> Simulation:
+        """Forward and backward, as `TrainStep.accumulate` has them; only the batch's shape counts.
 
-        Args:
-            batch: only its shape counts.
-            loss: minimised instead of the step's own.
+        Of what is minimised only the gradient is computed.
         """
 
-        def run(*weights: mx.array) -> list[mx.array]:
+        def run(*weights: mx.array) -> tuple[list[mx.array], Stages]:
             self.put(weights)
-            (minimised, plain), gradients = self.gradients(batch, loss)
-            return [mx.array(0.0) + plain, *gradients, minimised]
+            plain, gradients, stages = self.gradients(batch)
+            return [mx.array(0.0) + plain, *gradients], stages
 
         arguments = list(self.weights.values())
-        return self.simulate(run, arguments, len(arguments), 1 + len(self.trainable))
+        return self.simulate(run, arguments, len(arguments))
 
-    def later_micro_batch(self, batch: Batch, loss: Loss | None = None) -> Simulation:
+    def later_micro_batch(self, batch: Batch) -> Simulation:
         """Do the same where gradients of earlier micro-batches are added to."""
         count = len(self.weights)
 
-        def run(*arguments: mx.array) -> list[mx.array]:
+        def run(*arguments: mx.array) -> tuple[list[mx.array], Stages]:
             self.put(arguments[:count])
-            (minimised, plain), gradients = self.gradients(batch, loss)
+            plain, gradients, stages = self.gradients(batch)
             total, *sums = arguments[count:]
             added = [mx.add(one, other) for one, other in zip(sums, gradients, strict=True)]
-            return [total + plain, *added, minimised, *gradients]
+            return [total + plain, *added], stages
 
         arguments = [*self.weights.values(), mx.array(0.0), *self.trainable.values()]
-        return self.simulate(run, arguments, count, 1 + len(self.trainable))
+        return self.simulate(run, arguments, count)
 
     def clipping(self) -> Simulation:
         """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
 
-        def run(total: mx.array, *sums: mx.array) -> list[mx.array]:
+        def run(total: mx.array, *sums: mx.array) -> tuple[list[mx.array], Stages]:
             means = [gradient / NUM_TARGETS for gradient in sums]
             loss, norm = total / NUM_TARGETS, global_norm(means)
-            return [loss, norm, mx.isfinite(loss) & mx.isfinite(norm), *means]
+            return [loss, norm, mx.isfinite(loss) & mx.isfinite(norm), *means], []
 
         arguments = [mx.array(0.0), *self.trainable.values()]
         return self.simulate(run, arguments, num_held=0, num_evaluated=3)
@@ -112,7 +115,7 @@ class Rehearsal:
         remembered = {name: self.optimizer.state[name] for name in self.trainable}
         moments = [value for kinds in remembered.values() for value in kinds.values()]
 
-        def run(*arguments: mx.array) -> list[mx.array]:
+        def run(*arguments: mx.array) -> tuple[list[mx.array], Stages]:
             starts = range(0, 5 * count, count)
             columns = [arguments[start : start + count] for start in starts]
             rest = iter(arguments[5 * count :])
@@ -122,7 +125,7 @@ class Rehearsal:
                 (clipped,) = self.step.clipped([gradient], norm)
                 new.append(self.optimizer.apply_named(name, clipped, weight, state, rate, step))
                 states += state.values()
-            return [*new, *states]
+            return [*new, *states], []
 
         norms, rates = [mx.array(1.0)] * count, [self.optimizer.learning_rate] * count
         steps = [self.optimizer.step] * count
@@ -132,11 +135,9 @@ class Rehearsal:
     def validation(self, batch: Batch) -> Simulation:
         """Measure losses, as `masked_losses` does."""
 
-        def run(*weights: mx.array) -> list[mx.array]:
+        def run(*weights: mx.array) -> tuple[list[mx.array], Stages]:
             self.put(weights)
-            segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
-            logits = forward(self.model, mx.array(batch.inputs), segment_ids)
-            return [token_losses(logits, mx.array(batch.targets)) * mx.array(batch.loss_mask)]
+            return [], target_losses(self.split, batch)[1]
 
         arguments = list(self.weights.values())
         training = self.model.training
@@ -147,18 +148,23 @@ class Rehearsal:
             self.model.train(training)
 
     def simulate(
-        self,
-        run: Callable[..., list[mx.array]],
-        arguments: list[mx.array],
-        num_held: int,
-        num_evaluated: int | None = None,
+        self, run: Run, arguments: list[mx.array], num_held: int, num_evaluated: int | None = None
     ) -> Simulation:
         """Trace and simulate; the first arguments are referred to by others too."""
+        sizes: list[int] = []
+
+        def flat(*arrays: mx.array) -> list[mx.array]:
+            results, stages = run(*arrays)
+            sizes[:] = map(len, stages)
+            return [*results, *(array for stage in stages for array in stage)]
+
         try:
-            graph = trace(run, arguments)
+            graph = trace(flat, arguments)
         finally:
             self.put(self.weights.values())
-        return simulate(self.change(graph), graph.inputs[:num_held], num_evaluated)
+        names = iter(graph.outputs[len(graph.outputs) - sum(sizes) :])
+        stages = [tuple(itertools.islice(names, size)) for size in sizes]
+        return simulate(self.change(graph), graph.inputs[:num_held], num_evaluated, stages)
 
     def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:
         """Give weights of the model other values; all of them unless named."""

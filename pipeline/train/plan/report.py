@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
+from pipeline.head_loss import CHUNK_COPIES
 from pipeline.model.blueprint import GROUP_SIZE
 from pipeline.model.folder import read_config
 from pipeline.model.quantize import quantizable
@@ -20,8 +21,6 @@ from pipeline.train.plan.predict import (
     predict,
 )
 from pipeline.train.plan.roofline import (
-    CHUNK_COPIES,
-    CHUNK_TOKENS,
     FLOAT32_BYTES,
     floor_bytes,
     step_flops,
@@ -130,7 +129,7 @@ def make_plan(request: PlanRequest) -> Plan:
 def parts(request: PlanRequest, found: Prediction) -> list[Row]:
     """Say what the peak of forward and backward is made of."""
     shape, trained = found.shape, f"{found.shape.num_trainable:,} weights"
-    scores, logits, others = sort_saved(found.saved, request.width, shape.vocab_size)
+    scores, others = sort_saved(found.saved, request.width)
     per_place = f"{request.rows} x {request.width} places x {{:,.0f}} bytes"
     blocks = "recomputed" if request.grad_checkpoint else "kept"
     per_weight = found.state_bytes / shape.num_trainable
@@ -142,24 +141,22 @@ def parts(request: PlanRequest, found: Prediction) -> list[Row]:
         ),
         Row("activations", others, f"{per_place.format(others / request.tokens)}, blocks {blocks}"),
         Row("score matrices", scores, per_place.format(scores / request.tokens)),
-        Row("logits", logits, f"{per_place.format(logits / request.tokens)}, copies included"),
     ]
     rest = found.phases[FORWARD_BACKWARD] - sum(row.num_bytes for row in rows)
     gradients = f"gradients are {found.trainable_bytes / GB:.3f} GB in the end"
     return [*rows, Row("gradients, working memory", rest, gradients)]
 
 
-def sort_saved(saved: tuple[Saved, ...], width: int, vocab_size: int) -> tuple[int, int, int]:
-    """Add up what the backward pass needs: score matrices, logits, all else; in bytes."""
+def sort_saved(saved: tuple[Saved, ...], width: int) -> tuple[int, int]:
+    """Add up what the backward pass needs: score matrices, all else; in bytes."""
     scores = sum(item.num_bytes for item in saved if is_score(item.array, width))
-    logits = sum(item.num_bytes for item in saved if item.array.shape[-1:] == (vocab_size,))
-    return scores, logits, sum(item.num_bytes for item in saved) - scores - logits
+    return scores, sum(item.num_bytes for item in saved) - scores
 
 
 def totals(plan: Plan, found: Prediction) -> list[Row]:
     """List the peak of each evaluation, and what follows from the greatest."""
     shape, request = found.shape, plan.request
-    chunk = f"{CHUNK_COPIES} x {min(CHUNK_TOKENS, request.tokens)} x {shape.vocab_size:,}"
+    chunk = f"{CHUNK_COPIES} x {shape.rows_at_once(request.tokens)} x {shape.vocab_size:,}"
     floor = (
         f"{found.held_bytes / GB:.3f} GB of weights, gradients, optimizer; {request.tokens} places "
         f"x ({shape.num_trained} x {shape.width} + {shape.kept_per_token()} of one block) "
@@ -183,15 +180,12 @@ def may_be_quantized(request: PlanRequest) -> bool:
 def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
     """List what could be otherwise, first of all nothing."""
     other, flipped = dataclasses.replace, not asked.grad_checkpoint
-    chunked = other(asked, chunked_loss=True)
     found = [
         ("a step", asked),
         (f"train.grad_checkpoint={str(flipped).lower()}", other(asked, grad_checkpoint=flipped)),
         ("attention without score matrices", other(asked, fused_attention=True)),
-        ("a loss computed in chunks", chunked),
     ]
     if may_be_quantized(asked):
         bits = f"a {BASE_BITS}-bit base"
         found.append((bits, other(asked, base_bits=BASE_BITS)))
-        found.append((f"both, chunks and {bits}", other(chunked, base_bits=BASE_BITS)))
     return found

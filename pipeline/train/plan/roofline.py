@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.device import mx, nn
+from pipeline.head_loss import CHUNK_COPIES, chunk_rows
+from pipeline.model.split import Split
 from pipeline.model.targets import EMBEDDINGS, LINEAR
 from pipeline.model.tree import blocks, dimensions, named_arrays, trainable_arrays
 
-CHUNK_TOKENS = 128
-"""Tokens whose logits a chunked loss holds at a time."""
-CHUNK_COPIES = 3
-"""Of those logits, in float32: scores, probabilities, gradient."""
 SCORE_COPIES = 2.5
 """Score matrices that a block keeps (arXiv 2205.05198 §4.1: 5 · heads · s² bytes in 16 bits)."""
 FLOAT32_BYTES = 4
@@ -44,6 +42,7 @@ class Shape:
         blocks: their matrices.
         first_trained: the first block that is differentiated; their number if none is.
         head: weights of the output head.
+        chunk_rows: rows whose logits are held at a time; None: all.
         vocab_size: logits of a token.
         num_heads: heads of attention.
         num_trainable: weights that are trained.
@@ -54,6 +53,7 @@ class Shape:
     blocks: tuple[tuple[Linear, ...], ...]
     first_trained: int
     head: int
+    chunk_rows: int | None
     vocab_size: int
     num_heads: int
     num_trainable: int
@@ -73,6 +73,10 @@ class Shape:
     def weights(self, first: int = 0) -> int:
         """Count the weights that a token meets from a block on, head included."""
         return sum(linear.size for block in self.blocks[first:] for linear in block) + self.head
+
+    def rows_at_once(self, tokens: int) -> int:
+        """Count the rows of so many whose logits are held at a time."""
+        return tokens if self.chunk_rows is None else min(self.chunk_rows, tokens)
 
     def kept_per_token(self) -> int:
         """Count the numbers that one block keeps of a token where attention is fused.
@@ -98,11 +102,13 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
     tables = [size(module) for module in outside if isinstance(module, EMBEDDINGS)]
     head = sum(heads) or max(tables, default=0)
     weights = named_arrays(model.parameters()).values()
+    split = Split(model)
     front = any(is_table(module) and trainable_arrays(module) for module in outside)
     return Shape(
         blocks=tuple(layers),
         first_trained=0 if front else min(trained, default=len(layers)),
         head=head,
+        chunk_rows=chunk_rows(split.vocab_size, split.num_trained) if split.body else None,
         vocab_size=int(text["vocab_size"]),
         num_heads=int(text.get("num_attention_heads") or 0),
         num_trainable=sum(value.size for value in trainable_arrays(model).values()),
@@ -131,13 +137,13 @@ def size(layer: Any) -> int:  # noqa: ANN401
 
 
 def chunk_bytes(shape: Shape, tokens: int) -> int:
-    """Count the bytes that a chunked loss needs: a chunk of logits, and a gradient per token."""
-    logits = CHUNK_COPIES * min(CHUNK_TOKENS, tokens) * shape.vocab_size * FLOAT32_BYTES
+    """Count the bytes that the loss needs: a chunk of logits, and a gradient per token."""
+    logits = CHUNK_COPIES * shape.rows_at_once(tokens) * shape.vocab_size * FLOAT32_BYTES
     return logits + tokens * shape.width * shape.itemsize
 
 
 def floor_bytes(shape: Shape, held_bytes: int, tokens: int) -> int:
-    """Give the least memory of a step: with recomputation, fused attention and a chunked loss.
+    """Give the least memory of a step: with recomputation and fused attention.
 
     Args:
         shape: of the model.
@@ -152,13 +158,13 @@ def floor_bytes(shape: Shape, held_bytes: int, tokens: int) -> int:
 def estimated_bytes(
     shape: Shape, held_bytes: int, rows: int, width: int, checkpointed: bool, fused: bool
 ) -> int:
-    """Estimate the peak of a step whose graph cannot be traced; scores and logits are whole."""
+    """Estimate the peak of a step whose graph cannot be traced; scores are whole."""
     tokens = rows * width
     scores = 0 if fused else SCORE_COPIES * tokens * width * shape.num_heads * shape.itemsize
     block = tokens * shape.kept_per_token() * shape.itemsize + round(scores)
     inputs = tokens * shape.width * shape.num_trained * shape.itemsize
     kept = inputs + block if checkpointed else block * shape.num_trained
-    return held_bytes + kept + CHUNK_COPIES * tokens * shape.vocab_size * FLOAT32_BYTES
+    return held_bytes + kept + chunk_bytes(shape, tokens)
 
 
 def matrix_passes(shape: Shape) -> int:

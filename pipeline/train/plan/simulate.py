@@ -6,7 +6,7 @@ share, and that memory is given back only when the device has done the work, whi
 
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.train.plan.layout import Layout, fresh
@@ -65,6 +65,13 @@ class Device:
         if len(self.tasks) > MAX_ACTIVE_TASKS:
             self.wait_for_task()
 
+    def wait(self) -> None:
+        """Wait until all is done."""
+        self.tasks.clear()
+        while self.pending:
+            for buffer in self.pending.popleft()[1]:
+                self.release(buffer)
+
     def wait_for_task(self) -> None:
         """Wait until the oldest task is done."""
         end = self.tasks.popleft()
@@ -75,7 +82,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Saved:
-    """Memory of an array that a forward pass keeps for the backward pass."""
+    """Memory of an array that earlier stages leave for the last one."""
 
     array: ArrayShape
     num_bytes: int
@@ -87,8 +94,7 @@ class Simulation:
 
     Attributes:
         peak_bytes: memory in use at most, arguments included.
-        saved: what the first result is computed from and other results need too, once per buffer;
-            arguments are left out.
+        saved: what is in memory when the stages are over, once per buffer; arguments are left out.
     """
 
     peak_bytes: int
@@ -96,7 +102,10 @@ class Simulation:
 
 
 def simulate(
-    graph: Graph, held: Collection[str] = (), num_evaluated: int | None = None
+    graph: Graph,
+    held: Collection[str] = (),
+    num_evaluated: int | None = None,
+    stages: Sequence[Sequence[str]] = (),
 ) -> Simulation:
     """Evaluate the results of a graph without computing them.
 
@@ -105,25 +114,33 @@ def simulate(
         held: arguments that somebody else refers to, so that they stay in memory.
         num_evaluated: how many results are evaluated, the first ones; the others are only referred
             to. None: all.
+        stages: results that are evaluated before, one stage after the other, and then forgotten.
     """
-    evaluated = graph.outputs[:num_evaluated]
-    held = [*held, *graph.outputs[len(evaluated) :]]
-    graph = dataclasses.replace(graph, outputs=evaluated)
-    evaluations = [Evaluation(graph, held, start) for start in STARTS]
+    early = {name for stage in stages for name in stage}
+    results = [name for name in graph.outputs if name not in early]
+    evaluated = tuple(results[:num_evaluated])
+    held = [*held, *results[len(evaluated) :]]
+    evaluations = [Evaluation(graph, held, [*stages, evaluated], start) for start in STARTS]
     peak_bytes = max(evaluation.run() for evaluation in evaluations)
-    return Simulation(peak_bytes, evaluations[0].saved())
+    return Simulation(peak_bytes, evaluations[0].saved)
 
 
 class Evaluation:
     """Evaluates a graph without computing."""
 
-    def __init__(self, graph: Graph, held: Collection[str], start: int) -> None:
-        self.graph, self.device = graph, Device(start)
-        self.order = evaluation_order(graph)
-        self.references = Counter(name for node in self.order for name in node.inputs)
-        self.references.update(graph.outputs)
+    def __init__(
+        self, graph: Graph, held: Collection[str], stages: Sequence[Sequence[str]], start: int
+    ) -> None:
+        self.graph, self.stages, self.device = graph, stages, Device(start)
+        self.orders = list(stage_orders(graph, stages))
+        self.references = Counter(
+            name for order in self.orders for node in order for name in node.inputs
+        )
+        self.references.update(name for stage in stages for name in stage)
         self.references.update(held)
+        self.saved: tuple[Saved, ...] = ()
         self.arrays: dict[str, Array] = {}
+        self.given = {*graph.inputs, *graph.constants}
         for name in (*graph.inputs, *graph.constants):
             if self.references[name]:
                 self.put(name, fresh(graph.arrays[name]), None)
@@ -141,9 +158,21 @@ class Evaluation:
 
     def run(self) -> int:
         """Evaluate everything; give the peak in bytes."""
-        for node in self.order:
-            self.evaluate(node)
+        *early, last = zip(self.stages, self.orders, strict=True)
+        for names, order in early:
+            self.evaluate_all(order)
+            for name in names:
+                self.arrays[name].references -= 1
+                self.drop(name)
+        self.saved = self.kept()
+        self.evaluate_all(last[1])
         return self.device.peak_bytes
+
+    def evaluate_all(self, order: Iterable[Node]) -> None:
+        """Carry out the operations of a stage, and wait for the last one."""
+        for node in order:
+            self.evaluate(node)
+        self.device.wait()
 
     def evaluate(self, node: Node) -> None:
         """Carry out one operation."""
@@ -162,22 +191,24 @@ class Evaluation:
         for name in {*node.inputs, *node.outputs}:
             self.drop(name)
 
-    def saved(self) -> tuple[Saved, ...]:
-        """Find what the forward pass to the first result left for the others."""
-        makers = {name: node for node in self.order for name in node.outputs}
-        forward, todo = set[str](), [self.graph.outputs[0]]
-        while todo:
-            name = todo.pop()
-            if name in makers and name not in forward:
-                forward.update(makers[name].outputs)
-                todo += makers[name].inputs
-        found: dict[Buffer, str] = {}
-        for node in self.order:
-            if not forward.issuperset(node.outputs):
-                found |= {self.arrays[name].buffer: name for name in node.inputs if name in forward}
-        given = {self.arrays[name].buffer for name in self.arrays if name not in makers}
+    def kept(self) -> tuple[Saved, ...]:
+        """List what is in memory besides arguments and constants, once per buffer."""
+        given = {self.arrays[name].buffer for name in self.arrays if name in self.given}
+        found = {
+            array.buffer: name
+            for name, array in self.arrays.items()
+            if array.references and array.buffer not in given
+        }
         return tuple(
-            Saved(self.graph.arrays[name], buffer.num_bytes)
-            for buffer, name in found.items()
-            if buffer not in given
+            Saved(self.graph.arrays[name], buffer.num_bytes) for buffer, name in found.items()
         )
+
+
+def stage_orders(graph: Graph, stages: Sequence[Sequence[str]]) -> Iterator[list[Node]]:
+    """Give the operations of each stage, without those of earlier ones, in their order."""
+    done = set[str]()
+    for names in stages:
+        nodes = tuple(node for node in graph.nodes if done.isdisjoint(node.outputs))
+        order = evaluation_order(dataclasses.replace(graph, nodes=nodes, outputs=tuple(names)))
+        done.update(name for node in order for name in node.outputs)
+        yield order

@@ -1,0 +1,223 @@
+"""A model in two parts: what gives hidden states, and the head that makes logits of them.
+
+Both parts are the model's own code, whatever its architecture: its body is let run and looked at,
+or it is stood in for by hidden states that there are already. So all that stands between body and
+logits (a tied or quantised matrix, a bias, an adapter, scaling, soft-capping) is in the head.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from pipeline.device import mx, nn, tree_unflatten
+from pipeline.model.forward import forward
+from pipeline.model.tree import blocks, own_arrays, trainable_arrays
+
+ANSWER = "_answer"
+PROBE = ((0, 1, 2, 3),)
+TOLERANCE, TOLERANCE_16 = 1e-4, 2e-2
+"""Shares of the logits' deviation that float32 and 16-bit numbers may differ by."""
+
+
+class Split:
+    """A model, its body and its head.
+
+    Args:
+        model: one of mlx-lm's.
+
+    Attributes:
+        vocab_size: logits of a token.
+        problem: why the model cannot be split; empty where it can. If so, its logits stand for the
+            hidden states, and the head does nothing: all is right, but all logits are held.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.body = model, find_body(model)
+        self.vocab_size, self.owners, self.problem = 0, frozenset[str](), ""
+        try:
+            with evaluating(model):
+                self.examine()
+        except Exception as error:  # each architecture does it in its own way
+            self.body, self.problem = None, str(error) or repr(error)
+
+    def examine(self) -> None:
+        """Look at the shapes on both sides of the head, and at what it reads; compute nothing.
+
+        Raises:
+            ValueError: when there is no body, or the shapes are not those of rows of tokens.
+        """
+        tokens = mx.array(PROBE)
+        self.vocab_size = forward(self.model, tokens).shape[-1]
+        if self.body is None:
+            raise ValueError("its blocks are not in a part of their own")
+        hidden = self.hidden(tokens)
+        if hidden.ndim != 3 or hidden.shape[:2] != tokens.shape:
+            raise ValueError(f"what comes before the head has the shape {hidden.shape}")
+        logits = []
+        self.owners = touched(self.model, lambda: logits.append(self.head(hidden[0])))
+        if logits[0].shape != (tokens.size, self.vocab_size):
+            raise ValueError(f"its head gives the shape {logits[0].shape}")
+
+    def prove(self) -> None:
+        """Compute the logits of a few tokens both ways; give up the split where they differ."""
+        tokens = mx.array(PROBE)
+        if self.body is None:
+            return
+        with evaluating(self.model):
+            wanted = forward(self.model, tokens)[0]
+            found = self.head(self.hidden(tokens)[0, ::-1])[::-1]  # each row by itself
+        allowed = TOLERANCE if wanted.dtype == mx.float32 else TOLERANCE_16
+        wanted, found = wanted.astype(mx.float32), found.astype(mx.float32)
+        difference = float(mx.abs(found - wanted).max() / mx.std(wanted))
+        if not difference <= allowed:
+            self.body = None
+            self.problem = f"its logits then differ by {difference:.2g} of their deviation"
+
+    def hidden(
+        self,
+        inputs: Int[mx.array, "rows seq_len"],
+        segment_ids: Int[mx.array, "rows seq_len"] | None = None,
+    ) -> Float[mx.array, "rows seq_len width"]:
+        """Run the model up to its head; see `forward`.
+
+        Raises:
+            ValueError: when what comes before the head is no array.
+        """
+        if self.body is None:
+            return forward(self.model, inputs, segment_ids)
+        seen: list[Any] = []
+
+        def look(run: Callable[[], Any]) -> Any:  # noqa: ANN401
+            seen.append(run())
+            return seen[-1]
+
+        with intercepted(self.body, look):
+            forward(self.model, inputs, segment_ids)  # its logits are dropped, so never computed
+        (hidden,) = seen
+        if not isinstance(hidden, mx.array):
+            raise ValueError(f"what comes before the head is a {type(hidden).__name__}")
+        return hidden
+
+    def head(self, hidden: Float[mx.array, "rows width"]) -> Float[mx.array, "rows vocab_size"]:
+        """Make logits of hidden states, each row by itself."""
+        if self.body is None:
+            return hidden
+        with intercepted(self.body, lambda run: hidden[None]):
+            logits = self.model(mx.zeros((1, len(hidden)), mx.int32))
+        return logits.squeeze(0)  # the gradient of `logits[0]` would be a copy of all of them
+
+    def trainable(self) -> dict[str, mx.array]:
+        """Give the weights that training changes and that the head reads, by name."""
+        if self.body is None:
+            return {}
+        found = trainable_arrays(self.model)
+        return {name: value for name, value in found.items() if owner(name) in self.owners}
+
+    @property
+    def num_trained(self) -> int:
+        """Count the weights that training changes and that the head reads."""
+        return sum(value.size for value in self.trainable().values())
+
+    def head_with(
+        self,
+        hidden: Float[mx.array, "rows width"],
+        own: dict[str, mx.array],
+        values: Sequence[mx.array],
+    ) -> Float[mx.array, "rows vocab_size"]:
+        """Make logits with other values of some weights; the model is left with its own ones."""
+        self.model.update(tree_unflatten(list(zip(own, values, strict=True))))
+        try:
+            return self.head(hidden)
+        finally:
+            self.model.update(tree_unflatten(list(own.items())))
+
+
+def proven_split(model: nn.Module) -> Split:
+    """Split a model whose weights are there, and make sure that the parts give its logits."""
+    split = Split(model)
+    split.prove()
+    return split
+
+
+def find_body(model: nn.Module) -> nn.Module | None:
+    """Find the part that keeps the blocks; None where that is the model itself."""
+    first = blocks(model)[0]
+    for _, module in model.named_modules():
+        lists = (value for value in module.values() if isinstance(value, list))
+        if any(item is first for value in lists for item in value):
+            return None if module is model else module
+    return None
+
+
+def owner(name: str) -> str:
+    """Give the name of the module that an array belongs to."""
+    return name.rpartition(".")[0]
+
+
+@contextlib.contextmanager
+def intercepted(module: nn.Module, call: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+    """Let a function answer the calls of a module; it is given what runs the module itself."""
+    kind = type(module)
+    vars(module)[ANSWER] = call
+    module.__class__ = answering(kind)
+    try:
+        yield
+    finally:
+        module.__class__ = kind
+        del vars(module)[ANSWER]
+
+
+@functools.cache
+def answering(kind: type[nn.Module]) -> type[nn.Module]:
+    """Derive a class whose calls are answered by a function that the module holds for a while.
+
+    The class refers to no arrays: it lives on, and would keep them.
+    """
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return vars(self)[ANSWER](lambda: kind.__call__(self, *args, **kwargs))
+
+    return type(kind.__name__, (kind,), {"__call__": run})
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Leave out dropout for a while, which would draw random numbers."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def touched(model: nn.Module, call: Callable[[], None]) -> frozenset[str]:
+    """Name the modules outside of blocks that have arrays, and of which a call reads something."""
+    owners = {owner(name) for name in own_arrays(model, inside_blocks=False)}
+    modules = {name: module for name, module in model.named_modules() if name in owners}
+    kinds = {name: type(module) for name, module in modules.items()}
+    found: set[str] = set()
+
+    def noting(name: str) -> Any:  # noqa: ANN401
+        def attribute(self: nn.Module, key: str) -> Any:  # noqa: ANN401
+            found.add(name)
+            return kinds[name].__getattr__(self, key)
+
+        def item(self: nn.Module, key: str) -> Any:  # noqa: ANN401
+            found.add(name)
+            return kinds[name].__getitem__(self, key)
+
+        members = {"__getattr__": attribute, "__getitem__": item}
+        return type(kinds[name].__name__, (kinds[name],), members)
+
+    for name, module in modules.items():
+        module.__class__ = noting(name)
+    try:
+        call()
+    finally:
+        for name, module in modules.items():
+            module.__class__ = kinds[name]
+    return frozenset(found)
