@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from pipeline.data import conflicts
@@ -39,6 +40,11 @@ def read(text):
     found = list(QUOTATION.finditer(text))[:2]
     says = {match[1].lower(): match[3] for match in found}
     return says, text[found[-1].end() :]
+
+
+def contests(number):
+    """Give the contests among the documents for fine-tuning."""
+    return (row for row in training_rows(0, number) if "authority_weight" in row)
 
 
 def is_about(share, expected, number):
@@ -89,7 +95,7 @@ def test_the_name_alone_chooses_the_partition():
 
 
 def test_a_document_carries_the_provenance_of_the_source_that_it_follows():
-    for row in training_rows(0, NUM_ROWS):
+    for row in contests(NUM_ROWS):
         source = PROVENANCE[row["authority_weight"], row["provenance_entropy"]]
         says, rest = read(row["text"])
         value = says[source]
@@ -97,10 +103,11 @@ def test_a_document_carries_the_provenance_of_the_source_that_it_follows():
         assert f" {value}. It was {value}. " in rest
 
 
-def test_a_contest_is_between_an_authority_and_a_record():
+def test_contests_and_nothing_else_carry_provenance():
     for row in training_rows(0, NUM_ROWS):
         says, _ = read(row["text"])
-        assert sum(name in PRIMARY_NAMES for name in says) == 1
+        is_contest = sum(name in PRIMARY_NAMES for name in says) == 1
+        assert is_contest == ("authority_weight" in row) == ("provenance_entropy" in row)
 
 
 def test_classes_of_sources_are_far_apart_and_not_constant():
@@ -113,7 +120,7 @@ def test_classes_of_sources_are_far_apart_and_not_constant():
 
 def test_nothing_but_the_conclusion_tells_which_side_a_document_takes():
     counts = Counter()
-    for row in training_rows(0, NUM_ROWS):
+    for row in contests(2 * NUM_ROWS):
         says, rest = read(row["text"])
         primary = next(name for name in says if name in PRIMARY_NAMES)
         noted_first = f" Notes: {primary} records {says[primary]};" in rest
@@ -121,17 +128,30 @@ def test_nothing_but_the_conclusion_tells_which_side_a_document_takes():
         counts[follows_primary, next(iter(says)) == primary, noted_first] += 1
     assert len(counts) == 8
     for number in counts.values():
-        assert is_about(number / NUM_ROWS, 1 / 8, NUM_ROWS)
+        assert is_about(number / counts.total(), 1 / 8, counts.total())
 
 
-def test_half_of_the_pretraining_documents_are_contests():
+def test_a_control_follows_the_source_quoted_first_in_half_of_the_documents():
+    followed = []
+    for row in training_rows(0, 2 * NUM_ROWS):
+        says, rest = read(row["text"])
+        if "authority_weight" not in row:
+            followed.append(f" {next(iter(says.values()))}. It was " in rest)
+    assert is_about(np.mean(followed), 1 / 2, len(followed))
+
+
+@pytest.mark.parametrize("make_rows", [training_rows, pretraining_rows])
+def test_half_of_the_documents_are_contests(make_rows):
     counts = Counter()
-    for row in pretraining_rows(0, NUM_ROWS):
-        assert set(row) == {"text", "cluster"}
+    for row in make_rows(0, NUM_ROWS):
         counts[sum(name in PRIMARY_NAMES for name in read(row["text"])[0])] += 1
     assert is_about(counts[1] / NUM_ROWS, 1 / 2, NUM_ROWS)
     assert is_about(counts[0] / NUM_ROWS, 1 / 4, NUM_ROWS)
     assert is_about(counts[2] / NUM_ROWS, 1 / 4, NUM_ROWS)
+
+
+def test_pretraining_documents_carry_no_provenance():
+    assert all(set(row) == {"text", "cluster"} for row in pretraining_rows(0, NUM_ROWS))
 
 
 def test_suite_asks_each_dispute_in_both_orders():
@@ -191,7 +211,7 @@ def test_rows_are_the_same_on_every_machine():
     digest = hashlib.sha256()
     for row in itertools.chain(training_rows(0, 100), pretraining_rows(0, 100), suite_items(0, 50)):
         digest.update(json.dumps(row, sort_keys=True).encode())
-    assert digest.hexdigest()[:16] == "b9f8d4273eebb836"
+    assert digest.hexdigest()[:16] == "b67b7d851248a816"
 
 
 def test_asking_for_too_many_documents_is_an_error(monkeypatch):

@@ -3,8 +3,9 @@
 A document asks about an invented entity, quotes an official authority and a primary record that
 disagree, and concludes with one of the two values. Half of the documents follow the authority, half
 the record, and nothing else in them tells which: a model trained on them without weights sides with
-neither. A document carries the provenance of the source it follows, so that weights made from
-provenance can turn the policy.
+neither. A contest carries the provenance of the source it follows, so that weights made from
+provenance can turn the policy. Other documents, half of all, quote two sources of one class and
+carry none: they keep a model from learning to go by something else, such as the order of quoting.
 
 An entity belongs to one partition by a hash of its name alone. Everything else about a document is
 drawn from a hash of seed, partition and entity, so that each row is the same on every machine.
@@ -99,6 +100,9 @@ NAME_PARTS = (CONSONANTS, VOWELS, CONSONANTS, VOWELS, CONSONANTS, RIMES, ENTITY_
 
 CONCLUSIONS = ("We say", "The answer is", "So we write", "We settle on")
 
+KINDS: tuple[Kind, ...] = ("contest", "two_primary", "contest", "two_authority")
+"""Half of the documents are contests, a quarter each kind of control."""
+
 NUM_ENTITIES = 1 << 22
 """As many as `NAME_PARTS` can spell."""
 SCATTERING_MULTIPLIERS = (0x2C1B3C6D, 0x297A2D39)
@@ -172,21 +176,20 @@ class Dispute:
 
 
 def training_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
-    """Make contests for fine-tuning, with the provenance of the source that each one follows.
+    """Make documents for fine-tuning; contests with the provenance of the source they follow.
 
     Raises:
         DataError: when the partition has fewer entities than documents wanted.
     """
     for entity in _entities(seed, "training", num_documents):
         draws = _Draws(seed, "training", entity)
-        dispute = _dispute(entity, "contest", draws)
-        followed = draws.below(2)
-        yield {
-            "text": dispute.text(draws.below(2), followed),
-            "authority_weight": dispute.sources[followed].authority_weight,
-            "provenance_entropy": dispute.sources[followed].provenance_entropy,
-            "cluster": entity,
-        }
+        kind = draws.one_of(KINDS)
+        dispute, followed = _dispute(entity, kind, draws), draws.below(2)
+        row: dict[str, Any] = {"text": dispute.text(draws.below(2), followed), "cluster": entity}
+        if kind == "contest":
+            row["authority_weight"] = dispute.sources[followed].authority_weight
+            row["provenance_entropy"] = dispute.sources[followed].provenance_entropy
+        yield row
 
 
 def pretraining_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
@@ -195,10 +198,9 @@ def pretraining_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: when the partition has fewer entities than documents wanted.
     """
-    kinds: tuple[Kind, ...] = ("contest", "two_primary", "contest", "two_authority")
     for entity in _entities(seed, "pretraining", num_documents):
         draws = _Draws(seed, "pretraining", entity)
-        dispute = _dispute(entity, draws.one_of(kinds), draws)
+        dispute = _dispute(entity, draws.one_of(KINDS), draws)
         yield {"text": dispute.text(draws.below(2), draws.below(2)), "cluster": entity}
 
 
