@@ -8,9 +8,10 @@ from pipeline.benchmark.contestants import Job, Outcome, answer
 from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.data.batches import row_width
 from pipeline.data.store import TokenStore
-from pipeline.device import has_fused_attention, matmul_flops_per_second
+from pipeline.device import has_fused_attention, matmul_flops_per_second, reset_peak_memory
+from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
-from pipeline.model.base import load_base
+from pipeline.model.base import load_base, weights_identity
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings
 from pipeline.train.loop import StepReport, Trainer
@@ -21,9 +22,11 @@ from pipeline.train.plan.roofline import (
     matrix_passes,
     shape_of,
 )
+from pipeline.train.prefix import PrefixSettings
 from pipeline.train.settings import TrainSettings
 
 RUN = "run"
+CACHE_BYTES = 10**10
 
 
 def adapter_settings(job: Job) -> AdapterSettings:
@@ -74,8 +77,13 @@ def train(job: Job) -> Outcome:
     settings, optim = adapter_settings(job), optim_settings(job)
     config = apply(base.model, settings, job.seed)
     stores = TokenStore(Path(job.prepared) / "train"), TokenStore(Path(job.prepared) / "validation")
-    trainer = Trainer(base.model, *stores, train_settings(job), optim, output / RUN)
+    trainer = Trainer(
+        base.model, *stores, train_settings(job), optim, output / RUN, prefix=prefix_settings(job)
+    )
     facts = facts_of(trainer, shape_of(base.model, base.config, settings.trains_matrices))
+    if job.is_cached and not trainer.prefix.facts(trainer.progress)["frozen_blocks"]:
+        raise ModelError("What frozen blocks give cannot be kept for this model.")
+    reset_peak_memory()
     trainer.restore()
     reports = list[StepReport]()
     for report in trainer.steps():
@@ -87,8 +95,20 @@ def train(job: Job) -> Outcome:
         seconds=[report.seconds for report in reports],
         num_targets=[report.result.num_tokens for report in reports],
         peak_bytes=trainer.progress.peak_memory_bytes,
-        facts={**facts, "gradient_seconds": gradient_seconds(output / RUN / "profile.csv")},
+        facts={
+            **facts,
+            "gradient_seconds": gradient_seconds(output / RUN / "profile.csv"),
+            "cache_hit_rate": trainer.prefix.facts(trainer.progress)["cache_hit_rate"],
+        },
     )
+
+
+def prefix_settings(job: Job) -> PrefixSettings | None:
+    """Say where activations of frozen blocks are kept: with this run, so that it starts without."""
+    if not job.is_cached:
+        return None
+    identity = weights_identity(Path(job.model), "auto")
+    return PrefixSettings(Path(job.output) / "activations", CACHE_BYTES, identity)
 
 
 def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:

@@ -72,7 +72,10 @@ def head(contest: Contest) -> None:
 
 
 def record_passes(contest: Contest, part: str, number: int, played: dict[str, Played]) -> None:
-    """Note how many weights a token meets, with and without a cache."""
+    """Note how many weights a token meets, with and without a cache, and how well that answered."""
+    if OURS in played:
+        hit_rate = played[OURS][1].facts["cache_hit_rate"]
+        contest.board.add(part, "cache_hit_rate", OURS, number, hit_rate)
     for name, kind in ((OURS, "cached_passes"), (UNCACHED, "passes")):
         if name in played:
             contest.board.add(part, "passes", name, number, played[name][1].facts[kind])

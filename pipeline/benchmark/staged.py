@@ -59,7 +59,7 @@ def run_train_stage(folder: Path, inputs: Path, arguments: list[str]) -> None:
     root.mkdir(parents=True)
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'run'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "stages.train", f"inputs={inputs}", *places, *arguments],
+        [sys.executable, "-m", "stages.train", *arguments, f"inputs={inputs}", *places],
         cwd=ROOT,
         env={**os.environ, "DVC_ROOT": str(root)},
         stdout=subprocess.PIPE,
