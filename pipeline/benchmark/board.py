@@ -44,7 +44,7 @@ class Board:
     values: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def add(self, part: str, figure: str, contestant: str, number: int, value: float) -> None:
+    def add(self, part: str, figure: str, contestant: str, number: int, value: float | int) -> None:
         """Note a figure of a round."""
         self.values.setdefault((part, figure, contestant), {})[number] = float(value)
 
