@@ -175,6 +175,34 @@ def overlap_problem(overlap_tokens: int, max_seq_len: int) -> str | None:
     )
 
 
+PEER_PARTS = (
+    "all_blocks",
+    "as_installed",
+    "torch_peft",
+    "last_quarter",
+    "head",
+    "large_vocabulary",
+    "sweep",
+    "surroundings",
+)
+"""What `benchmark=peers` can measure, in the order in which it does."""
+
+
+def benchmark_problems(benchmark: DictConfig) -> Iterator[str]:
+    """Say what does not go with the kind of benchmark."""
+    for name in ("prompt_tokens", "generated_tokens"):
+        if (benchmark[name] is None) != (benchmark.peers is not None):
+            yield (
+                f"benchmark.{name}={shown(benchmark[name])} does not go with this benchmark "
+                "group; with benchmark=peers nothing is generated"
+            )
+    if benchmark.peers is None:
+        return
+    parts = list(benchmark.peers.parts)
+    if not parts or set(parts) - set(PEER_PARTS):
+        yield f"benchmark.peers.parts={parts}: must be some of {', '.join(PEER_PARTS)}"
+
+
 def contradictions_in_data(data: DictConfig) -> Iterator[str]:
     """Say which of `data.*` are right alone and wrong together."""
     if data.source == "jsonl" and data.path is None:
@@ -226,6 +254,8 @@ def contradictions(config: DictConfig) -> Iterator[str]:
         yield from optimizer_problems(config.optim)
     if not any(map(OmegaConf.missing_keys, (model, train, config.lora))):
         yield from mode_problems(model, train, list(config.lora.targets))
+    if not OmegaConf.missing_keys(config.benchmark):
+        yield from benchmark_problems(config.benchmark)
     if not OmegaConf.missing_keys(config.export):
         wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
         if wrong or not config.export.formats:

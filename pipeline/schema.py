@@ -332,13 +332,46 @@ class Validate:
 
 
 @dataclass
+class Peers:
+    """Other programs that train the same (benchmark=peers), and small models made for that."""
+
+    parts: list[str] = key(
+        "what is measured: all_blocks, as_installed, torch_peft, last_quarter, head, "
+        "large_vocabulary, sweep, surroundings"
+    )
+    rows: str | None = key(
+        "folder of train.jsonl and valid.jsonl with text rows; null: WikiSQL in the folder that "
+        "TIDEWHEEL_SAMPLES names, else passages of Python's standard library"
+    )
+    num_rows: int = key("rows to train on, at most", minimum=4)
+    validation_rows: int = key("rows to score adapters on, at most", minimum=1)
+    epoch_rows: int = key("rows of an epoch where epochs are compared", minimum=4)
+    batch_size: int = key("rows a step", minimum=1)
+    sweep_rows: int = key("rows of an epoch of the sweep", minimum=4)
+    learning_rate: float = key("constant", minimum=0)
+    rank: int = key("of LoRA, on q and v", minimum=1)
+    installed_steps: int = key("timed steps of mlx-lm as installed, which is slow", minimum=1)
+    torch_steps: int = key("timed steps of torch and peft", minimum=1)
+    long_row_tokens: int = key(
+        "rows for the large vocabulary are joined to this", unit="tokens", minimum=8
+    )
+    model: Scratch = section(Scratch)
+    large_vocabulary: Scratch = section(Scratch)
+
+
+@dataclass
 class Benchmark:
     """How fast, and how near to what the machine can do."""
 
-    num_steps: int = key("training steps that are timed", minimum=1)
-    prompt_tokens: int = key("prompt of the timed generation", unit="tokens", minimum=1)
-    generated_tokens: int = key("tokens to generate", unit="tokens", minimum=2)
+    num_steps: int = key("training steps that are timed; with peers, of each run", minimum=1)
+    prompt_tokens: int | None = key(
+        "prompt of the timed generation; null with peers", unit="tokens", minimum=1
+    )
+    generated_tokens: int | None = key(
+        "tokens to generate; null with peers", unit="tokens", minimum=2
+    )
     num_runs: int = key("repetitions; medians are reported", minimum=1)
+    peers: Peers | None = key("others beside us, set by benchmark=peers; null: ourselves alone")
 
 
 @dataclass

@@ -1,9 +1,15 @@
-"""Speed and memory on this machine."""
+"""Speed and memory on this machine: of ours alone, or beside other programs."""
 
-from omegaconf import DictConfig
+import sys
+from typing import Any
 
-from pipeline.benchmark.throughput import Workload, benchmark
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.benchmark.bars import Row, draw, write_table
+from pipeline.benchmark.peers import compare
+from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
 from pipeline.files import write_json
+from pipeline.schema import Peers, Scratch
 from pipeline.stage import Paths, stage
 
 
@@ -16,16 +22,21 @@ from pipeline.stage import Paths, stage
     "benchmark",
 )
 def main(config: DictConfig, paths: Paths) -> None:
-    """Benchmark: writes metrics/benchmark.json.
+    """Benchmark: writes metrics/benchmark.json, plots/peers.csv and plots/peers.png.
 
-    The figures are of this machine; `dvc repro -f -s benchmark` takes them again.
+    The figures are of this machine; `dvc repro -f -s benchmark` takes them again. With
+    benchmark=peers other programs train beside us, on models and rows made on the spot.
     """
-    work = Workload(
-        arrangement=config.data.arrangement,
-        seed=config.seed,
-        **config.train,
-        **config.benchmark,
-    )
+    metrics, rows = alone(config, paths) if config.benchmark.peers is None else beside(config)
+    write_json(paths.write("metrics/benchmark.json"), metrics)
+    write_table(paths.write("plots/peers.csv"), rows)
+    draw(paths.write("plots/peers.png"), rows)
+
+
+def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
+    """Time the tuned model; its only peer is what this machine could do at most."""
+    values = {name: value for name, value in config.benchmark.items() if name != "peers"}
+    work = Workload(arrangement=config.data.arrangement, seed=config.seed, **config.train, **values)
     metrics = benchmark(
         base=paths.read("models/base"),
         trained=paths.read("models/trained"),
@@ -33,7 +44,26 @@ def main(config: DictConfig, paths: Paths) -> None:
         dtype=config.model.dtype,
         work=work,
     )
-    write_json(paths.write("metrics/benchmark.json"), metrics)
+    return metrics, comparison_rows(metrics)
+
+
+def beside(config: DictConfig) -> tuple[dict[str, Any], list[Row]]:
+    """Let others train beside us."""
+    metrics, board = compare(
+        peers_of(config.benchmark.peers),
+        config.benchmark.num_steps,
+        config.benchmark.num_runs,
+        config.seed,
+        lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    return metrics, list(board.rows())
+
+
+def peers_of(peers: DictConfig) -> Peers:
+    """Give the settings of the comparison as what the schema declares."""
+    values: Any = OmegaConf.to_container(peers)
+    shapes = {name: Scratch(**values[name]) for name in ("model", "large_vocabulary")}
+    return Peers(**{**values, **shapes})
 
 
 if __name__ == "__main__":

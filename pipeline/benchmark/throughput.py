@@ -177,3 +177,9 @@ def benchmark(
         ),
         "machine": machine(),
     }
+
+
+def comparison_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, int, float]]:
+    """Give training and its bound as `plots/peers.csv` has them, for a benchmark without peers."""
+    rates = {"ours": "train_tokens_per_second", "machine": "roofline_tokens_per_second"}
+    return [("alone", "tokens_per_second", who, 1, metrics[name]) for who, name in rates.items()]

@@ -1,0 +1,74 @@
+"""The figures as a table, and the rates as a picture of bars."""
+
+import csv
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.benchmark.board import COLUMNS
+from pipeline.benchmark.contestants import OURS
+
+NOTHING = "tokens_per_second"
+"""Whose empty panel is drawn where nothing was measured."""
+Row = tuple[str, str, str, int, float]
+OUR_COLOUR, OTHER_COLOUR = "#0b6e99", "#8a8f98"
+PANELS = {
+    "tokens_per_second": "tokens per second",
+    "targets_per_second": "targets per second",
+    "seconds_to_loss": "seconds to the same validation loss",
+    "peak_bytes": "peak memory in bytes",
+}
+"""Figures that are drawn, and what is written beside them."""
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """Write every figure of every round."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """Draw medians as bars, with whiskers from the least to the greatest.
+
+    Args:
+        path: the PNG to write; equal input gives equal bytes.
+        rows: as `write_table` writes them.
+    """
+    found = {name: bars_of(rows, name) for name in PANELS}
+    found = {name: bars for name, bars in found.items() if bars} or {NOTHING: {}}
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        height = 0.9 + 0.28 * max(map(len, found.values()))
+        figure = Figure(figsize=(4.2 * len(found), height), dpi=110, layout="constrained")
+        for axes, (name, bars) in zip(
+            figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True
+        ):
+            draw_bars(axes, bars, PANELS[name])
+        figure.savefig(path, metadata={"Software": None})
+
+
+def bars_of(rows: list[Row], figure: str) -> dict[str, list[float]]:
+    """Gather the values of a figure by part and contestant."""
+    bars: dict[str, list[float]] = {}
+    for part, name, contestant, _, value in rows:
+        if name == figure:
+            bars.setdefault(f"{part}: {contestant}", []).append(value)
+    return bars
+
+
+def draw_bars(axes: Axes, bars: dict[str, list[float]], label: str) -> None:
+    """Draw one figure, ours in colour."""
+    for place, (name, values) in enumerate(bars.items()):
+        middle = statistics.median(values)
+        error = [[middle - min(values)], [max(values) - middle]]
+        ours = name.partition(": ")[2].startswith(OURS)
+        colour = OUR_COLOUR if ours else OTHER_COLOUR
+        axes.barh(place, middle, 0.6, xerr=error, color=colour, ecolor="#333")
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.invert_yaxis()
+    axes.set_xlabel(label)

@@ -1,0 +1,218 @@
+"""What was measured, by part, figure, contestant and round; and the ratios that follow."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.benchmark.contestants import (
+    BFLOAT16,
+    FLOAT32,
+    INSTALLED,
+    MLX_LM,
+    OURS,
+    UNCACHED,
+    NotMeasured,
+)
+
+COLUMNS = ("part", "figure", "contestant", "round", "value")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A quotient of medians, and the least and the greatest that single rounds would give."""
+
+    value: float
+    low: float
+    high: float
+
+    def __mul__(self, other: "Ratio") -> "Ratio":
+        return Ratio(self.value * other.value, self.low * other.low, self.high * other.high)
+
+
+@dataclass
+class Board:
+    """Collects figures.
+
+    Attributes:
+        values: of each round, by part, figure and contestant.
+        reasons: why a contestant has no figures in a part; of a whole part where it is "".
+    """
+
+    values: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, part: str, figure: str, contestant: str, number: int, value: float | int) -> None:
+        """Note a figure of a round."""
+        self.values.setdefault((part, figure, contestant), {})[number] = float(value)
+
+    def miss(self, part: str, contestant: str, reason: str) -> None:
+        """Note why there is none."""
+        self.reasons[part, contestant] = reason
+
+    def rounds(self, part: str, figure: str, contestant: str) -> dict[int, float]:
+        """Give a figure by rounds.
+
+        Raises:
+            NotMeasured: when there is none, with the reason.
+        """
+        found = self.values.get((part, figure, contestant))
+        if found:
+            return found
+        reasons = [self.reasons.get((part, who)) for who in (contestant, "")]
+        reason = next(filter(None, reasons), f"{part} has no {figure} of {contestant}")
+        raise NotMeasured(reason)
+
+    def ratio(self, part: str, figure: str, above: str, below: str) -> Ratio:
+        """Divide a contestant's figure by another one's; see `Ratio`."""
+        return quotient(self.rounds(part, figure, above), self.rounds(part, figure, below))
+
+    def rows(self) -> Iterable[tuple[str, str, str, int, float]]:
+        """Give every figure, as `plots/peers.csv` has it."""
+        for (part, figure, contestant), rounds in self.values.items():
+            for number, value in rounds.items():
+                yield part, figure, contestant, number, value
+
+    def spreads(self) -> dict[str, Any]:
+        """Give median, least and greatest of every figure."""
+        found: dict[str, Any] = {}
+        for (part, figure, contestant), rounds in self.values.items():
+            entry = found.setdefault(part, {}).setdefault(figure, {})
+            entry[contestant] = spread(list(rounds.values()))
+        return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Describe the noise of repeated measurements."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "n": len(values),
+    }
+
+
+def quotient(above: dict[int, float], below: dict[int, float]) -> Ratio:
+    """Divide medians; low and high are of the rounds that both have, or of the extremes."""
+    value = statistics.median(above.values()) / statistics.median(below.values())
+    both = above.keys() & below.keys()
+    pairs = [above[number] / below[number] for number in both] or [
+        min(above.values()) / max(below.values()),
+        max(above.values()) / min(below.values()),
+    ]
+    return Ratio(value, min(pairs), max(pairs))
+
+
+def seconds_to_loss(curve: list[tuple[float, float]], target: float) -> float:
+    """Find when a falling curve is at a loss, in a line between two of its points.
+
+    Args:
+        curve: seconds and loss, in order of time.
+        target: of the other side, at its end.
+
+    Raises:
+        NotMeasured: when it never gets there, or was there from the beginning.
+    """
+    if curve[0][1] <= target:
+        raise NotMeasured(f"a loss of {target:.4f} is no lower than that at the beginning")
+    for (start, before), (end, after) in itertools.pairwise(curve):
+        if after <= target < before:
+            return start + (end - start) * (before - target) / (before - after)
+    raise NotMeasured(f"a loss of {target:.4f} is not reached: the last is {curve[-1][1]:.4f}")
+
+
+def slope(sizes: list[int], seconds: list[float]) -> float:
+    """Fit the power of its size that something's time grows with (least squares of logarithms)."""
+    x, y = [math.log(size) for size in sizes], [math.log(each) for each in seconds]
+    return statistics.linear_regression(x, y).slope
+
+
+def roofline_share(board: Board) -> Ratio:
+    """Compare targets per second with the matrix products of the same process.
+
+    A token meets each weight `passes` times in a step, at 2 operations; for LoRA on all blocks
+    that is 4P. A target that is no token of padding stands for one token.
+    """
+    part = "all_blocks"
+    rates = board.rounds(part, "targets_per_second", OURS)
+    bounds = board.rounds(part, "roofline_targets_per_second", OURS)
+    return quotient(rates, bounds)
+
+
+def share_of_flop_ratio(board: Board, part: str, figure: str) -> Ratio:
+    """Divide what a cached prefix gains by what it saves in operations.
+
+    (cached rate / uncached rate) / (passes / cached passes): a step without a cache meets each
+    weight once, and those from the first trained block on once or twice more; with one only the
+    latter remain. For LoRA on the last share f of the blocks (head counted among the blocks) that
+    is (1 + f) / 2f; for `head` mode (2 P_blocks + 6 P_head) / 6 P_head.
+    """
+    gain = board.ratio(part, figure, OURS, UNCACHED)
+    flops = board.ratio(part, "passes", UNCACHED, OURS)
+    return Ratio(gain.value / flops.value, gain.low / flops.high, gain.high / flops.low)
+
+
+def as_installed(board: Board) -> Ratio:
+    """Carry the time to a loss over to another BLAS: the same steps, at the rate of single ones.
+
+    The peer as installed would take hours to get there.
+    """
+    rates = board.rounds("all_blocks", "targets_per_second", MLX_LM)
+    slow = board.rounds("as_installed", "targets_per_second", INSTALLED)
+    return SPEEDUPS["speedup_vs_mlx_lm"](board) * quotient(rates, slow)
+
+
+SPEEDUPS: dict[str, Callable[[Board], Ratio]] = {
+    "speedup_vs_mlx_lm": lambda b: b.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS),
+    "speedup_vs_mlx_lm_as_installed": as_installed,
+    "speedup_vs_torch_peft": lambda b: quotient(
+        b.rounds("all_blocks", "targets_per_second", OURS),
+        b.rounds("torch_peft", "targets_per_second", FLOAT32),
+    ),
+    "speedup_vs_torch_peft_bfloat16": lambda b: quotient(
+        b.rounds("all_blocks", "targets_per_second", OURS),
+        b.rounds("torch_peft", "targets_per_second", BFLOAT16),
+    ),
+    "speedup_last_quarter_vs_mlx_lm": lambda b: b.ratio(
+        "last_quarter", "targets_per_second", OURS, MLX_LM
+    ),
+    "prefix_cache_share_of_flop_ratio": lambda b: share_of_flop_ratio(
+        b, "last_quarter", "targets_per_second"
+    ),
+    "head_mode_share_of_flop_ratio": lambda b: share_of_flop_ratio(
+        b, "head", "gradient_targets_per_second"
+    ),
+    "large_vocab_peak_memory_vs_mlx_lm": lambda b: b.ratio(
+        "large_vocabulary", "peak_bytes", OURS, MLX_LM
+    ),
+    "peak_memory_vs_floor": lambda b: quotient(
+        b.rounds("large_vocabulary", "peak_bytes", OURS),
+        b.rounds("large_vocabulary", "floor_bytes", OURS),
+    ),
+    "sweep_cost_with_prefix_cache": lambda b: b.ratio("sweep", "seconds", OURS, UNCACHED),
+    "roofline_share": roofline_share,
+    "checkpoint_write_rate_vs_dd": lambda b: b.ratio(
+        "surroundings", "write_bytes_per_second", OURS, "dd"
+    ),
+}
+
+
+def summary(board: Board) -> dict[str, Any]:
+    """Give each ratio, null where it could not be measured, and beside it the noise or the reason.
+
+    All raw figures follow under `measured`.
+    """
+    values: dict[str, Any] = {}
+    ranges: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    for name, ratio in SPEEDUPS.items():
+        try:
+            found = ratio(board)
+        except NotMeasured as reason:
+            values[name], missing[name] = None, str(reason)
+        else:
+            values[name] = found.value
+            ranges[name] = {"min": found.low, "max": found.high}
+    return {**values, "ranges": ranges, "not_measured": missing, "measured": board.spreads()}

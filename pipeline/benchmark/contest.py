@@ -1,0 +1,108 @@
+"""Rounds: every contestant in turn, each in a fresh process, so that a busy machine hits all."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.benchmark.board import Board
+from pipeline.benchmark.contestants import Job, NotMeasured, Outcome, run
+from pipeline.benchmark.corpus import Corpus, Material
+from pipeline.schema import Peers
+
+Played = tuple[Job, Outcome]
+
+
+@dataclass
+class Contest:
+    """What all parts share.
+
+    Attributes:
+        settings: `benchmark.peers`.
+        num_steps: optimizer steps of a contestant, where a part does not say otherwise.
+        num_rounds: how often each contestant is run.
+        seed: of the first round.
+        folder: for all files; of the caller.
+        corpus: texts.
+        material: model and rows of most parts.
+        tell: shows a line to a person.
+        board: takes the figures.
+        place: which part this is, for a person.
+    """
+
+    settings: Peers
+    num_steps: int
+    num_rounds: int
+    seed: int
+    folder: Path
+    corpus: Corpus
+    material: Material
+    tell: Callable[[str], None]
+    board: Board = field(default_factory=Board)
+    place: str = ""
+
+    def job(self, material: Material, num_steps: int, batch_size: int | None = None) -> Job:
+        """Describe what is the same for all contestants of a part."""
+        return Job(
+            model=str(material.model),
+            rows=str(material.rows),
+            prepared=str(material.prepared),
+            output="",
+            num_steps=num_steps,
+            batch_size=batch_size or self.settings.batch_size,
+            learning_rate=self.settings.learning_rate,
+            rank=self.settings.rank,
+            seed=self.seed,
+        )
+
+    def hold(
+        self,
+        part: str,
+        jobs: Mapping[str, Job],
+        num_rounds: int,
+        record: Callable[[int, dict[str, Played]], None],
+    ) -> None:
+        """Run the contestants in alternating order, round by round.
+
+        One that fails is not run again in this part; why is noted on the board.
+
+        Args:
+            part: the part's name.
+            jobs: of each contestant; seed and output are set here.
+            num_rounds: how often.
+            record: takes a round's outcomes while their files are there.
+        """
+        began, names = time.monotonic(), list(jobs)
+        for number in range(1, num_rounds + 1):
+            folder, played = self.folder / part / str(number), dict[str, Played]()
+            for name in names if number % 2 else names[::-1]:
+                if (part, name) not in self.board.reasons:
+                    job = dataclasses.replace(
+                        jobs[name], output=str(folder / name), seed=self.seed + number
+                    )
+                    self.play(part, name, job, played, f"round {number}/{num_rounds}")
+            record(number, played)
+            shutil.rmtree(folder, ignore_errors=True)
+            left = (time.monotonic() - began) / number * (num_rounds - number)
+            self.say(f"round {number}/{num_rounds} done, about {left:,.0f} s left in this part")
+
+    def play(self, part: str, name: str, job: Job, played: dict[str, Played], where: str) -> None:
+        """Run one contestant, and show how it went."""
+        began = time.monotonic()
+        self.say(f"{where}: {name} ...")
+        try:
+            outcome = run(name, job)
+        except NotMeasured as reason:
+            self.board.miss(part, name, str(reason))
+            self.say(f"{where}: {name} failed, and is left out of this part: {reason}")
+            return
+        played[name] = job, outcome
+        rate = outcome.rate(min(1, job.num_steps - 1))
+        seconds = time.monotonic() - began
+        self.say(f"{where}: {name}: {rate:,.0f} targets/s, {seconds:,.0f} s in all")
+
+    def say(self, text: str) -> None:
+        """Show where the benchmark is."""
+        self.tell(f"{self.place} {text}")

@@ -1,0 +1,201 @@
+"""What all contestants read: a tokenizer, a model and rows, made on the spot."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.data.prepare import prepare
+from pipeline.data.settings import PrepareSettings
+from pipeline.data.stdlib_rows import decoded
+from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
+from pipeline.errors import DataError
+from pipeline.inputs import external
+from pipeline.model.base import write_manifest
+from pipeline.model.scratch import initialize, llama_config, save_scratch
+from pipeline.stdlib import stdlib_files, stdlib_root
+
+SAMPLES = "TIDEWHEEL_SAMPLES"
+SHORTEST, LONGEST = 100, 600
+"""Characters of a passage of source code that is taken for a row."""
+MAX_LINE_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts to train on, texts to score, and where they are from."""
+
+    name: str
+    train: list[str]
+    validation: list[str]
+
+
+@dataclass(frozen=True)
+class Material:
+    """A model and rows, as each contestant reads them.
+
+    Attributes:
+        model: folder of a whole model, tokenizer and manifest included.
+        rows: folder with `train.jsonl` alone, so that mlx-lm does not validate.
+        prepared: token stores of the same rows, and of those to score.
+        num_rows: rows of `train.jsonl`.
+    """
+
+    model: Path
+    rows: Path
+    prepared: Path
+    num_rows: int
+
+
+def find_corpus(folder: str | None) -> Corpus:
+    """Find rows: those named, else WikiSQL among the samples, else passages of source code.
+
+    Args:
+        folder: holds `train.jsonl` and `valid.jsonl` of `text` rows; None: look for the others.
+
+    Raises:
+        DataError: when a folder that was named has no such rows.
+    """
+    if folder is not None:
+        return read_corpus(external(folder), folder)
+    samples = os.environ.get(SAMPLES)
+    if samples and external(f"{samples}/data/wikisql").is_dir():
+        return read_corpus(external(f"{samples}/data/wikisql"), "WikiSQL")
+    passages = sorted(source_passages(), key=lambda text: hashlib.sha256(text.encode()).digest())
+    cut = len(passages) // 10
+    name = f"standard library of Python {platform.python_version()}"
+    return Corpus(name, passages[cut:], passages[:cut])
+
+
+def read_corpus(folder: Path, name: str) -> Corpus:
+    """Read the texts of two files.
+
+    Raises:
+        DataError: when a file is missing, or a row is no text.
+    """
+    parts = []
+    for file in ("train.jsonl", "valid.jsonl"):
+        try:
+            lines = (folder / file).read_text(encoding="utf-8").splitlines()
+            parts.append([str(json.loads(line)["text"]) for line in lines if line.strip()])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"benchmark.peers.rows: {folder / file} cannot be used ({error!r}).\n"
+                'Name a folder with train.jsonl and valid.jsonl, all rows {"text": ...}; or null.'
+            ) from error
+    return Corpus(name, *parts)
+
+
+def source_passages() -> Iterator[str]:
+    """Give passages of the standard library's source, between blank lines, each once."""
+    seen = set[str]()
+    for file in stdlib_files(stdlib_root()):
+        for passage in (decoded(file.read_bytes()) or "").split("\n\n"):
+            text = passage.strip()
+            if SHORTEST <= len(text) <= LONGEST and text not in seen:
+                seen.add(text)
+                yield text
+
+
+def make_model(folder: Path, shape: dict[str, Any], tokenizer: Path, seed: int) -> None:
+    """Make a model with random weights.
+
+    Args:
+        folder: to make.
+        shape: the keys of `model.scratch`; the vocabulary may be larger than the tokenizer's.
+        tokenizer: folder of the tokenizer.
+        seed: of the weights.
+    """
+    shutil.copytree(tokenizer, folder)
+    loaded = load_tokenizer(folder)
+    ids = {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos")}
+    config = llama_config(shape, shape["vocab_size"], ids)
+    save_scratch(initialize(config, seed), config, folder)
+    write_manifest(folder, folder, "benchmark", tokenizer_hash(folder))
+
+
+def make_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on the rows that are trained on."""
+    train_tokenizer(iter(corpus.train), vocab_size, folder)
+    return load_tokenizer(folder)
+
+
+def make_material(folder: Path, model: Path, corpus: Corpus, shape: dict[str, Any]) -> Material:
+    """Write rows for those that read text, and token stores for us, of the same texts."""
+    rows, both = folder / "rows", folder / "both"
+    for place in (rows, both):
+        write_rows(place / "train.jsonl", corpus.train)
+    write_rows(both / "valid.jsonl", corpus.validation)
+    (folder / "prepared").mkdir()
+    prepare(prepare_settings(both, model, shape), folder / "prepared")
+    return Material(model, rows, folder / "prepared", len(corpus.train))
+
+
+def write_rows(path: Path, texts: list[str]) -> None:
+    """Write a JSONL file of `text` rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def prepare_settings(rows: Path, tokenizer: Path, shape: dict[str, Any]) -> PrepareSettings:
+    """Say how rows become tokens: as the prepare stage does it with a model that exists."""
+    return PrepareSettings(
+        seed=0,
+        source="jsonl",
+        path=rows,
+        subset=None,
+        split="train",
+        max_seq_len=shape["max_position_embeddings"],
+        long_documents="truncate",
+        overlap_tokens=0,
+        train_on="all",
+        max_bad_rows=0,
+        max_line_bytes=MAX_LINE_BYTES,
+        validation_fraction=0.0,
+        test_fraction=0.0,
+        tokenizer_source=tokenizer,
+        vocab_size=shape["vocab_size"],
+        num_documents=0,
+        num_pretrain_documents=0,
+        num_contests=0,
+    )
+
+
+def shortened(corpus: Corpus, num_train: int, num_validation: int) -> Corpus:
+    """Take the first texts of each part."""
+    return dataclasses.replace(
+        corpus, train=corpus.train[:num_train], validation=corpus.validation[:num_validation]
+    )
+
+
+def joined(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, num_tokens: int, count: int
+) -> Corpus:
+    """Join texts to a few long ones of so many tokens each, special tokens included.
+
+    They are filled up word by word, so that they may end a token or two before.
+    """
+    texts, words = list[str](), itertools.cycle(" ".join(corpus.train).split(" "))
+    while len(texts) < count:
+        texts.append(filled(words, tokenizer, num_tokens - 1))
+    return dataclasses.replace(corpus, train=texts, validation=texts[:1])
+
+
+def filled(words: Iterator[str], tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> str:
+    """Take words as long as they fit."""
+    text = next(words)
+    while True:
+        longer = f"{text} {next(words)}"
+        if len(tokenizer.encode(longer)) > num_tokens:
+            return text
+        text = longer

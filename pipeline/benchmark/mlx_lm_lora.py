@@ -1,0 +1,100 @@
+"""A contestant: `mlx_lm.lora` itself, its command line included.
+
+Importing `pipeline.device` first routes the fast BLAS to MLX, unless TIDEWHEEL_BLAS=none asks for
+the one that MLX's wheel carries. Nothing of mlx-lm is changed: it tells of each step through the
+registry from which it takes its reporters. mlx-lm is imported in `main` only, because it teaches
+PyYAML to read numbers otherwise.
+"""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.benchmark.contestants import Job, Outcome, answer
+from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.device import keep_open_file_limit
+
+REPORTER = "tidewheel"
+
+
+def configuration(job: Job) -> dict[str, Any]:
+    """Give the file for `mlx_lm.lora --config`.
+
+    What a user would choose with the same aims as ours: AdamW with bias correction, no
+    validation, a report of each step, which costs no time that it counts.
+    """
+    return {
+        "model": job.model,
+        "data": job.rows,
+        "train": True,
+        "fine_tune_type": "lora",
+        "optimizer": "adamw",
+        "optimizer_config": {
+            "adamw": {
+                "betas": list(BETAS),
+                "eps": EPS,
+                "weight_decay": WEIGHT_DECAY,
+                "bias_correction": True,
+            }
+        },
+        "seed": job.seed,
+        "num_layers": -1 if job.num_layers is None else job.num_layers,
+        "batch_size": job.batch_size,
+        "iters": job.num_steps,
+        "learning_rate": job.learning_rate,
+        "steps_per_report": 1,
+        "save_every": job.num_steps,
+        "adapter_path": job.output,
+        "grad_checkpoint": job.grad_checkpoint,
+        "lora_parameters": {
+            "rank": job.rank,
+            "scale": SCALE,
+            "dropout": 0.0,
+            "keys": list(TARGETS),
+        },
+        "report_to": REPORTER,
+    }
+
+
+def outcome_of(reports: list[dict[str, Any]], batch_size: int) -> Outcome:
+    """Turn its reports of single steps into an outcome.
+
+    It trains the padding token after each row too, and counts it; here it is not counted.
+    """
+    counts = [0, *(report["trained_tokens"] for report in reports)]
+    return Outcome(
+        seconds=[1 / report["iterations_per_second"] for report in reports],
+        num_targets=[
+            int(after - before) - batch_size for before, after in itertools.pairwise(counts)
+        ],
+        peak_bytes=round(max(report["peak_memory"] for report in reports) * 1e9),
+        facts={"train_loss": [report["train_loss"] for report in reports]},
+    )
+
+
+def main(task: str, outcome: str) -> None:
+    """Do a job."""
+    with keep_open_file_limit():
+        from mlx_lm import lora
+        from mlx_lm.tuner import callbacks
+    job, reports = Job.read(Path(task)), list[dict[str, Any]]()
+
+    class Reporter(callbacks.TrainingCallback):
+        def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+            del settings
+
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            reports.append(train_info)
+
+    callbacks.SUPPORT_CALLBACK[REPORTER] = Reporter
+    config = Path(job.output) / "mlx_lm.yaml"
+    config.write_text(json.dumps(configuration(job)), encoding="utf-8")  # JSON is YAML
+    sys.argv = ["mlx_lm.lora", "--config", str(config)]
+    lora.main()
+    answer(Path(outcome), outcome_of(reports, job.batch_size))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

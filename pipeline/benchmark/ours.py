@@ -1,0 +1,149 @@
+"""A contestant: this pipeline's own training loop, as its worker runs it."""
+
+import csv
+import sys
+from pathlib import Path
+
+from pipeline.benchmark.contestants import Job, Outcome, answer
+from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.data.batches import row_width
+from pipeline.data.store import TokenStore
+from pipeline.device import has_fused_attention, matmul_flops_per_second, reset_peak_memory
+from pipeline.errors import ModelError
+from pipeline.model.adapters import AdapterSettings, apply, save_adapter
+from pipeline.model.base import load_base, weights_identity
+from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.optim import OptimSettings
+from pipeline.train.loop import StepReport, Trainer
+from pipeline.train.plan.roofline import (
+    SCORE_COPIES,
+    Shape,
+    floor_bytes,
+    matrix_passes,
+    shape_of,
+)
+from pipeline.train.prefix import PrefixSettings
+from pipeline.train.settings import TrainSettings
+
+RUN = "run"
+CACHE_BYTES = 10**10
+
+
+def adapter_settings(job: Job) -> AdapterSettings:
+    """Give what is trained."""
+    return AdapterSettings(job.mode, job.rank, SCALE * job.rank, 0.0, job.num_layers, TARGETS)
+
+
+def optim_settings(job: Job) -> OptimSettings:
+    """Give AdamW with a constant learning rate."""
+    return OptimSettings(
+        job.learning_rate,
+        WEIGHT_DECAY,
+        warmup_fraction=0.0,
+        final_fraction=None,
+        beta1=BETAS[0],
+        beta2=BETAS[1],
+        eps=EPS,
+        schedule="constant",
+    )
+
+
+def train_settings(job: Job) -> TrainSettings:
+    """Give a loop that does nothing but train; it validates on one document, to end as usual."""
+    return TrainSettings(
+        num_steps=job.num_steps,
+        batch_size=job.batch_size,
+        batch_tokens=None,
+        grad_accumulation_steps=1,
+        grad_checkpoint=job.grad_checkpoint,
+        max_grad_norm=None,
+        label_smoothing=0.0,
+        steps_per_eval=job.num_steps,
+        steps_per_save=job.num_steps,
+        validation_documents=1,
+        early_stopping_patience=None,
+        keep_checkpoints=2,
+        on_non_finite="stop",
+        arrangement="auto",
+        seed=job.seed,
+        overfit_one_batch=False,
+        profile=True,
+    )
+
+
+def train(job: Job) -> Outcome:
+    """Train, keeping adapters where that is wanted."""
+    base, output = load_base(Path(job.model), "auto"), Path(job.output)
+    settings, optim = adapter_settings(job), optim_settings(job)
+    config = apply(base.model, settings, job.seed)
+    stores = TokenStore(Path(job.prepared) / "train"), TokenStore(Path(job.prepared) / "validation")
+    trainer = Trainer(
+        base.model, *stores, train_settings(job), optim, output / RUN, prefix=prefix_settings(job)
+    )
+    facts = facts_of(trainer, shape_of(base.model, base.config, settings.trains_matrices))
+    if job.is_cached and not trainer.prefix.facts(trainer.progress)["frozen_blocks"]:
+        raise ModelError("What frozen blocks give cannot be kept for this model.")
+    reset_peak_memory()
+    trainer.restore()
+    reports = list[StepReport]()
+    for report in trainer.steps():
+        reports.append(report)
+        if job.steps_per_snapshot and report.step % job.steps_per_snapshot == 0:
+            folder = output / f"step-{report.step:08d}"
+            save_adapter(folder, trainable_arrays(base.model), config)
+    return Outcome(
+        seconds=[report.seconds for report in reports],
+        num_targets=[report.result.num_tokens for report in reports],
+        peak_bytes=trainer.progress.peak_memory_bytes,
+        facts={
+            **facts,
+            "gradient_seconds": gradient_seconds(output / RUN / "profile.csv"),
+            "cache_hit_rate": trainer.prefix.facts(trainer.progress)["cache_hit_rate"],
+        },
+    )
+
+
+def prefix_settings(job: Job) -> PrefixSettings | None:
+    """Say where activations of frozen blocks are kept: with this run, so that it starts without."""
+    if not job.is_cached:
+        return None
+    identity = weights_identity(Path(job.model), "auto")
+    return PrefixSettings(Path(job.output) / "activations", CACHE_BYTES, identity)
+
+
+def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
+    """Give what the figures are compared with: this machine's products, and the plan's floor.
+
+    `cached_passes` is what is left of `passes` where what frozen blocks give is at hand. The floor
+    holds the largest batch, and the score matrices of one block where attention is not fused.
+    """
+    train, settings = trainer.train_store, trainer.settings
+    rows, longest = settings.documents_per_step(trainer.width), int(train.lengths.max())
+    width = row_width(train.lengths, [[int(train.lengths.argmax())]], "bucketed", trainer.width)
+    weights = sum(value.nbytes for value in named_arrays(trainer.model.parameters()).values())
+    trained = sum(value.nbytes for value in trainable_arrays(trainer.model).values())
+    state = sum(value.nbytes for value in named_arrays(trainer.optimizer.state).values())
+    floor = floor_bytes(shape, weights + trained + state, rows * longest)
+    if not has_fused_attention():
+        floor += round(SCORE_COPIES * rows * width**2 * shape.num_heads * shape.itemsize)
+    return {
+        "gemm_flops_per_second": matmul_flops_per_second(),
+        "passes": matrix_passes(shape),
+        "cached_passes": shape.weights(shape.first_trained) * (3 if shape.trains_matrices else 2),
+        "floor_bytes": floor,
+    }
+
+
+def gradient_seconds(profile: Path) -> list[float]:
+    """Read what each step took without its update: laying out rows, forward and backward."""
+    with profile.open(encoding="utf-8", newline="") as file:
+        return [float(row["batches"]) + float(row["gradients"]) for row in csv.DictReader(file)]
+
+
+def main(job: str, outcome: str) -> None:
+    """Do a job."""
+    answer(Path(outcome), train(Job.read(Path(job))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

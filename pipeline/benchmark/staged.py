@@ -1,0 +1,73 @@
+"""The train stage as a user starts it, on the material of the benchmark and in a place of its own.
+
+`DVC_ROOT` is what tells runs where checkpoints and other common files lie; here it is a temporary
+folder, so that nothing of the repository is used or touched.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.benchmark.contest import Contest
+from pipeline.benchmark.contestants import SHOWN_CHARACTERS, NotMeasured
+from pipeline.benchmark.corpus import Material
+from pipeline.benchmark.terms import SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.inputs import ROOT
+
+VALIDATION_DOCUMENTS = 8
+
+
+def lay_out_inputs(folder: Path, material: Material) -> Path:
+    """Show material as an earlier run has left it, for `inputs=`."""
+    for name, place in (("data/prepared", material.prepared), ("models/base", material.model)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(place.resolve())
+    return folder
+
+
+def overrides(contest: Contest, num_steps: int) -> list[str]:
+    """Give what all these trainings have in common; all else is as conf/ has it."""
+    settings = contest.settings
+    return [
+        f"seed={contest.seed}",
+        f"lora.num_layers={max(1, settings.model.num_hidden_layers // 4)}",
+        f"lora.alpha={SCALE * settings.rank}",
+        f"lora.targets=[{','.join(TARGETS)}]",
+        f"optim.learning_rate={settings.learning_rate}",
+        f"optim.weight_decay={WEIGHT_DECAY}",
+        f"train.num_steps={num_steps}",
+        f"train.batch_size={settings.batch_size}",
+        f"train.steps_per_eval={num_steps}",
+        f"train.steps_per_save={num_steps}",
+        f"train.validation_documents={VALIDATION_DOCUMENTS}",
+    ]
+
+
+def run_train_stage(folder: Path, inputs: Path, arguments: list[str]) -> None:
+    """Run it, and wait for its end.
+
+    Args:
+        folder: new; it gets checkpoints and caches under `root`, and the results in `run`.
+        inputs: what `lay_out_inputs` gave.
+        arguments: overrides.
+
+    Raises:
+        NotMeasured: when it fails, with the last it said.
+    """
+    root = folder / "root"
+    root.mkdir(parents=True)
+    places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train", *arguments, f"inputs={inputs}", *places],
+        cwd=ROOT,
+        env={**os.environ, "DVC_ROOT": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())
+        raise NotMeasured(f"stages.train ended with exit status {done.returncode}: {last}")
