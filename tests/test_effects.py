@@ -59,7 +59,7 @@ EFFECTS = {
     "train.steps_per_save": (5, "saved_steps", {}),
     "train.validation_documents": (3, "val_loss", {}),
     "train.keep_checkpoints": (4, "kept_steps", {}),
-    "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1.0}),
+    "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1e-12}),
     "train.grad_accumulation_steps": (1, "micro_batches", {"data.arrangement": "bucketed"}),
     "train.grad_checkpoint": (True, "block_class", {}),
     "train.prefix_cache_gb": (0.0, "prefix_cache_hit_rate", {"lora.num_layers": 1}),
