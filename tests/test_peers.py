@@ -19,13 +19,12 @@ from pipeline.benchmark.contestants import (
     MLX_LM,
     OURS,
     UNCACHED,
-    Job,
     NotMeasured,
-    Outcome,
     run,
 )
 from pipeline.benchmark.corpus import SAMPLES, find_corpus, joined, source_passages
 from pipeline.benchmark.growth import growth
+from pipeline.benchmark.job import Job, Outcome
 from pipeline.benchmark.mlx_lm_lora import configuration, outcome_of
 from pipeline.benchmark.scoring import Scorer
 from pipeline.benchmark.throughput import comparison_rows

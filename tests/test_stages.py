@@ -36,6 +36,8 @@ def test_every_output_is_there(smoke):
         "plots/lengths.csv",
         "plots/memory.png",
         "plots/overview.png",
+        "plots/peers.csv",
+        "plots/peers.png",
         "metrics/prefix.json",
     ):
         assert (smoke / name).stat().st_size > 0, name

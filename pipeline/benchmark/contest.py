@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.benchmark.board import Board
-from pipeline.benchmark.contestants import Job, NotMeasured, Outcome, run
+from pipeline.benchmark.contestants import NotMeasured, run
 from pipeline.benchmark.corpus import Corpus, Material
+from pipeline.benchmark.job import WARMUP_STEPS, Job, Outcome
 from pipeline.schema import Peers
 
 Played = tuple[Job, Outcome]
@@ -99,7 +100,7 @@ class Contest:
             self.say(f"{where}: {name} failed, and is left out of this part: {reason}")
             return
         played[name] = job, outcome
-        rate = outcome.rate(min(1, job.num_steps - 1))
+        rate = outcome.rate(min(WARMUP_STEPS, job.num_steps - 1))
         seconds = time.monotonic() - began
         self.say(f"{where}: {name}: {rate:,.0f} targets/s, {seconds:,.0f} s in all")
 

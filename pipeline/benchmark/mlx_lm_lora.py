@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.contestants import Job, Outcome, answer
+from pipeline.benchmark.job import Job, Outcome, answer
 from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.device import keep_open_file_limit
 

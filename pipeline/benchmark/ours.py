@@ -4,7 +4,7 @@ import csv
 import sys
 from pathlib import Path
 
-from pipeline.benchmark.contestants import Job, Outcome, answer
+from pipeline.benchmark.job import Job, Outcome, answer
 from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.data.batches import row_width
 from pipeline.data.store import TokenStore

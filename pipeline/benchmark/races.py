@@ -13,11 +13,10 @@ from pipeline.benchmark.contestants import (
     INSTALLED,
     MLX_LM,
     OURS,
-    WARMUP_STEPS,
-    Job,
     NotMeasured,
 )
 from pipeline.benchmark.corpus import joined, make_material, make_model
+from pipeline.benchmark.job import WARMUP_STEPS, Job
 from pipeline.benchmark.scoring import Scorer
 from pipeline.data.tokenizer import load_tokenizer
 

@@ -5,8 +5,9 @@ import math
 import time
 
 from pipeline.benchmark.contest import Contest, Played
-from pipeline.benchmark.contestants import MLX_LM, OURS, UNCACHED, WARMUP_STEPS
+from pipeline.benchmark.contestants import MLX_LM, OURS, UNCACHED
 from pipeline.benchmark.corpus import Material, make_material, shortened
+from pipeline.benchmark.job import WARMUP_STEPS
 from pipeline.benchmark.staged import lay_out_inputs, overrides, run_train_stage
 from pipeline.data.store import TokenStore
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmark.contestants import Job, Outcome, answer
+from pipeline.benchmark.job import Job, Outcome, answer
 from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.data.tokenizer import load_tokenizer
 
