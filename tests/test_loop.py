@@ -24,6 +24,7 @@ from pipeline.train.tune import optim_settings
 from pipeline.train.watch import Watch
 from stages.params import composed
 from tests.modes import MODES, settings_of
+from tests.test_split import PositionedHead
 
 SETTINGS = TrainSettings(
     num_steps=9,
@@ -558,3 +559,29 @@ def test_a_profile_says_where_the_time_goes(run, tmp_path):
     assert not (tmp_path / "b").exists()
     run("b")
     assert not (tmp_path / "b/profile.csv").exists()
+
+
+@pytest.mark.parametrize("reloads", [0, 1])
+def test_a_head_that_cannot_be_run_by_itself_is_said_once(
+    tiny_model, make_store, tmp_path, reloads
+):
+    class Noting(Watch):
+        def __init__(self):
+            self.notes, self.reloads = [], reloads
+
+        def note(self, text):
+            self.notes.append(text)
+
+    def trainer(name, model):
+        model.unfreeze()
+        watch, optim = Noting(), OptimSettings(1e-2, 0.0, 0.0)
+        Trainer(model, store, store, SETTINGS, optim, tmp_path / name, watch=watch)
+        return watch.notes
+
+    store = make_store()
+    assert trainer("usual", tiny_model) == []
+    notes = trainer("other", PositionedHead(tiny_model))
+    assert len(notes) == 1 - reloads
+    for text in notes:
+        assert text.startswith("the head of this model cannot be run by itself, so the logits of")
+        assert "its logits then differ by" in text
