@@ -134,9 +134,10 @@ def table(results):
 
 
 def main(place, *seeds):
-    folder = Path(place).resolve()
-    results = {seed: run(folder / seed, seed) for seed in seeds}
-    (folder / "ablation.json").write_text(json.dumps(results, indent=1))
+    folder, results = Path(place).resolve(), {}
+    for seed in seeds:
+        results[seed] = run(folder / seed, seed)
+        (folder / "ablation.json").write_text(json.dumps(results, indent=1))
     print(table(results))
 
 
