@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from pipeline.benchmark import contest as contest_module
 from pipeline.benchmark import peers, races, reuse, surroundings
@@ -365,18 +366,16 @@ def jobs_of(rows, folder, monkeypatch, part, *overrides):
         ("as_installed", "installed_steps", 5, INSTALLED, "num_steps", 6),
         ("torch_peft", "torch_steps", 9, FLOAT32, "num_steps", 10),
         ("last_quarter", "epoch_rows", 12, OURS, "num_steps", 9),
-        ("last_quarter", "model.num_hidden_layers", 8, OURS, "num_layers", 2),
+        ("last_quarter", "model.num_hidden_layers", 12, OURS, "num_layers", 3),
     ],
 )
 def test_a_key_changes_what_contestants_do(
     rows, tmp_path, monkeypatch, part, key, value, contestant, field, expected
 ):
-    usual = jobs_of(rows, tmp_path / "usual", monkeypatch, part)
-    changed = jobs_of(
-        rows, tmp_path / "changed", monkeypatch, part, f"benchmark.peers.{key}={value}"
-    )
-    assert getattr(changed[contestant], field) == expected
-    assert getattr(usual[contestant], field) != expected
+    override = f"benchmark.peers.{key}={value}"
+    assert OmegaConf.select(composed(["benchmark=peers"]), f"benchmark.peers.{key}") != value
+    jobs = jobs_of(rows, tmp_path, monkeypatch, part, override)
+    assert getattr(jobs[contestant], field) == expected
 
 
 def test_only_the_cached_side_is_cached(rows, tmp_path, monkeypatch):

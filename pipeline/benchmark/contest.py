@@ -13,6 +13,7 @@ from pipeline.benchmark.corpus import Corpus, Material
 from pipeline.benchmark.job import WARMUP_STEPS, Job, Outcome
 from pipeline.schema import Peers
 
+GB = 10**9
 Played = tuple[Job, Outcome]
 
 
@@ -102,7 +103,8 @@ class Contest:
         played[name] = job, outcome
         rate = outcome.rate(min(WARMUP_STEPS, job.num_steps - 1))
         seconds = time.monotonic() - began
-        self.say(f"{where}: {name}: {rate:,.0f} targets/s, {seconds:,.0f} s in all")
+        peak = f", peak {outcome.peak_bytes / GB:.2f} GB" if outcome.peak_bytes else ""
+        self.say(f"{where}: {name}: {rate:,.0f} targets/s{peak}, {seconds:,.0f} s in all")
 
     def say(self, text: str) -> None:
         """Show where the benchmark is."""
