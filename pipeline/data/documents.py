@@ -14,6 +14,7 @@ from pipeline.data.fields import RowError
 from pipeline.data.ingest import BadRows, Row
 from pipeline.data.records import Record
 from pipeline.data.store import TokenStoreWriter
+from pipeline.data.tokenizer import vocabulary_size
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 
 HISTOGRAM_BINS = 64
@@ -46,6 +47,7 @@ class Fitter:
     ) -> None:
         self.encoder = encoder
         self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
+        self.has_other_ids = vocabulary_size(encoder.tokenizer) > vocab_size
         self.long_documents, self.overlap_tokens = long_documents, overlap_tokens
         self.counts = Counter(
             truncated_documents=0,
@@ -92,13 +94,15 @@ class Fitter:
             ModelError: when the model does not know one of the ids.
         """
         ids = encoded.ids
-        if ids.max() >= self.vocab_size:
+        if self.has_other_ids and ids.max() >= self.vocab_size:
             raise ModelError(
                 f"{row.file}, line {row.line}: the tokenizer gives id {ids.max()}, and the model's "
                 f"vocab_size is {self.vocab_size}.\nThe tokenizer belongs to another model."
             )
         if len(ids) > self.max_seq_len:
             self.note_long(row, len(ids))
+        elif np.count_nonzero(encoded.target_mask):
+            return [encoded]
         keep_all = self.long_documents == "split"
         pieces = list(cut(encoded, self.max_seq_len, keep_all, self.overlap_tokens))
         kept = [piece for piece in pieces if piece.target_mask.any()]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
+from operator import not_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.chat import Piece, conversation_pieces
 from pipeline.data.fields import RowError
 from pipeline.data.records import Answer, Conversation, Record, Text
+from pipeline.data.word_cache import CachedTokenizer
 
 
 class Encoded(NamedTuple):
@@ -51,10 +54,35 @@ class Encoder:
         self.tokenizer, self.train_on = tokenizer, train_on
         self.bos: Any = tokenizer.bos_token_id
         self.eos: Any = tokenizer.eos_token_id
+        self.closing = np.array([self.eos], np.int32)
+        self.cached = CachedTokenizer(tokenizer.backend_tokenizer)
+        self.all_but_first = all_but_first(1024)
         self.control_tokens = frozenset(tokenizer.added_tokens_decoder) | {self.eos}
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RowError]:
         """Give ids and target mask of each record, or what is wrong with it."""
+        is_plain = [isinstance(each.content, Text) and each.weight == 1 for each in records]
+        plain = iter(self.encode_texts(list(compress(records, is_plain))))
+        others = iter(self.encode_others(list(compress(records, map(not_, is_plain)))))
+        return [next(plain if each else others) for each in is_plain]
+
+    def encode_texts(self, records: Sequence[Record]) -> list[Encoded | RowError]:
+        """Give what `encode_others` would give of texts of weight 1, without the weights."""
+        texts = [record.content.text for record in records if isinstance(record.content, Text)]
+        return [self.close_text(ids) for ids in self.cached.encode(texts, add_special_tokens=True)]
+
+    def close_text(self, ids: Int32[np.ndarray, " length"]) -> Encoded | RowError:
+        """Close a text, all of which is to be learnt."""
+        if self.opens_twice(ids):
+            return self.opening_error()
+        if not self.is_closed(ids, from_template=False):
+            ids = np.concatenate((ids, self.closing))
+        if len(ids) > len(self.all_but_first):
+            self.all_but_first = all_but_first(2 * len(ids))
+        return Encoded(ids, self.all_but_first[: len(ids)])
+
+    def encode_others(self, records: Sequence[Record]) -> list[Encoded | RowError]:
+        """Encode records whose tokens may differ in what they count."""
         plans = [self.plan(record) for record in records]
         pieces = [piece for plan in plans if not isinstance(plan, RowError) for piece in plan]
         ids = iter(self.encode_pieces(pieces))
@@ -79,54 +107,67 @@ class Encoder:
             return error
         return [replace(piece, weight=piece.weight * weight) for piece in pieces]
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[list[int]]:
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[Int32[np.ndarray, " length"]]:
         """Tokenize in two calls: the pieces that may get special tokens, and the others."""
-        backend = self.tokenizer.backend_tokenizer
         found = dict[bool, Iterator[Any]]()
         for is_opening in (True, False):
             texts = [piece.text for piece in pieces if piece.is_opening == is_opening]
-            found[is_opening] = iter(
-                backend.encode_batch_fast(texts, add_special_tokens=is_opening)
-            )
-        return [next(found[piece.is_opening]).ids for piece in pieces]
+            found[is_opening] = iter(self.cached.encode(texts, add_special_tokens=is_opening))
+        return [next(found[piece.is_opening]) for piece in pieces]
 
-    def assemble(self, parts: Sequence[tuple[Piece, list[int]]]) -> Encoded | RowError:
+    def assemble(
+        self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " length"]]]
+    ) -> Encoded | RowError:
         """Join the pieces of a record, and close it."""
-        ids, weights = list[int](), list[float]()
-        for piece, piece_ids in parts:
-            if not piece.weight and piece.is_opening and piece_ids[-1:] == [self.eos]:
-                piece_ids = piece_ids[:-1]  # some tokenizers close whatever they are given
-            ids += piece_ids
-            weights += [piece.weight] * len(piece_ids)
-        if self.bos is not None and ids[:2] == [self.bos] * 2:
-            return RowError(
-                f"starts with {self.tokenizer.bos_token} twice: the tokenizer or its chat "
-                "template writes it, so take it out of the row"
-            )
+        runs = list[tuple[Int32[np.ndarray, " length"], float]]()
+        for piece, ids in parts:
+            if not piece.weight and piece.is_opening and ids[-1:].tolist() == [self.eos]:
+                ids = ids[:-1]  # some tokenizers close whatever they are given
+            runs.append((ids, piece.weight))
         last, last_ids = parts[-1]
         if last.weight and not self.is_closed(last_ids, from_template=not parts[0][0].is_opening):
-            ids.append(self.eos)
-            weights.append(last.weight)
-        return masked(ids, weights)
+            runs.append((self.closing, last.weight))
+        ids = np.concatenate([ids for ids, _ in runs])
+        if self.opens_twice(ids):
+            return self.opening_error()
+        weights = np.array([weight for _, weight in runs], np.float32)
+        return masked(ids, np.repeat(weights, [len(ids) for ids, _ in runs]))
 
-    def is_closed(self, ids: Sequence[int], from_template: bool) -> bool:
+    def opens_twice(self, ids: Int32[np.ndarray, " length"]) -> bool:
+        """Tell whether a record has two beginning-of-sequence tokens."""
+        return self.bos is not None and len(ids) > 1 and ids[0] == ids[1] == self.bos
+
+    def opening_error(self) -> RowError:
+        """Say that a record has two beginning-of-sequence tokens."""
+        return RowError(
+            f"starts with {self.tokenizer.bos_token} twice: the tokenizer or its chat "
+            "template writes it, so take it out of the row"
+        )
+
+    def is_closed(self, ids: Int32[np.ndarray, " length"], from_template: bool) -> bool:
         """Tell whether the last piece, which is to be learnt, ends the record already.
 
         A chat template may close an answer with another control token than the tokenizer's end of
         sequence, and may write white space after it.
         """
         if from_template:
-            return not self.control_tokens.isdisjoint(ids)
-        return bool(ids) and ids[-1] == self.eos
+            return not self.control_tokens.isdisjoint(ids.tolist())
+        return len(ids) > 0 and ids[-1] == self.eos
 
 
-def masked(ids: Sequence[int], weights: Sequence[float]) -> Encoded:
-    """Make arrays of ids and weights; what has weight 0, and the first token, is no target."""
-    values = np.array(weights, np.float32)
-    mask = values > 0
+def all_but_first(length: int) -> Bool[np.ndarray, " length"]:
+    """Make the mask of a text, to be shared by all that are not longer."""
+    mask = np.arange(length) > 0
+    mask.flags.writeable = False
+    return mask
+
+
+def masked(ids: Int32[np.ndarray, " length"], weights: Float32[np.ndarray, " length"]) -> Encoded:
+    """Make a document; what has weight 0, and the first token, is no target."""
+    mask = weights > 0
     mask[:1] = False
-    plain = bool((values[mask] == 1).all())
-    return Encoded(np.array(ids, np.int32), mask, None if plain else np.where(mask, values, 1))
+    plain = bool((weights[mask] == 1).all())
+    return Encoded(ids, mask, None if plain else np.where(mask, weights, np.float32(1)))
 
 
 def encode_record(

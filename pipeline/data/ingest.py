@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.data.fields import RowError
 from pipeline.data.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
@@ -17,8 +17,7 @@ QUARANTINE = "quarantine.jsonl"
 WORLD = Path("conflicts")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row that was read and checked, and where it stands.
 
     Attributes:

@@ -129,7 +129,7 @@ class Preparation:
         for number, row in enumerate(self.source.read(bad, Counter())):
             if number % ROWS_PER_REPORT == 0:
                 self.progress("tokenizer", number)
-            if row.split == "train" and in_sample(row.record.content_hash(), share):
+            if row.split == "train" and in_sample(row.record.content_hash, share):
                 yield from row.record.content.parts()
         bad.finish()
 
@@ -143,7 +143,7 @@ class Preparation:
             duplicates = stack.enter_context(DuplicateCounter(self.folder / ".hashes"))
             progress = partial(self.progress, "rows")
             for row, pieces in fitter.documents(self.source.read(bad, counts), bad, progress):
-                duplicates.add(row.record.content_hash(), row.split)
+                duplicates.add(row.record.content_hash, row.split)
                 record = self.completer.complete(row.record) if self.completer else row.record
                 for piece in pieces:
                     stores[row.split].add(record, piece)

@@ -5,6 +5,7 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline.data.fields import MAX_WEIGHT, RowError, checked_number, checked_text, kind_of
@@ -81,19 +82,22 @@ class Record:
     metadata: Metadata = NO_METADATA
     weight: float = 1.0
 
+    @cached_property
     def content_hash(self) -> bytes:
-        """Hash the content; case, white space and Unicode composition do not count."""
+        """Hash of the content; case, white space and Unicode composition do not count."""
         return digest(type(self.content).__name__, *map(normalised, self.content.parts()))
 
     def split_key(self) -> bytes:
         """Give what decides the split: the cluster where there is one, else the content."""
         if self.cluster is None:
-            return self.content_hash()
+            return self.content_hash
         return digest("cluster", self.cluster)
 
 
 def normalised(text: str) -> str:
     """Bring texts that differ in case, white space or composition to the same form."""
+    if text.isascii():  # the same, and quicker
+        return " ".join(text.lower().split())
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
@@ -114,6 +118,10 @@ def parse_record(row: object, with_metadata: bool = False) -> Record:
     """
     if not isinstance(row, Mapping):
         raise RowError(f"the row is {kind_of(row)}, not an object")
+    if (
+        len(row) == 1 and row.get("text") is not None
+    ):  # the most frequent row, and nothing more to look for
+        return Record(Text(checked_text("text", row["text"])))
     present = {key: value for key, value in row.items() if value is not None}
     return Record(
         parse_content(present),

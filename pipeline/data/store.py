@@ -7,6 +7,7 @@ others, there is `weights.bin` too (32-bit float per token). Identical input giv
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -29,7 +30,9 @@ DOCUMENT = np.dtype(
         ("provenance_entropy", "<f4"),
     ]
 )
+PROVENANCE = ("authority_weight", "provenance_entropy")
 WRITE_BUFFER_BYTES = 1 << 20
+BATCH_TOKENS = 1 << 16
 REMEDY = "Run the prepare stage again: `dvc repro --force prepare`."
 
 
@@ -56,6 +59,8 @@ class TokenStoreWriter:
             (folder / name).open("wb", WRITE_BUFFER_BYTES) for name in (TOKENS, TARGETS, DOCUMENTS)
         )
         self._weights: BinaryIO | None = None
+        self._waiting = list[tuple[Any, ...]]()
+        self._waiting_tokens = 0
 
     def add(
         self,
@@ -74,35 +79,50 @@ class TokenStoreWriter:
             provenance_entropy: bits; None where the row carries none.
             weights: how much each target counts, and 1 on other tokens; None: 1 everywhere.
         """
-        num_targets = int(np.count_nonzero(target_mask))
-        assert num_targets, "a document without targets teaches nothing"
-        assert not target_mask[0], "nothing predicts the first token"
-        assert 0 <= ids.min() <= ids.max() < self.vocab_size, "an id outside the vocabulary"
-        row = (
-            self.num_tokens,
-            len(ids),
-            num_targets,
-            np.nan if authority_weight is None else authority_weight,
-            np.nan if provenance_entropy is None else provenance_entropy,
-        )
-        self._tokens.write(ids.astype(self.dtype).tobytes())
-        self._targets.write(target_mask.tobytes())
-        self._documents.write(np.array(row, dtype=DOCUMENT).tobytes())
-        self._add_weights(weights, len(ids))
-        self.num_documents += 1
-        self.num_tokens += len(ids)
-        self.num_targets += num_targets
+        self._waiting.append((ids, target_mask, weights, authority_weight, provenance_entropy))
+        self._waiting_tokens += len(ids)
+        if self._waiting_tokens >= BATCH_TOKENS:
+            self._write()
 
-    def _add_weights(self, weights: Float32[np.ndarray, " length"] | None, length: int) -> None:
-        """Append weights; the first ones are preceded by a 1 for each token before."""
-        if weights is None and self._weights is None:
+    def _write(self) -> None:
+        """Write the documents that wait: together, because each by itself costs more than it is."""
+        if not self._waiting:
             return
+        ids, masks, weights, *provenance = zip(*self._waiting, strict=True)
+        tokens, targets = np.concatenate(ids), np.concatenate(masks)
+        assert 0 <= tokens.min() <= tokens.max() < self.vocab_size, "an id outside the vocabulary"
+        documents = np.empty(len(ids), DOCUMENT)
+        documents["length"] = [len(each) for each in ids]
+        starts = np.cumsum(documents["length"]) - documents["length"]
+        documents["start"] = self.num_tokens + starts
+        documents["num_targets"] = np.add.reduceat(targets, starts, dtype=np.int64)
+        assert documents["num_targets"].all(), "a document without targets teaches nothing"
+        assert not targets[starts].any(), "nothing predicts the first token"
+        for name, values in zip(PROVENANCE, provenance, strict=True):
+            documents[name] = np.array(values, np.float32)  # None becomes NaN
+        self._tokens.write(tokens.astype(self.dtype).tobytes())
+        self._targets.write(targets.tobytes())
+        self._documents.write(documents.tobytes())
+        self._write_weights(weights, documents["length"])
+        self.num_documents += len(documents)
+        self.num_tokens += len(tokens)
+        self.num_targets += int(documents["num_targets"].sum())
+        self._waiting, self._waiting_tokens = [], 0
+
+    def _write_weights(
+        self, weights: Sequence[np.ndarray | None], lengths: Int64[np.ndarray, " documents"]
+    ) -> None:
+        """Append weights; the first ones are preceded by a 1 for each token before."""
         if self._weights is None:
+            if all(each is None for each in weights):
+                return
             self._weights = (self.folder / WEIGHTS).open("wb", WRITE_BUFFER_BYTES)
             for start in range(0, self.num_tokens, WRITE_BUFFER_BYTES):
                 count = min(WRITE_BUFFER_BYTES, self.num_tokens - start)
                 self._weights.write(np.ones(count, WEIGHT).tobytes())
-        values = np.ones(length, WEIGHT) if weights is None else weights.astype(WEIGHT)
+        pairs = zip(weights, lengths, strict=True)
+        ones = [np.ones(length, WEIGHT) if each is None else each for each, length in pairs]
+        values = np.concatenate(ones).astype(WEIGHT)
         assert ((values > 0) & (values <= 1)).all(), "a weight that no target has"
         self._weights.write(values.tobytes())
 
@@ -115,12 +135,19 @@ class TokenStoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        try:
+            if kind is None:
+                self._write()
+        finally:
+            self._close()
+        if kind is None:
+            write_json(self.folder / HEADER, self.header())
+
+    def _close(self) -> None:
         for file in filter(None, (self._tokens, self._targets, self._documents, self._weights)):
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        if kind is None:
-            write_json(self.folder / HEADER, self.header())
 
     def header(self) -> dict[str, str | int]:
         """Say what the files hold, so that a reader can tell whether they are whole."""
