@@ -107,7 +107,7 @@ class Encoder:
             return error
         return [replace(piece, weight=piece.weight * weight) for piece in pieces]
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[Int32[np.ndarray, " length"]]:
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[Int32[np.ndarray, " _"]]:
         """Tokenize in two calls: the pieces that may get special tokens, and the others."""
         found = dict[bool, Iterator[Any]]()
         for is_opening in (True, False):
@@ -116,7 +116,7 @@ class Encoder:
         return [next(found[piece.is_opening]) for piece in pieces]
 
     def assemble(
-        self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " length"]]]
+        self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " _"]]]
     ) -> Encoded | RowError:
         """Join the pieces of a record, and close it."""
         runs = list[tuple[Int32[np.ndarray, " length"], float]]()
@@ -135,7 +135,7 @@ class Encoder:
 
     def opens_twice(self, ids: Int32[np.ndarray, " length"]) -> bool:
         """Tell whether a record has two beginning-of-sequence tokens."""
-        return self.bos is not None and len(ids) > 1 and ids[0] == ids[1] == self.bos
+        return self.bos is not None and len(ids) > 1 and bool(ids[0] == ids[1] == self.bos)
 
     def opening_error(self) -> RowError:
         """Say that a record has two beginning-of-sequence tokens."""
@@ -152,7 +152,7 @@ class Encoder:
         """
         if from_template:
             return not self.control_tokens.isdisjoint(ids.tolist())
-        return len(ids) > 0 and ids[-1] == self.eos
+        return len(ids) > 0 and bool(ids[-1] == self.eos)
 
 
 def all_but_first(length: int) -> Bool[np.ndarray, " length"]:

@@ -43,7 +43,7 @@ class CachedTokenizer:
 
     def encode(
         self, texts: Sequence[str], add_special_tokens: bool
-    ) -> list[Int32[np.ndarray, " length"]]:
+    ) -> list[Int32[np.ndarray, " _"]]:
         """Give the ids of each text, as the tokenizer does; arrays that are not to be changed."""
         cut = self._cutter.cut if self._cutter else lambda text: None
         words = [cut(text) for text in texts]
