@@ -113,7 +113,10 @@ def test_names_of_splits(tmp_path, name, split):
 )
 def test_a_line_is_its_json(value):
     for ensure_ascii in (True, False):
-        assert parse_line(json.dumps(value, ensure_ascii=ensure_ascii).encode(), 1 << 20) == value
+        for row in (value, {"text": value}):
+            line = json.dumps(row, ensure_ascii=ensure_ascii).encode()
+            for dressed in (line, b" " + line, line + b"\t", b" %s " % line):
+                assert parse_line(dressed, 1 << 20) == row
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,8 @@ def test_a_line_is_its_json(value):
     [
         (b"{", "invalid JSON: Expecting property name"),
         (b'{"text": "a"} {"text": "b"}', "invalid JSON: Extra data"),
+        (b'{"text": "a"}}', "invalid JSON: Extra data"),
+        (b"", "invalid JSON: Expecting value"),
         (b'{"text": "a"', "invalid JSON: Expecting ',' delimiter"),
         (b'{"x": NaN}', "invalid JSON: NaN is no JSON number"),
         (b"[-Infinity]", "invalid JSON: -Infinity is no JSON number"),

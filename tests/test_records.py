@@ -44,6 +44,11 @@ def test_case_does_not_change_the_hash(text):
     assert normalised("STRASSE") == normalised("straße")
 
 
+@given(st.text(st.characters(codec="ascii")))
+def test_plain_text_is_normalised_as_any_other(text):
+    assert f"{normalised(text)} é".strip() == normalised(f"{text} é")
+
+
 @settings(deadline=None)
 @given(st.text("ab ", min_size=1), st.text("ab ", min_size=1))
 def test_different_content_has_different_hashes(first, second):

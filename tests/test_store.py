@@ -84,6 +84,18 @@ def test_the_same_documents_give_the_same_bytes(tmp_path_factory, drawn):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
+@settings(deadline=None, max_examples=15)
+@given(stores(), st.integers(1, 30))
+def test_how_many_are_written_together_changes_no_byte(tmp_path_factory, drawn, batch_tokens):
+    folders = [tmp_path_factory.getbasetemp() / name for name in ("one", "two")]
+    write(folders[0], *drawn)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.data.store.BATCH_TOKENS", batch_tokens)
+        write(folders[1], *drawn)
+    for name in {file.name for folder in folders for file in folder.iterdir()}:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
 @pytest.mark.parametrize(("vocab_size", "bytes_per_token"), [(1 << 16, 2), ((1 << 16) + 1, 4)])
 def test_the_vocabulary_decides_the_width(tmp_path, vocab_size, bytes_per_token):
     ids = np.array([0, vocab_size - 1], np.int32)

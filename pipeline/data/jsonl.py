@@ -107,7 +107,7 @@ def decoded(text: str) -> object:
     Raises:
         ValueError: when it is no JSON.
     """
-    if text[0] == "{" and text[-1] == "}":
+    if text.startswith("{") and text.endswith("}"):
         value, end = DECODER.raw_decode(text)
         if end == len(text):
             return value
