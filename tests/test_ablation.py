@@ -26,4 +26,5 @@ def test_what_each_mode_does(found):
     for kind in ablation.CONTROLS:
         moved = modes["weighted"][f"{kind} by source"]["difference"]
         assert moved["low"] <= 0 <= moved["high"]
+        assert abs(modes["weighted"][kind]["difference"]["value"]) < 0.1  # by order of quoting
     assert modes["none"]["contest"]["low"] < 0.5 < modes["none"]["contest"]["high"]
