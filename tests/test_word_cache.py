@@ -1,6 +1,7 @@
 """Ids from memory are those of the tokenizer, for every kind of tokenizer and any text."""
 
 import json
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from pipeline.data.cutters import LLAMA3, QWEN2, cutter_of
 from pipeline.data.word_cache import CachedTokenizer
 
 CORPUS = [
-    "the cat sat  on the mat.\n\n  the dog's café,\tnaïve 猫\r\n",
+    "the cat sat   on the mat.\n\n  \n\t\tthe dog's café,\tnaïve 猫\r\n",
     "don't 12345 !!\n\n\nif x:\n    y  = 1/2 \xa0\u3000é",
     "Who said so?\nThe WHO: 2 of 3 cats\x85 \u2003sat.",
 ] * 5
@@ -114,13 +115,21 @@ def same(tokenizer, cached, batch, add_special_tokens=True):
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(batch=st.lists(texts, max_size=8), add=st.booleans())
 def test_ids_are_those_of_the_tokenizer(kind, batch, add):
     cached = CachedTokenizer(KNOWN[kind])
     assert cached._cutter is not None
     assert same(KNOWN[kind], cached, batch, add)
     assert same(KNOWN[kind], cached, batch[::-1], add), "from memory too"
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_all_short_texts_of_few_characters(kind):
+    """White space of every sort beside every other sort, and beside words."""
+    batch = ["".join(text) for text in product(" \n\xa0a!", repeat=6)]
+    batch += ["".join(text) for text in product(" \t\r\u2003▁5", repeat=5)]
+    assert same(KNOWN[kind], CachedTokenizer(KNOWN[kind]), batch)
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
