@@ -170,6 +170,17 @@ def test_each_word_is_tokenized_once(monkeypatch):
     assert sorted(asked) == [" cow", " sat", " stood", "the"]
 
 
+def test_texts_of_ever_new_words_stay_whole(monkeypatch):
+    monkeypatch.setattr(word_cache, "FIRST_WORDS", 20)
+    cached = CachedTokenizer(GPT2)
+    assert same(GPT2, cached, ["the cat"] * 10)
+    known = set(cached._ids)
+    assert same(GPT2, cached, [f"{n} {n + 1}" for n in range(100, 200, 2)])
+    assert set(cached._ids) == known
+    assert same(GPT2, cached, ["the cat saw a cat cat cat cat cat cat"] * 2)
+    assert set(cached._ids) - known == {" saw", " a"}
+
+
 def test_memory_is_bounded(monkeypatch):
     cached = CachedTokenizer(GPT2)
     monkeypatch.setattr(word_cache, "MAX_BYTES", 10_000)

@@ -16,6 +16,8 @@ from pipeline.data.cutters import cutter_of
 ID = np.dtype(np.int32)
 MAX_BYTES = 1 << 24
 """About what all words may take; beyond it they are forgotten, and learnt anew."""
+FIRST_WORDS, NEW_SHARE = 1 << 14, 0.2
+"""Once so many words are known, a new one costs about five times its share of a whole text."""
 BYTES_PER_WORD, BYTES_PER_CHARACTER = 200, 5
 PROBES = (
     "".join(map("".join, product("aZ9 \n\r\t.'/é猫", repeat=3))),
@@ -47,7 +49,8 @@ class CachedTokenizer:
         """Give the ids of each text, as the tokenizer does; arrays that are not to be changed."""
         cut = self._cutter.cut if self._cutter else lambda text: None
         words = [cut(text) for text in texts]
-        self.learn([parts for parts in words if parts is not None])
+        if not self.learn([parts for parts in words if parts is not None]):
+            words = [None] * len(texts)
         whole = [text for text, parts in zip(texts, words, strict=True) if parts is None]
         encodings = iter(
             self.backend.encode_batch_fast(whole, add_special_tokens=add_special_tokens)
@@ -61,16 +64,23 @@ class CachedTokenizer:
             for parts in words
         ]
 
-    def learn(self, words: list[list[str]]) -> None:
-        """Tokenize those words that are new, all at once so that the library uses its threads."""
+    def learn(self, words: list[list[str]]) -> bool:
+        """Tokenize those words that are new, all at once so that the library uses its threads.
+
+        Returns:
+            Whether all are known now; else so many are new that whole texts cost less.
+        """
         different = set(chain.from_iterable(words))
         new = list(different - self._ids.keys())
+        if len(self._ids) > FIRST_WORDS and len(new) > NEW_SHARE * sum(map(len, words)):
+            return False
         if self._bytes + memory_of(new) > MAX_BYTES:
             self._ids, self._bytes, new = {}, 0, list(different)
         self._bytes += memory_of(new)
         encodings = self.backend.encode_batch_fast(new, add_special_tokens=False)
         for word, encoding in zip(new, encodings, strict=True):
             self._ids[word] = np.array(encoding.ids, ID).tobytes()
+        return True
 
     def agrees(self) -> bool:
         """Tell whether texts that are hard to cut get the ids that the tokenizer gives."""
