@@ -18,6 +18,7 @@ from pipeline.device import mx
 from pipeline.likelihood import masked_losses
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize, llama_config
+from pipeline.model.split import Split
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
 from tests.chat_templates import CHATML, CONTROL_TOKENS
@@ -99,7 +100,7 @@ def target_losses(model, batches):
     """Give loss and weight of every target, by document and in order."""
     found = {}
     for batch in batches:
-        losses = np.asarray(masked_losses(model, batch))
+        losses = np.asarray(masked_losses(Split(model), batch))
         for number, document in enumerate(batch.documents.tolist(), start=1):
             places = (batch.segment_ids == number) & (batch.loss_mask > 0)
             found[document] = (losses[places], batch.weights[places])

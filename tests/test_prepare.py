@@ -317,7 +317,7 @@ def test_the_built_in_world(run):
     folder, metrics = run(None, source="conflicts", tokenizer_source=None)
     assert metrics["rows"] == 80 == sum(metrics[f"{split}_documents"] for split in SPLITS)
     assert metrics["pretrain_documents"] == len(TokenStore(folder / "pretrain")) == 40
-    assert {metrics[f"{split}_provenance_share"] for split in SPLITS} == {1.0}
+    assert all(0.4 < metrics[f"{split}_provenance_share"] < 0.7 for split in SPLITS)  # contests
     assert metrics["pretrain_provenance_share"] == 0.0
     items = [json.loads(line) for line in (folder / "conflicts.jsonl").read_text().splitlines()]
     assert len({item["cluster"] for item in items if item["kind"] == "contest"}) == 4
