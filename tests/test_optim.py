@@ -113,7 +113,7 @@ def test_adamw_is_torchs(readers, betas, weight_decay, rate):
 def test_adam_is_torchs(readers):
     torch = readers("torch")
     first, gradients = series(200, WIDE)
-    theirs = by_torch(torch, lambda weights: torch.optim.Adam(weights, 5e-3), first, gradients)
+    theirs = by_torch(torch, lambda weights: torch.optim.Adam(weights, 2e-3), first, gradients)
     ours = run(level("adam"), first, gradients)
     assert greatest_difference(ours, theirs, first) < 1e-6
 
@@ -142,7 +142,7 @@ def test_adafactor_is_torchs_without_its_factor_for_the_size_of_weights(readers,
     theirs = by_torch(
         torch,
         lambda weights: torch.optim.Adafactor(
-            weights, 5e-3, eps=(1e-15, 1.0), weight_decay=weight_decay
+            weights, 2e-3, eps=(1e-15, 1.0), weight_decay=weight_decay
         ),
         first,
         gradients,
@@ -159,7 +159,7 @@ def test_the_momentum_of_muon_is_torchs(readers):
     theirs = by_torch(
         torch,
         lambda weights: torch.optim.Muon(
-            weights, 5e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+            weights, 2e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
         ),
         first,
         gradients,

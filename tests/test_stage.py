@@ -275,7 +275,8 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
         "embed_tokens, lm_head) (list[str])",
         "train.mode": "what is trained; head: final norm and output head; tensors: those in "
         "train.tensors (str; lora; dora; head; full; tensors)",
-        "benchmark.prompt_tokens": "prompt of the timed generation (int; tokens; from 1)",
+        "benchmark.prompt_tokens": "prompt of the timed generation; null with peers "
+        "(int | None; tokens; from 1)",
     }
 
 
