@@ -1,19 +1,41 @@
 """In which order MLX evaluates a graph (`eval_impl` of its `transforms.cpp`)."""
 
+from collections.abc import Mapping, Sequence
+
 from pipeline.train.plan.trace import Graph, Node
 
 MAX_WIDTH = 20
 """Operations that wait side by side before MLX goes deeper (`MLX_BFS_MAX_WIDTH`)."""
 
 
-def evaluation_order(graph: Graph) -> list[Node]:
-    """Give the operations in the order in which `mx.eval` of all outputs carries them out.
+def stage_orders(graph: Graph, stages: Sequence[Sequence[str]]) -> list[list[Node]]:
+    """Give the operations that evaluate each stage, without those of earlier ones, in their order.
 
-    MLX walks from the outputs towards the inputs, breadth first and at most so wide. It takes up
-    an operation when all that need its results have been, and evaluates from the end.
+    Args:
+        graph: what `trace` recorded.
+        stages: names of the results that are evaluated together, one stage after the other.
     """
     makers = {name: node for node in graph.nodes for name in node.outputs}
-    end = Node("Synchronizer", (), graph.outputs, ())
+    orders = []
+    for names in stages:
+        orders.append(evaluation_order(names, makers))
+        for node in orders[-1]:
+            for name in node.outputs:
+                del makers[name]
+    return orders
+
+
+def evaluation_order(names: Sequence[str], makers: Mapping[str, Node]) -> list[Node]:
+    """Give the operations in the order in which `mx.eval` of results carries them out.
+
+    MLX walks from the results towards the inputs, breadth first and at most so wide. It takes up
+    an operation when all that need its results have been, and evaluates from the end.
+
+    Args:
+        names: the results.
+        makers: the operation that makes each array; those that are there already have none.
+    """
+    end = Node("Synchronizer", (), tuple(names), ())
     uses = count_uses(end, makers)
     tape: list[Node] = [end]
     waiting: list[tuple[Node, int]] = []
@@ -37,7 +59,7 @@ def evaluation_order(graph: Graph) -> list[Node]:
     return tape[:0:-1]
 
 
-def count_uses(end: Node, makers: dict[str, Node]) -> dict[int, int]:
+def count_uses(end: Node, makers: Mapping[str, Node]) -> dict[int, int]:
     """Count how often the results of each operation that the end needs are used."""
     uses: dict[int, int] = {}
     todo = [end]

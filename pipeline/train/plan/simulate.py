@@ -4,14 +4,13 @@ What `mx.eval` does is repeated without arrays: the order of the operations, whi
 share, and that memory is given back only when the device has done the work, which lags behind.
 """
 
-import dataclasses
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.train.plan.layout import Layout, fresh
 from pipeline.train.plan.placement import Array, Buffer, place
-from pipeline.train.plan.schedule import evaluation_order
+from pipeline.train.plan.schedule import stage_orders
 from pipeline.train.plan.trace import ArrayShape, Graph, Node
 
 MAX_ACTIVE_TASKS = 10
@@ -120,19 +119,26 @@ def simulate(
     results = [name for name in graph.outputs if name not in early]
     evaluated = tuple(results[:num_evaluated])
     held = [*held, *results[len(evaluated) :]]
-    evaluations = [Evaluation(graph, held, [*stages, evaluated], start) for start in STARTS]
+    stages = [*stages, evaluated]
+    orders = stage_orders(graph, stages)
+    evaluations = [Evaluation(graph, held, stages, orders, start) for start in STARTS]
     peak_bytes = max(evaluation.run() for evaluation in evaluations)
     return Simulation(peak_bytes, evaluations[0].saved)
 
 
 class Evaluation:
-    """Evaluates a graph without computing."""
+    """Evaluates a graph without computing, each stage in its order."""
 
     def __init__(
-        self, graph: Graph, held: Collection[str], stages: Sequence[Sequence[str]], start: int
+        self,
+        graph: Graph,
+        held: Collection[str],
+        stages: Sequence[Sequence[str]],
+        orders: Sequence[Sequence[Node]],
+        start: int,
     ) -> None:
-        self.graph, self.stages, self.device = graph, stages, Device(start)
-        self.orders = list(stage_orders(graph, stages))
+        self.graph, self.stages, self.orders = graph, stages, orders
+        self.device = Device(start)
         self.references = Counter(
             name for order in self.orders for node in order for name in node.inputs
         )
@@ -202,13 +208,3 @@ class Evaluation:
         return tuple(
             Saved(self.graph.arrays[name], buffer.num_bytes) for buffer, name in found.items()
         )
-
-
-def stage_orders(graph: Graph, stages: Sequence[Sequence[str]]) -> Iterator[list[Node]]:
-    """Give the operations of each stage, without those of earlier ones, in their order."""
-    done = set[str]()
-    for names in stages:
-        nodes = tuple(node for node in graph.nodes if done.isdisjoint(node.outputs))
-        order = evaluation_order(dataclasses.replace(graph, nodes=nodes, outputs=tuple(names)))
-        done.update(name for node in order for name in node.outputs)
-        yield order
