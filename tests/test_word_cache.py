@@ -153,6 +153,7 @@ def test_a_cut_that_would_be_wrong_is_not_used(monkeypatch):
     cached = CachedTokenizer(KNOWN["qwen2"])
     assert cached._cutter is None
     assert same(KNOWN["qwen2"], cached, CORPUS)
+    assert (cached.num_cut, cached.num_texts) == (0, len(CORPUS))
 
 
 def test_each_word_is_tokenized_once(monkeypatch):
@@ -168,6 +169,7 @@ def test_each_word_is_tokenized_once(monkeypatch):
     for batch in (["the cow", "the cow sat"], ["the cow stood"]):
         assert same(GPT2, cached, batch)
     assert sorted(asked) == [" cow", " sat", " stood", "the"]
+    assert (cached.num_cut, cached.num_texts) == (3, 3)
 
 
 def test_texts_of_ever_new_words_stay_whole(monkeypatch):
@@ -177,6 +179,7 @@ def test_texts_of_ever_new_words_stay_whole(monkeypatch):
     known = set(cached._ids)
     assert same(GPT2, cached, [f"{n} {n + 1}" for n in range(100, 200, 2)])
     assert set(cached._ids) == known
+    assert (cached.num_cut, cached.num_texts) == (10, 60)
     assert same(GPT2, cached, ["the cat saw zoos cat cat cat cat cat cat"] * 2)
     assert set(cached._ids) - known == {" saw", " zoos"}
 

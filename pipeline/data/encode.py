@@ -66,6 +66,14 @@ class Encoder:
         others = iter(self.encode_others(list(compress(records, map(not_, is_plain)))))
         return [next(plain if each else others) for each in is_plain]
 
+    def facts(self) -> dict[str, float]:
+        """Say how the ids were found: the share of the texts that were cut into words.
+
+        It is 0 where the tokenizer is of no kind that can be cut: then all take the slower way.
+        """
+        cached = self.cached
+        return {"texts_cut_into_words_share": cached.num_cut / max(cached.num_texts, 1)}
+
     def encode_texts(self, records: Sequence[Record]) -> list[Encoded | RowError]:
         """Give what `encode_others` would give of texts of weight 1, without the weights."""
         texts = [record.content.text for record in records if isinstance(record.content, Text)]

@@ -105,7 +105,7 @@ class Preparation:
             self.write_suite(tokenizer)
         if self.is_world and self.is_scratch:
             metrics |= self.write_pretraining()
-        return metrics, histogram
+        return metrics | self.encoder.facts(), histogram
 
     def provide_tokenizer(self, folder: Path) -> None:
         """Take the model's tokenizer, or train one on the training split.

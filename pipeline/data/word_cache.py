@@ -31,17 +31,22 @@ class CachedTokenizer:
 
     Args:
         backend: must not change any more.
+
+    Attributes:
+        num_texts: how many it was given so far.
+        num_cut: how many of them got their ids word by word.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
         self.backend = backend
         self._ids: dict[str, bytes] = {}
-        self._bytes = 0
+        self._bytes = self.num_texts = self.num_cut = 0
         before, after = special_ids(backend)
         self._special = {True: (before, after), False: (b"", b"")}
         self._cutter = cutter_of(backend)
         if self._cutter and not self.agrees():
             self._cutter = None
+        self.num_texts = self.num_cut = 0
 
     def encode(
         self, texts: Sequence[str], add_special_tokens: bool
@@ -52,6 +57,8 @@ class CachedTokenizer:
         if not self.learn([parts for parts in words if parts is not None]):
             words = [None] * len(texts)
         whole = [text for text, parts in zip(texts, words, strict=True) if parts is None]
+        self.num_texts += len(texts)
+        self.num_cut += len(texts) - len(whole)
         encodings = iter(
             self.backend.encode_batch_fast(whole, add_special_tokens=add_special_tokens)
         )
