@@ -8,8 +8,10 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,14 +155,17 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
     def decorate(function: Callable[[DictConfig, Paths], Any]) -> Any:  # noqa: ANN401
         @functools.wraps(function)
         def run(config: DictConfig) -> Any:  # noqa: ANN401
-            rules.check_values(config, names)
-            refuse_foreign_overrides(list(HydraConfig.get().overrides.task), names)
-            OmegaConf.resolve(config)
-            paths = Paths(Path(HydraConfig.get().runtime.output_dir), earlier_runs_of(config))
-            config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
-            result = function(select(config, names), paths)
-            if HydraConfig.get().mode == RunMode.RUN:  # a sweep ends with its table
-                tell_place(paths.out)
+            hydra_run = HydraConfig.get()
+            out, is_single = Path(hydra_run.runtime.output_dir), hydra_run.mode == RunMode.RUN
+            with forgotten_if_refused(out) if is_single else nullcontext():
+                rules.check_values(config, names)
+                refuse_foreign_overrides(list(hydra_run.overrides.task), names)
+                OmegaConf.resolve(config)
+                paths = Paths(out, earlier_runs_of(config))
+                config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
+                result = function(select(config, names), paths)
+            if is_single:  # a sweep ends with its table
+                tell_place(out)
             return result
 
         main = hydra.main(version_base="1.3", config_path="../conf", config_name="config")(run)
@@ -194,6 +199,18 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+@contextmanager
+def forgotten_if_refused(folder: Path) -> Iterator[None]:
+    """Delete the folder of a run that ends with an error before it has written anything."""
+    try:
+        yield
+    except PipelineError:
+        found = {path for path in folder.iterdir() if path.is_dir() or path.stat().st_size}
+        if found == {folder / ".hydra"}:
+            shutil.rmtree(folder)
+        raise
 
 
 def tell_place(folder: Path) -> None:

@@ -200,6 +200,18 @@ def test_an_error_of_the_family_is_printed_and_exits_with_1(toy):
     assert "Traceback" not in err + out
 
 
+@pytest.mark.parametrize(("written", "is_kept"), [("", False), ("metrics/train.json", True)])
+def test_a_refused_run_leaves_no_folder_unless_it_has_written(toy, tmp_path, written, is_kept):
+    def refuse(config, paths):
+        """Refuse."""
+        if written:
+            paths.write(written).write_text("{}")
+        raise TrainingError("no")
+
+    assert toy(refuse, ("lora",))[0] == TrainingError.exit_code
+    assert (tmp_path / "run").exists() == is_kept
+
+
 def test_a_defect_of_ours_keeps_its_traceback(toy):
     with pytest.raises(AssertionError, match="the stage ran"):
         toy(refuse, ["seed"])
