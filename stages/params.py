@@ -19,16 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline import rules, schema
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import write_text
-from pipeline.inputs import fingerprints
-from pipeline.stage import (
+from pipeline.command_line import (
     COMPOSITION_ERRORS,
-    ROOT,
     composition_error,
     unknown_candidates,
     usual_spelling,
 )
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import write_text
+from pipeline.inputs import fingerprints
+from pipeline.stage import ROOT
 from pipeline.sweep_table import flat
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"

@@ -19,8 +19,9 @@ from mlx_lm.models.llama import ModelArgs as LlamaArgs
 from omegaconf import OmegaConf
 
 from pipeline import rules
+from pipeline.command_line import usual_spelling
 from pipeline.errors import PipelineError
-from pipeline.stage import maker_of, refuse_foreign_overrides, usual_spelling
+from pipeline.stage import maker_of, refuse_foreign_overrides
 from stages import params
 from tests.house import EXEMPT, ROOT, imports, reached, stages
 
@@ -30,6 +31,7 @@ ROWS = {
     0: ["errors", "files"],
     1: [
         "blas",
+        "command_line",
         "console",
         "device",
         "download",
@@ -48,7 +50,6 @@ ROWS = {
     6: ["evaluate", "formats"],
     7: ["benchmark", "serve"],
 }
-ROWS[1] += ["stdlib", "sweep_table"]
 PARTS = {part: row for row, parts in ROWS.items() for part in parts}
 PACKAGES = {"data", "model", "train", "evaluate", "formats", "benchmark", "serve"}
 MAY_IMPORT = {

@@ -10,13 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.command_line import quoted, usual_spelling
 from pipeline.data.provenance.explain import explain
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.provenance.terms import Terms
 from pipeline.data.records import parse_record
 from pipeline.errors import ConfigError, DataError
-from pipeline.stage import quoted, usual_spelling
 from stages.params import composed
 from tests.provenance import default_scorer, defaults, numbers, score, tables
 from tests.small import ROOT
