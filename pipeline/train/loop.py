@@ -31,14 +31,15 @@ from pipeline.device import (
     reset_peak_memory,
 )
 from pipeline.distrust import NOTHING, Distrust
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import TrainingError
 from pipeline.files import write_json
 from pipeline.likelihood import document_losses
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.prefix import PrefixSettings, make_prefix
 from pipeline.train.profile import Profile
+from pipeline.train.saver import Saver
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
 from pipeline.train.settings import TrainSettings
 from pipeline.train.state import (
@@ -47,7 +48,6 @@ from pipeline.train.state import (
     changed_numerics,
     put_back,
     refuse_inexact,
-    weights_of,
 )
 from pipeline.train.step import StepResult, TrainStep
 from pipeline.train.watch import Watch
@@ -138,9 +138,8 @@ class Trainer:
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
+        self.saver = Saver(self.checkpoints, (self.curve, self.validations))
         self.progress = Progress()
-        self._unsaved_best: Checkpoint | None = None
-        self._saved_step = -1
 
     def restore(self, allow_inexact: bool = False) -> list[str]:
         """Take up the newest checkpoint, if there is one.
@@ -169,35 +168,14 @@ class Trainer:
     def save(self) -> bool:
         """Commit all that the rest of the run depends on; tell whether it is on the disk now.
 
-        A disk that is full for a while does not end a run that has an older checkpoint: the next
-        save tries again, also what was the best in the meantime.
-
         Raises:
             CheckpointError: when nothing can be written and nothing was.
         """
-        if self._saved_step == self.progress.step:
+        if self.saver.saved_step == self.progress.step:
             return True
-        current = capture(self.model, self.optimizer, self.progress)
-        best = self._unsaved_best
-        try:
-            with self.profile.part("saving"):
-                self.commit([best, current] if best else [current])
-        except CheckpointError as error:
-            if not self.checkpoints.steps():
-                raise
-            log.warning("%s\nTraining goes on; the next save tries again.", error)
-            is_best = self.progress.best_step == self.progress.step
-            self._unsaved_best = current if is_best else best
-            return False
-        self._unsaved_best, self._saved_step = None, current.step
-        return True
-
-    def commit(self, checkpoints: list[Checkpoint]) -> None:
-        """Put the series and these checkpoints on the disk."""
-        self.curve.sync()
-        self.validations.sync()
-        for checkpoint in checkpoints:
-            self.checkpoints.save(checkpoint, protect=self.progress.best_step)
+        with self.profile.part("saving"):
+            current = capture(self.model, self.optimizer, self.progress)
+            return self.saver.save(current, self.progress.best_step)
 
     def steps(self) -> Iterator[StepReport]:
         """Train to the end of the run, yielding after each update."""
@@ -371,9 +349,7 @@ class Trainer:
 
     def best_weights(self) -> dict[str, mx.array]:
         """Load the weights of the step with the least validation loss."""
-        if self._unsaved_best is not None:
-            return weights_of(self._unsaved_best)
-        return weights_of(self.checkpoints.load(self.progress.best_step))
+        return self.saver.best_weights(self.progress.best_step)
 
 
 def whole_logits(problem: str) -> str:

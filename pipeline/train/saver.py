@@ -1,0 +1,58 @@
+"""Puts a run on the disk, its series and checkpoints, also where the disk is full for a while."""
+
+import logging
+from collections.abc import Sequence
+
+from pipeline.device import mx
+from pipeline.errors import CheckpointError
+from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.series import Series
+from pipeline.train.state import weights_of
+
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Saves a run, and keeps in memory what was the best while nothing could be written.
+
+    Args:
+        checkpoints: where checkpoints lie.
+        series: what is to be on the disk before a checkpoint is.
+    """
+
+    def __init__(self, checkpoints: CheckpointFolder, series: Sequence[Series]) -> None:
+        self.checkpoints, self.series = checkpoints, series
+        self.saved_step = -1
+        self._unsaved_best: Checkpoint | None = None
+
+    def save(self, current: Checkpoint, best_step: int) -> bool:
+        """Commit all that the rest of the run depends on; tell whether it is on the disk now.
+
+        A disk that is full for a while does not end a run that has an older checkpoint: the next
+        save tries again, also what was the best in the meantime.
+
+        Args:
+            current: the state after the newest step.
+            best_step: the step with the least validation loss; its checkpoint is not pruned.
+
+        Raises:
+            CheckpointError: when nothing can be written and nothing was.
+        """
+        best = self._unsaved_best
+        try:
+            for series in self.series:
+                series.sync()
+            for checkpoint in [best, current] if best else [current]:
+                self.checkpoints.save(checkpoint, protect=best_step)
+        except CheckpointError as error:
+            if not self.checkpoints.steps():
+                raise
+            log.warning("%s\nTraining goes on; the next save tries again.", error)
+            self._unsaved_best = current if best_step == current.step else best
+            return False
+        self._unsaved_best, self.saved_step = None, current.step
+        return True
+
+    def best_weights(self, best_step: int) -> dict[str, mx.array]:
+        """Load the weights of the step with the least validation loss."""
+        return weights_of(self._unsaved_best or self.checkpoints.load(best_step))
