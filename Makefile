@@ -6,7 +6,7 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 EXTRAS := $(if $(BACKEND),--extra $(BACKEND))
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := . .venv/bin/activate &&
-PYTEST := python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
+PYTEST := python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help env repro test test-all lint system readers clean
 

@@ -16,6 +16,14 @@ from tests.repository import smoke  # noqa: E402, F401
 from tests.small import TINY_SHAPE, random_documents  # noqa: E402
 from tests.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
+LONGEST = (
+    "test_interruptions",
+    "test_predict",
+    "test_real_model",
+    "test_stages",
+    "test_supervisor",
+)
+
 
 def pytest_addoption(parser):
     parser.addoption("--exhaustive", action="store_true", help="run the long sweeps too")
@@ -27,6 +35,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)  # so that no process ends alone
     if not config.getoption("--exhaustive"):
         skip = pytest.mark.skip(reason="a long sweep: run `make test-all`")
         for item in items:

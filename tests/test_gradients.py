@@ -54,6 +54,7 @@ def moved_away(model):
 
 def prepared(config, kind, store, tied):
     model = initialize({**config, "tie_word_embeddings": tied}, seed=0)
+    model.model.norm.weight *= 2  # as large as in a trained model: differences need slopes
     apply(model, settings_of(kind), seed=1)
     moved_away(model)
     step = TrainStep(model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)

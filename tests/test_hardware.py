@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.published import write_config
 
 PRESETS = sorted(path.stem for path in (ROOT / "conf/hardware").glob("*.yaml"))
+QUICK = ["cpu", "cuda_24gb", "mac_16gb", "mac_8gb"]
 TYPES = {"4 bits": ("bfloat16", 4), "bfloat16": ("bfloat16", None), "float32": ("float32", None)}
 
 
@@ -83,8 +84,15 @@ def judged(folder, presets, **changes):
     return json.loads(done.stdout)
 
 
-def test_every_preset_fits(tmp_path):
-    assert judged(tmp_path, PRESETS) == dict.fromkeys(PRESETS, "")
+def fitting(presets, *marks):
+    return [pytest.param(list(presets), id=" ".join(presets), marks=marks)]
+
+
+@pytest.mark.parametrize(
+    "presets", fitting(QUICK) + fitting(sorted({*PRESETS} - {*QUICK}), pytest.mark.exhaustive)
+)
+def test_every_preset_fits(tmp_path, presets):
+    assert judged(tmp_path, presets) == dict.fromkeys(presets, "")
 
 
 @pytest.mark.exhaustive

@@ -47,6 +47,15 @@ MEASURED = {
         {"mode": "full", "rows": 1, "longest": 17},
     ),
 }
+MORE = (
+    "lora, dropout",
+    "lora, several chunks",
+    "head, recomputed",
+    "full, sgd",
+    "full, accumulated",
+    "full, several chunks",
+    "full, recomputed, accumulated",
+)
 LARGE = {
     "above 2 GB": ({"hidden": 256, "blocks": 2}, {"rows": 7, "longest": 1025}),
     "above 2 GB, recomputed": (
@@ -83,7 +92,13 @@ def compare(tmp_path, shape, asked, num_steps=NUM_STEPS, **environment):
     return found, measured
 
 
-@pytest.mark.parametrize(("shape", "asked"), MEASURED.values(), ids=MEASURED)
+@pytest.mark.parametrize(
+    ("shape", "asked"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.exhaustive] if name in MORE else [])
+        for name, case in MEASURED.items()
+    ],
+)
 def test_the_peak_is_predicted(tmp_path, shape, asked):
     found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
     assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)

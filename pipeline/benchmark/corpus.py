@@ -18,10 +18,11 @@ from pipeline.data.prepare import prepare
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.stdlib_rows import decoded
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
+from pipeline.device import mx
 from pipeline.errors import DataError
 from pipeline.inputs import external
 from pipeline.model.base import write_manifest
-from pipeline.model.scratch import initialize, llama_config, save_scratch
+from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_scratch
 from pipeline.stdlib import stdlib_files, stdlib_root
 
 SAMPLES = "TIDEWHEEL_SAMPLES"
@@ -119,7 +120,10 @@ def make_model(folder: Path, shape: dict[str, Any], tokenizer: Path, seed: int) 
     loaded = load_tokenizer(folder)
     ids = {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos")}
     config = llama_config(shape, shape["vocab_size"], ids)
-    save_scratch(initialize(config, seed), config, folder)
+    model = initialize(config, seed)
+    # As large as in a trained model: an adapter cannot make it so, and would learn little.
+    model.load_weights([(FINAL_NORM, mx.ones(shape["hidden_size"]))], strict=False)
+    save_scratch(model, config, folder)
     write_manifest(folder, folder, "benchmark", tokenizer_hash(folder))
 
 
