@@ -176,5 +176,6 @@ def wilson(successes: int, n: int) -> Share:
     spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
     middle = share + Z_95**2 / (2 * n)
     scale = 1 + Z_95**2 / n
-    low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-    return Share(share, low, high, n)
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    # Rounding puts the bounds of 0 and n successes on the wrong side of them, by a last bit.
+    return Share(share, max(0.0, min(low, share)), min(1.0, max(high, share)), n)

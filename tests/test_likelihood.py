@@ -89,6 +89,13 @@ def test_the_share_counts_contests_won_by_the_primary_source(tiny_model):
     assert share.n == 3
 
 
+def test_an_interval_holds_its_share_to_the_last_bit():
+    for n in range(1, 2001):
+        for successes in {0, 1, n // 2, n}:
+            share = wilson(successes, n)
+            assert 0 <= share.low <= share.share <= share.high <= 1
+
+
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
     [  # the reference values of evaluation suites of that size; 0/n gives the rule of three's kin
