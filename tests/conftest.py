@@ -4,10 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache/home")  # not the user's own
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tests run beside each other
+
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "pipeline").rglob("*.py"))
+    # The plan's simulation has no arrays, and checks of its many small calls take minutes.
+    if path.stem != "__init__" and path.parent.name != "plan"
+]
+install_import_hook(MODULES, "beartype.beartype")  # shapes and types are checked at each call
 
 from pipeline.data.store import TokenStore, TokenStoreWriter  # noqa: E402
 from pipeline.device import mx  # noqa: E402

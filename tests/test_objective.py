@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from pipeline.device import mx
 from pipeline.objective import losses_and_slopes, token_losses
@@ -14,6 +15,11 @@ TARGETS = mx.array([5, 6, 7, 0])
 
 def logits_of(vocab_size=64, scale=3.0, seed=1):
     return scale * mx.random.normal((4, vocab_size), key=mx.random.key(seed))
+
+
+def test_shapes_are_checked_while_testing():
+    with pytest.raises(TypeCheckError):
+        token_losses(mx.zeros((3, 64)), mx.zeros(4, dtype=mx.int32))
 
 
 def test_uniform_logits_cost_ln_vocab_size():
