@@ -160,7 +160,8 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
         def run(config: DictConfig) -> Any:  # noqa: ANN401
             hydra_run = HydraConfig.get()
             out, is_single = Path(hydra_run.runtime.output_dir), hydra_run.mode == RunMode.RUN
-            with forgotten_if_refused(out) if is_single else nullcontext():
+            log = f"{hydra_run.job.name}.log"
+            with forgotten_if_refused(out, log) if is_single else nullcontext():
                 rules.check_values(config, names)
                 refuse_foreign_overrides(list(hydra_run.overrides.task), names)
                 OmegaConf.resolve(config)
@@ -205,13 +206,17 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
 
 
 @contextmanager
-def forgotten_if_refused(folder: Path) -> Iterator[None]:
-    """Delete the folder of a run that ends with an error before it has written anything."""
+def forgotten_if_refused(folder: Path, log: str) -> Iterator[None]:
+    """Delete the folder of a run that ends with an error before it has written anything.
+
+    Only what Hydra has put there by itself may be in it: its own folder, and an empty log.
+    """
     try:
         yield
     except PipelineError:
-        found = {path for path in folder.iterdir() if path.is_dir() or path.stat().st_size}
-        if found == {folder / ".hydra"}:
+        found = {path.name for path in folder.iterdir()} - {log}
+        is_silent = not (folder / log).exists() or not (folder / log).stat().st_size
+        if found == {".hydra"} and is_silent:
             shutil.rmtree(folder)
         raise
 
