@@ -28,15 +28,17 @@ Stages = list[list[mx.array]]
 """Arrays to evaluate one after the other, so that the next chunk starts when one is done."""
 
 
-def chunk_rows(vocab_size: int, num_trained: int = 0) -> int:
+def chunk_rows(vocab_size: int, num_trained: int = 0, num_lanes: int = 1) -> int:
     """Say how many rows a chunk has.
 
     Args:
         vocab_size: logits of a row.
+        num_lanes: so many chunks are worked on side by side.
         num_trained: weights of the head that are trained. Each chunk adds a gradient as large as
             they are, beside which as many logits are no burden.
     """
-    logits = max(CHUNK_LOGITS_CPU if is_cpu() else CHUNK_LOGITS_GPU, num_trained)
+    together = CHUNK_LOGITS_CPU if is_cpu() else CHUNK_LOGITS_GPU
+    logits = max(together // num_lanes, num_trained)
     return max(LEAST_ROWS, logits // vocab_size)
 
 
@@ -99,7 +101,7 @@ def loss_sums(
     rows, places = counted_states(split, batch), counted(batch)
     if not len(places):
         return mx.array(0.0), mx.array(0.0), []
-    chunks = Chunks(split, label_smoothing)
+    chunks = Chunks(split, label_smoothing, batch.num_lanes)
     targets, weights = (part.ravel()[places] for part in (batch.targets, batch.weights))
     gradient, stages = chunks.run(rows, targets, weights)
     minimised = mx.stop_gradient(chunks.minimised) + with_slope(rows, gradient)
@@ -118,8 +120,9 @@ class Chunks:
         weight_gradients: of those, summed so far in float32.
     """
 
-    def __init__(self, split: Split, label_smoothing: float) -> None:
+    def __init__(self, split: Split, label_smoothing: float, num_lanes: int) -> None:
         self.split, self.label_smoothing = split, label_smoothing
+        self.size = chunk_rows(split.vocab_size, split.num_trained, num_lanes)
         self.weights = split.trainable()
         self.minimised = self.plain = mx.array(0.0)
         self.weight_gradients: list[mx.array] = []
@@ -132,9 +135,8 @@ class Chunks:
     ) -> tuple[Float[mx.array, "rows width"], Stages]:
         """Give the gradient of the minimised sum by all rows, and the stages that make it."""
         rows, gradients, stages = mx.stop_gradient(rows), [], []
-        size = chunk_rows(self.split.vocab_size, self.split.num_trained)
-        for start in range(0, len(targets), size):
-            part = slice(start, start + size)
+        for start in range(0, len(targets), self.size):
+            part = slice(start, start + self.size)
             gradient = self.add(rows[part], mx.array(targets[part]), mx.array(weights[part]))
             gradients.append(gradient)
             stages.append([gradient, self.minimised, self.plain, *self.weight_gradients])

@@ -24,7 +24,7 @@ from pipeline.train.step import TrainStep
 from tests.plans import request_of
 
 
-def batch_of(request: PlanRequest, rows: int) -> Batch:
+def batch_of(request: PlanRequest, rows: int, num_lanes: int = 1) -> Batch:
     """Make a batch of random documents of the longest width."""
     shape, generator = (rows, request.width), np.random.default_rng(0)
     ids = generator.integers(3, 60, shape).astype(np.int32)
@@ -33,7 +33,7 @@ def batch_of(request: PlanRequest, rows: int) -> Batch:
     if request.arrangement == "packed":  # two documents in each row
         segments = np.repeat(np.arange(1, 2 * rows + 1, dtype=np.int32), request.width // 2)
         segments, documents = segments.reshape(shape), 2 * rows
-    return Batch(ids, np.roll(ids, -1, 1), ones, segments, ones, np.arange(documents))
+    return Batch(ids, np.roll(ids, -1, 1), ones, segments, ones, np.arange(documents), num_lanes)
 
 
 def replaying(prefix: FrozenPrefix) -> Callable[[Iterable[Batch]], Iterator[Batch]]:
@@ -62,8 +62,9 @@ def measure(request: PlanRequest, num_steps: int) -> int:
     step = TrainStep(model, optimizer, 1.0, replayed=replayed)
     model.train()
     reset_peak_memory()
+    parts = [batch_of(request, rows, len(request.lane_rows)) for rows in request.lane_rows]
     for _ in range(num_steps):
-        step([batch_of(request, request.rows)] * request.num_micro_batches)
+        step(parts * request.num_micro_batches)
     if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
         document_losses(model, replayed([batch_of(request, rows)] * 2))

@@ -157,6 +157,34 @@ def test_micro_batches_hold_each_document_whole_and_once(store, arrangement, doc
 
 
 @quick
+@given(documents=chosen_documents, micro=st.integers(1, 6), lanes=st.integers(1, 4))
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_lanes_part_the_rows_of_a_micro_batch(store, arrangement, documents, micro, lanes):
+    whole, parts = (
+        arrange(
+            store,
+            documents,
+            arrangement=arrangement,
+            width=LONGEST,
+            num_micro_batches=micro,
+            num_lanes=count,
+        )
+        for count in (1, lanes)
+    )
+    parts = iter(parts)
+    for batch in whole:
+        count = lanes if len(batch.inputs) >= lanes else 1
+        beside = [next(parts) for _ in range(count)]
+        assert {part.num_lanes for part in beside} == {count}
+        sizes = [len(part.inputs) for part in beside]
+        assert sum(sizes) == len(batch.inputs)
+        assert max(sizes) - min(sizes) <= 1
+        together = [document for part in beside for document in part.documents]
+        assert together == batch.documents.tolist()
+    assert next(parts, None) is None
+
+
+@quick
 @given(documents=chosen_documents, parts=st.integers(1, 5))
 def test_both_arrangements_teach_the_same(store, documents, parts):
     weights = np.linspace(0.1, 1.9, len(store), dtype=np.float32)

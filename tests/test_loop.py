@@ -118,6 +118,17 @@ def test_a_stopped_run_ends_with_the_same_bits(run, mode, arrangement, stop_afte
     assert result(resumed) == whole
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_stopped_run_with_parts_side_by_side_ends_with_the_same_bits(run, monkeypatch, mode):
+    alone = result(run("alone", mode=mode))
+    monkeypatch.setattr("pipeline.train.loop.num_lanes", lambda: 2)
+    whole = result(run("whole", mode=mode))
+    run("stopped", stop_after=3, mode=mode)
+    mx.random.seed(77)
+    assert result(run("stopped", mode=mode)) == whole
+    assert whole != alone  # the parts are added in an order of their own
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -43,6 +43,15 @@ def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, in
     assert not done.journal("death")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_reloading_a_run_on_two_threads_changes_no_bit(training, mode):
+    changes, threads = {"train__mode": mode}, {"OPENBLAS_NUM_THREADS": "2"}
+    whole = training("whole", **changes).complete(**threads)
+    done = training("reloaded", {"reload_interval_steps": 5}, **changes).complete(**threads)
+    assert done.metrics()["reloads"] == 2
+    assert done.result() == whole.result()
+
+
 EARLY = {
     "train__mode": "full",
     "train__num_steps": 60,

@@ -16,6 +16,7 @@ from pipeline.device import (
     matmul_flops_per_second,
     mlx_memory,
     nn,
+    num_lanes,
     numerics_fingerprint,
     reset_peak_memory,
 )
@@ -87,6 +88,7 @@ def step_batches(store: TokenStore, plan: BatchPlan, work: Workload, step: int) 
         documents,
         arrangement=resolve_arrangement(work.arrangement, has_fused_attention()),
         width=width,
+        num_lanes=num_lanes(),
     )
 
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +49,14 @@ class Blas:
         name: what it calls itself, with version and kernels where it tells.
         path: the library; empty where nothing was routed.
         num_threads: how many threads share a product.
+        set_threads: changes that from now on; None where nothing was routed.
         problem: why nothing was routed, where something should have been.
     """
 
     name: str
     path: str = ""
     num_threads: int = 1
+    set_threads: Callable[[int], int] | None = None
     problem: str = ""
 
 

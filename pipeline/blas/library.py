@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ class Library:
         return alone or self.function("bli_info_get_version_str") is not None
 
 
-def use_library(path: str, num_threads: int, must_be_fast: bool) -> tuple[str, str, int]:
+def use_library(
+    path: str, num_threads: int, must_be_fast: bool
+) -> tuple[str, str, int, Callable[[int], int]]:
     """Check a library and put its products in the place of MLX's own.
 
     Args:
@@ -70,7 +73,7 @@ def use_library(path: str, num_threads: int, must_be_fast: bool) -> tuple[str, s
         must_be_fast: pass over a library that is known to be slow.
 
     Returns:
-        What it calls itself, its path, and how many threads it uses.
+        What it calls itself, its path, how many threads it uses, and what changes that.
 
     Raises:
         NotUsable: when it lacks what is needed, multiplies wrongly, or comes too late.
@@ -83,7 +86,8 @@ def use_library(path: str, num_threads: int, must_be_fast: bool) -> tuple[str, s
     if path:
         check_way(library)
         offer(library)
-    return library.describe(), path or "preloaded", library.set_threads(num_threads)
+    used = library.set_threads(num_threads)
+    return library.describe(), path or "preloaded", used, library.set_threads
 
 
 def open_library(path: str) -> Library:

@@ -5,6 +5,7 @@ needs and no state is kept. How they lie: bucketed by length or packed, whicheve
 device; a document's own tokens, and so its loss, are the same in both.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,8 @@ class Batch:
         segment_ids: k where the place belongs to the k-th of `documents`, from 1.
         weights: the weight of the document times that of the target within it.
         documents: which documents of the store these are.
+        num_lanes: how many batches, of which this is one, are the parts of one micro-batch that
+            are worked on side by side.
     """
 
     inputs: Int32[np.ndarray, "rows seq_len"]
@@ -42,6 +45,7 @@ class Batch:
     segment_ids: Int32[np.ndarray, "rows seq_len"]
     weights: Float32[np.ndarray, "rows seq_len"]
     documents: Int64[np.ndarray, " documents"]
+    num_lanes: int = 1
 
     @property
     def num_targets(self) -> int:
@@ -201,6 +205,7 @@ def arrange(
     arrangement: Arrangement,
     width: int,
     num_micro_batches: int = 1,
+    num_lanes: int = 1,
     weights: Float32[np.ndarray, " store"] | None = None,
 ) -> list[Batch]:
     """Lay out the documents of a step in micro-batches.
@@ -213,15 +218,36 @@ def arrange(
             all rows of one width.
         width: at least the tokens of the longest document, the same for a whole run; packed rows
             are this wide, rounded up.
-        num_micro_batches: at most so many batches; fewer where there are fewer rows.
+        num_micro_batches: at most so many; fewer where there are fewer rows.
+        num_lanes: parts of a micro-batch; a batch each, one after the other. A micro-batch with
+            fewer rows is not parted.
         weights: one per document of the store; 1 without.
     """
     rows = make_rows(store.lengths, documents, arrangement, width)
-    groups = np.array_split(np.arange(len(rows)), min(num_micro_batches, len(rows)))
-    return [
-        lay_out(store, [rows[index] for index in group], arrangement, width, weights)
-        for group in groups
-    ]
+    batches: list[Batch] = []
+    for micro_batch in shared_out(rows, min(num_micro_batches, len(rows))):
+        lanes = lanes_for(len(micro_batch), num_lanes)
+        batches += [
+            lay_out(store, part, arrangement, width, weights, lanes)
+            for part in shared_out(micro_batch, lanes)
+        ]
+    return batches
+
+
+def lanes_for(num_rows: int, num_lanes: int) -> int:
+    """Say in how many parts a micro-batch is worked on: in one, where not each would have a row."""
+    return num_lanes if num_rows >= num_lanes else 1
+
+
+def shared_out(rows: Sequence[list[int]], count: int) -> list[Sequence[list[int]]]:
+    """Cut rows into parts that follow each other; those that have a row more come first."""
+    return [rows[start:end] for start, end in itertools.pairwise(share_ends(len(rows), count))]
+
+
+def share_ends(num_rows: int, count: int) -> list[int]:
+    """Say where each of so many shares of rows ends, from 0 on."""
+    small, num_large = divmod(num_rows, count)
+    return [index * small + min(index, num_large) for index in range(count + 1)]
 
 
 def evaluation_batches(
@@ -303,6 +329,7 @@ def lay_out(
     arrangement: Arrangement,
     width: int,
     weights: Float32[np.ndarray, " store"] | None = None,
+    num_lanes: int = 1,
 ) -> Batch:
     """Copy documents from the store into the rows of one batch."""
     shape = (len(rows), row_width(store.lengths, rows, arrangement, width))
@@ -323,4 +350,4 @@ def lay_out(
             if weights is not None:
                 place_weights[place] *= weights[document]
     indices = np.array(documents, np.int64)
-    return Batch(inputs, targets, loss_mask, segment_ids, place_weights, indices)
+    return Batch(inputs, targets, loss_mask, segment_ids, place_weights, indices, num_lanes)

@@ -158,6 +158,22 @@ def owner(name: str) -> str:
 
 
 @contextlib.contextmanager
+def noted(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
+    """Note what some modules give until the end of the `with`, in the order of their calls."""
+    found: list[Any] = []
+
+    def note(run: Callable[[], Any]) -> Any:  # noqa: ANN401
+        output = run()
+        found.append(output)
+        return output
+
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(intercepted(module, note))
+        yield found
+
+
+@contextlib.contextmanager
 def intercepted(module: nn.Module, call: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
     """Let a function answer the calls of a module; it is given what runs the module itself."""
     kind = type(module)

@@ -28,6 +28,7 @@ from pipeline.device import (
     mlx_memory,
     mx,
     nn,
+    num_lanes,
     reset_peak_memory,
 )
 from pipeline.distrust import NOTHING, Distrust
@@ -233,6 +234,7 @@ class Trainer:
             documents,
             arrangement=self.arrangement,
             num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
+            num_lanes=num_lanes(),
             width=self.width,
             weights=self.weights,
         )

@@ -118,7 +118,9 @@ class CachedPrefix(NoPrefix):
         bits = np.zeros(shape, f"<u{self.dtype.size}")
         for index, document in enumerate(batch.documents.tolist()):
             bits[batch.segment_ids == index + 1] = self.activations(store, document, progress)
-        return mx.array(bits).view(self.dtype)
+        hidden = mx.array(bits).view(self.dtype)
+        mx.eval(hidden)  # it is used on another stream than this one, by another thread
+        return hidden
 
     def activations(
         self, store: TokenStore, document: int, progress: Progress

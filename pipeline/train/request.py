@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.data.batches import resolve_arrangement
 from pipeline.data.store import TokenStore
-from pipeline.device import has_fused_attention
+from pipeline.device import has_fused_attention, num_lanes
 from pipeline.model.adapters import AdapterSettings
 from pipeline.optim import OptimSettings
 from pipeline.train.plan.predict import PlanRequest
@@ -48,4 +48,5 @@ def plan_request(
             settings.evaluation_tokens(longest, stores[0].vocab_size), validated
         ),
         cached_prefix=cached_prefix,
+        num_lanes=num_lanes(),
     )

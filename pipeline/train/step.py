@@ -9,8 +9,10 @@ import numpy as np
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, optimizers, tree_map
 from pipeline.head_loss import Stages, evaluate, loss_sums
-from pipeline.model.split import Split, proven_split
-from pipeline.model.tree import named_arrays
+from pipeline.model.forward import random_key
+from pipeline.model.split import Split, noted, proven_split
+from pipeline.model.tree import blocks, named_arrays
+from pipeline.train.lanes import Lanes, Part
 from pipeline.train.profile import Profile
 
 
@@ -65,11 +67,14 @@ class TrainStep:
         self.label_smoothing, self.distrust_sums = label_smoothing, distrust_sums
         self.profile = profile or Profile(None)
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
+        self.lanes = Lanes()
         self.loss_and_grad = nn.value_and_grad(model, self.losses)
 
     def losses(self, batch: Batch) -> tuple[mx.array, mx.array, Stages]:
         """Give the sum that is minimised and the plain sum, in nats, and what to evaluate first."""
-        minimised, plain, stages = loss_sums(self.split, batch, self.label_smoothing)
+        with noted(blocks(self.model) if batch.num_lanes > 1 else []) as outputs:
+            minimised, plain, stages = loss_sums(self.split, batch, self.label_smoothing)
+        stages = [*([output] for output in outputs), *stages]
         return minimised + self.distrust_sum(batch), plain, stages
 
     def distrust_sum(self, batch: Batch) -> float:
@@ -81,19 +86,37 @@ class TrainStep:
     def accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, Any]:
         """Add losses and gradients of the micro-batches.
 
-        Each is evaluated before the next one starts, so that one graph is in memory at a time.
+        Each is evaluated before the next one starts, so that one graph is in memory at a time, or
+        one graph of each of its parts.
         """
         total, gradients = mx.array(0.0), None
+        parts: list[Part] = []
         for batch in self.replayed(batches):
-            losses, grads = self.loss_and_grad(batch)
-            plain, stages = losses[1:]
-            del losses  # the graph of what is minimised refers to all that it was made of
-            total = total + plain
-            gradients = grads if gradients is None else tree_map(mx.add, gradients, grads)
-            del grads
+            parts.append(self.part(batch, len(parts)))
+            if len(parts) < batch.num_lanes:
+                continue
+            if batch.num_lanes > 1:
+                self.lanes.evaluate(parts)
+            total, gradients, stages = add(total, gradients, parts)
             evaluate(stages)
             mx.eval(total, gradients)
         return total, gradients
+
+    def part(self, batch: Batch, lane: int) -> Part:
+        """Build the graph of a batch, on a stream of its own where others are beside it."""
+        if batch.num_lanes == 1:
+            return self.graph(batch)
+        mx.eval(self.model.parameters())  # all parts refer to them; see `lanes`
+        with mx.stream(self.lanes.stream(lane)):
+            part = self.graph(batch)
+            mx.eval(random_key())  # the next part goes on from it
+        return part
+
+    def graph(self, batch: Batch) -> Part:
+        """Build the graph of a batch; nothing is evaluated."""
+        losses, gradients = self.loss_and_grad(batch)
+        _, plain, stages = losses  # what is minimised refers to all that it was made of
+        return Part(plain, gradients, stages)
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
         """Make one update from the micro-batches of one step.
@@ -130,6 +153,27 @@ class TrainStep:
             return gradients
         factor = mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
         return tree_map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
+
+
+def add(
+    total: mx.array,
+    gradients: Any,  # noqa: ANN401
+    parts: list[Part],
+) -> tuple[mx.array, Any, Stages]:
+    """Add what parts give to the sums so far, in their order; nobody refers to the parts then.
+
+    Returns:
+        The sums, and what is to be evaluated before them.
+    """
+    stages: Stages = []
+    while parts:
+        part = parts.pop(0)
+        total, stages = total + part.plain, [*stages, *part.stages]
+        if gradients is None:
+            gradients = part.gradients
+        else:
+            gradients = tree_map(mx.add, gradients, part.gradients)
+    return total, gradients, stages
 
 
 def global_norm(gradients: Any) -> mx.array:  # noqa: ANN401

@@ -54,6 +54,8 @@ def fitting(changes: Iterable[Change], peak_bytes: int) -> str:
 
 def kinds(request: PlanRequest) -> Iterator[Iterable[Change]]:
     """List changes by kind, those that leave the result as it is first."""
+    if len(request.lane_rows) > 1:
+        yield [("OPENBLAS_NUM_THREADS=1", dataclasses.replace(request, num_lanes=1))]
     yield accumulated(request)
     yield checkpointed(request)
     yield shortened(request)

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.batches import Arrangement, Batch, row_width
+from pipeline.data.batches import Arrangement, Batch, lanes_for, row_width, share_ends
 from pipeline.device import is_cpu, mx
 from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, attach
@@ -40,6 +41,7 @@ class PlanRequest:
         label_smoothing: share of each target that is spread over the vocabulary.
         validation_batch_tokens: places of one batch of the validation; None: there is none.
         cached_prefix: whether frozen blocks are left out of the steps.
+        num_lanes: parts of a micro-batch that are worked on side by side.
         base_bits: think of the base as quantised to so many bits.
         fused_attention: think of attention that never holds its scores.
     """
@@ -56,6 +58,7 @@ class PlanRequest:
     label_smoothing: float = 0.0
     validation_batch_tokens: int | None = None
     cached_prefix: bool = False
+    num_lanes: int = 1
     base_bits: int | None = None
     fused_attention: bool = False
 
@@ -68,6 +71,12 @@ class PlanRequest:
     def rows(self) -> int:
         """Count the rows of the largest micro-batch."""
         return -(-self.batch_size // self.num_micro_batches)
+
+    @property
+    def lane_rows(self) -> list[int]:
+        """Count the rows of each part of the largest micro-batch."""
+        ends = share_ends(self.rows, lanes_for(self.rows, self.num_lanes))
+        return [end - start for start, end in itertools.pairwise(ends)]
 
     @property
     def width(self) -> int:
@@ -157,17 +166,17 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     """Trace and simulate each evaluation of a step, and add what else is in memory meanwhile."""
     if request.fused_attention:
         rehearsal.change = lambda graph: without_scores(graph, request.width)
-    batch = blank_batch(request, request.rows)
-    first = rehearsal.first_micro_batch(batch)
+    lane_rows = request.lane_rows
+    sizes = {rows: blank_batch(request, rows, len(lane_rows)) for rows in lane_rows}
+    parts = {rows: rehearsal.first_micro_batch(batch) for rows, batch in sizes.items()}
     weights = found.weight_bytes + found.trainable_bytes
+    own = sum(parts[rows].peak_bytes - weights for rows in lane_rows)
     phases = {
-        FORWARD_BACKWARD: first.peak_bytes + found.state_bytes,
+        FORWARD_BACKWARD: weights + own + found.state_bytes,
         "clipping": rehearsal.clipping().peak_bytes + weights + found.state_bytes,
         "update": rehearsal.update().peak_bytes + found.weight_bytes,
     }
-    if request.num_micro_batches > 1:
-        later = rehearsal.later_micro_batch(batch)
-        phases["accumulation"] = later.peak_bytes + found.state_bytes
+    phases |= summing(request, found, rehearsal, phases[FORWARD_BACKWARD])
     if rehearsal.prefix is not None:
         alone = rehearsal.recording(blank_batch(request, 1))
         gradients = found.trainable_bytes if request.num_micro_batches > 1 else 0
@@ -176,7 +185,26 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
         rows = max(1, request.validation_batch_tokens // request.width)
         validation = rehearsal.validation(blank_batch(request, rows))
         phases["validation"] = validation.peak_bytes + found.state_bytes
-    return dataclasses.replace(found, phases=phases, saved=first.saved)
+    saved = tuple(each for rows in lane_rows for each in parts[rows].saved)
+    return dataclasses.replace(found, phases=phases, saved=saved)
+
+
+def summing(
+    request: PlanRequest, found: Prediction, rehearsal: Rehearsal, forward_backward: int
+) -> dict[str, int]:
+    """Say what it takes to add up gradients: of micro-batches, and of their parts."""
+    is_accumulated, num_lanes = request.num_micro_batches > 1, len(request.lane_rows)
+    if num_lanes == 1:
+        if not is_accumulated:
+            return {}
+        later = rehearsal.later_micro_batch(blank_batch(request, request.rows))
+        return {"accumulation": later.peak_bytes + found.state_bytes}
+    held = found.weight_bytes + found.trainable_bytes + found.state_bytes
+    added = rehearsal.adding(num_lanes + is_accumulated).peak_bytes
+    phases = {"adding of parts": held + added}
+    if is_accumulated:
+        phases["accumulation"] = forward_backward + found.trainable_bytes
+    return phases
 
 
 def estimate(request: PlanRequest, found: Prediction, problem: str) -> Prediction:
@@ -189,15 +217,16 @@ def estimate(request: PlanRequest, found: Prediction, problem: str) -> Predictio
         request.grad_checkpoint,
         request.fused_attention or not is_cpu(),
     )
+    peak += (len(request.lane_rows) - 1) * found.trainable_bytes
     return dataclasses.replace(found, phases={FORWARD_BACKWARD: peak}, problem=problem)
 
 
-def blank_batch(request: PlanRequest, rows: int) -> Batch:
+def blank_batch(request: PlanRequest, rows: int, num_lanes: int = 1) -> Batch:
     """Make a batch of the longest documents; only its shape counts."""
     zeros = np.zeros((rows, request.width), dtype=np.int32)
     ones = np.ones((rows, request.width), dtype=np.float32)
     documents = np.arange(rows + (request.arrangement == "packed"))  # more than rows: packed
-    return Batch(zeros, zeros, ones, zeros, ones, documents)
+    return Batch(zeros, zeros, ones, zeros, ones, documents, num_lanes)
 
 
 def without_scores(graph: Graph, width: int) -> Graph:

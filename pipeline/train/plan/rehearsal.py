@@ -4,6 +4,7 @@ What is traced is the step itself, on the device at hand, so that whatever a mod
 checkpointing or a backend does to memory is in the graph.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ class Rehearsal:
             return [mx.array(0.0) + plain, *gradients], stages
 
         arguments = self.held(batch)
-        return self.simulate(run, arguments, len(arguments))
+        return self.simulate(run, arguments, len(arguments), num_lanes=batch.num_lanes)
 
     def later_micro_batch(self, batch: Batch) -> Simulation:
         """Do the same where gradients of earlier micro-batches are added to."""
@@ -99,6 +100,19 @@ class Rehearsal:
 
         arguments = [*held, mx.array(0.0), *self.trainable.values()]
         return self.simulate(run, arguments, count)
+
+    def adding(self, count: int) -> Simulation:
+        """Add gradients that were made side by side, as `TrainStep.accumulate` does."""
+        names = list(self.trainable)
+
+        def run(*arrays: mx.array) -> tuple[list[mx.array], Stages]:
+            starts = range(0, count * len(names), len(names))
+            columns = [arrays[start : start + len(names)] for start in starts]
+            return [
+                functools.reduce(mx.add, each[1:], each[0]) for each in zip(*columns, strict=True)
+            ], []
+
+        return self.simulate(run, [*self.trainable.values()] * count, num_held=0)
 
     def clipping(self) -> Simulation:
         """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
@@ -178,7 +192,12 @@ class Rehearsal:
             self.prefix.hidden = arguments[len(self.weights)]
 
     def simulate(
-        self, run: Run, arguments: list[mx.array], num_held: int, num_evaluated: int | None = None
+        self,
+        run: Run,
+        arguments: list[mx.array],
+        num_held: int,
+        num_evaluated: int | None = None,
+        num_lanes: int = 1,
     ) -> Simulation:
         """Trace and simulate; the first arguments are referred to by others too."""
         sizes: list[int] = []
@@ -196,7 +215,8 @@ class Rehearsal:
                 self.prefix.hidden = None
         names = iter(graph.outputs[len(graph.outputs) - sum(sizes) :])
         stages = [tuple(itertools.islice(names, size)) for size in sizes]
-        return simulate(self.change(graph), graph.inputs[:num_held], num_evaluated, stages)
+        held = graph.inputs[:num_held]
+        return simulate(self.change(graph), held, num_evaluated, stages, num_lanes)
 
     def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:
         """Give weights of the model other values; all of them unless named."""

@@ -26,12 +26,17 @@ class Device:
 
     It is taken to be as far behind as MLX lets it, as it is where the work is heavy.
 
+    Args:
+        start: how far its first task is.
+        max_tasks: how many it may be behind.
+
     Attributes:
         active_bytes: in use now.
         peak_bytes: in use at most so far.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, max_tasks: int) -> None:
+        self.max_tasks = max_tasks
         self.active_bytes = self.peak_bytes = 0
         self.num_kernels = start
         self.tasks = deque[int]()
@@ -61,7 +66,7 @@ class Device:
             if self.num_kernels % KERNELS_PER_TASK == 0:
                 self.tasks.append(self.num_kernels)
         self.pending.append((self.num_kernels, [self.use(buffer) for buffer in buffers]))
-        if len(self.tasks) > MAX_ACTIVE_TASKS:
+        if len(self.tasks) > self.max_tasks:
             self.wait_for_task()
 
     def wait(self) -> None:
@@ -105,6 +110,7 @@ def simulate(
     held: Collection[str] = (),
     num_evaluated: int | None = None,
     stages: Sequence[Sequence[str]] = (),
+    num_lanes: int = 1,
 ) -> Simulation:
     """Evaluate the results of a graph without computing them.
 
@@ -114,6 +120,7 @@ def simulate(
         num_evaluated: how many results are evaluated, the first ones; the others are only referred
             to. None: all.
         stages: results that are evaluated before, one stage after the other, and then forgotten.
+        num_lanes: so many such graphs are evaluated side by side, and share what may be behind.
     """
     early = {name for stage in stages for name in stage}
     results = [name for name in graph.outputs if name not in early]
@@ -121,7 +128,10 @@ def simulate(
     held = [*held, *results[len(evaluated) :]]
     stages = [*stages, evaluated]
     orders = stage_orders(graph, stages)
-    evaluations = [Evaluation(graph, held, stages, orders, start) for start in STARTS]
+    max_tasks = MAX_ACTIVE_TASKS // num_lanes
+    evaluations = [
+        Evaluation(graph, held, stages, orders, Device(start, max_tasks)) for start in STARTS
+    ]
     peak_bytes = max(evaluation.run() for evaluation in evaluations)
     return Simulation(peak_bytes, evaluations[0].saved)
 
@@ -135,10 +145,10 @@ class Evaluation:
         held: Collection[str],
         stages: Sequence[Sequence[str]],
         orders: Sequence[Sequence[Node]],
-        start: int,
+        device: Device,
     ) -> None:
         self.graph, self.stages, self.orders = graph, stages, orders
-        self.device = Device(start)
+        self.device = device
         self.references = Counter(
             name for order in self.orders for node in order for name in node.inputs
         )
