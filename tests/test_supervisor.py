@@ -52,6 +52,14 @@ def test_reloading_a_run_on_two_threads_changes_no_bit(training, mode):
     assert done.result() == whole.result()
 
 
+@pytest.mark.parametrize("own", [{}, {"OPENBLAS_THREAD_TIMEOUT": "20"}])
+def test_threads_that_wait_leave_the_cores_to_others(training, own):
+    run = training(train__num_steps=200).start(**own)
+    run.wait_for_step(0)
+    worker = run.workers()[0].environ()
+    assert worker["OPENBLAS_THREAD_TIMEOUT"] == own.get("OPENBLAS_THREAD_TIMEOUT", "18")
+
+
 EARLY = {
     "train__mode": "full",
     "train__num_steps": 60,

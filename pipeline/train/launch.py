@@ -1,5 +1,6 @@
 """Starting a worker process, and what its supervisor can do to it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pipeline.train.channel import Message, Receiver, Sender
 from pipeline.train.task import Task
 
 BEGIN = "pipeline.train.begin"
+ENVIRONMENT = {"OPENBLAS_THREAD_TIMEOUT": "18"}
+"""Threads of OpenBLAS wait for the next product with a busy loop of 2^18 clock ticks (0.1 ms). Its
+own 2^26 last longer than whole steps, and take the cores from what is worked on side by side."""
 
 
 class WorkerProcess:
@@ -34,6 +38,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            env=ENVIRONMENT | os.environ,
             start_new_session=True,
             pass_fds=(lock,),
         )
