@@ -43,7 +43,7 @@ def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, in
     assert not done.journal("death")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=EXHAUSTIVE)])
 def test_reloading_a_run_on_two_threads_changes_no_bit(training, mode):
     changes, threads = {"train__mode": mode}, {"OPENBLAS_NUM_THREADS": "2"}
     whole = training("whole", **changes).complete(**threads)
@@ -52,7 +52,7 @@ def test_reloading_a_run_on_two_threads_changes_no_bit(training, mode):
     assert done.result() == whole.result()
 
 
-@pytest.mark.parametrize("own", [{}, {"OPENBLAS_THREAD_TIMEOUT": "20"}])
+@pytest.mark.parametrize("own", [{}, {"OPENBLAS_THREAD_TIMEOUT": "20"}], ids=["unset", "set"])
 def test_threads_that_wait_leave_the_cores_to_others(training, own):
     run = training(train__num_steps=200).start(**own)
     run.wait_for_step(0)
