@@ -71,7 +71,6 @@ BESIDE = {
         WIDE,
         {"rows": 5, "lanes": 3, "micro": 2, "validation": 512},
     ),
-    "lora, recomputed": (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "lanes": 2}),
     "lora, others stored": (WIDE | {"blocks": 5}, {"num_layers": 2, "cached": True, "lanes": 2}),
     "lora, vocabulary of Llama 3": (
         SMALL | {"vocab": 128256},
@@ -86,7 +85,7 @@ BESIDE = {
         {"mode": "full", "rows": 2, "longest": 17, "lanes": 2},
     ),
 }
-FIRST = ("lora, recomputed", "lora, three lanes, accumulated, validation", "full, accumulated")
+FIRST = ("lora, three lanes, accumulated, validation", "full, accumulated")
 
 
 def measured_peak(folder, asked, num_steps=NUM_STEPS, **environment):
@@ -136,8 +135,22 @@ def test_the_peak_is_predicted(tmp_path, shape, asked):
 )
 def test_the_peak_of_lanes_is_predicted(tmp_path, shape, asked):
     found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
-    # What is predicted is the sum of the peaks of all parts, which need not coincide.
-    assert 0.95 * measured < found.peak_bytes < 1.25 * measured
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+RECOMPUTED_BESIDE = (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "lanes": 2})
+
+
+@pytest.mark.exhaustive
+@pytest.mark.xfail(reason="peaks of recomputed parts are added up and do not coincide: 18 % high")
+def test_the_peak_of_recomputed_lanes_is_predicted(tmp_path):
+    found, measured = compare(tmp_path, *RECOMPUTED_BESIDE, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_the_peak_of_recomputed_lanes_is_not_predicted_too_low(tmp_path):
+    found, measured = compare(tmp_path, *RECOMPUTED_BESIDE, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes > measured
 
 
 @pytest.mark.exhaustive
