@@ -131,7 +131,7 @@ def outcome(world, tmp_path_factory):
             "val_loss": [row["val_loss"] for row in trainer.validations.rows()],
             "saved_steps": saved,
             "kept_steps": trainer.checkpoints.steps(),
-            "micro_batches": len(trainer.batches(1)),
+            "micro_batches": len(trainer.feed.batches(1)),
             "prefix_cache_hit_rate": metrics["prefix_cache_hit_rate"],
             "block_class": type(trainer.model.layers[0]).__name__,
         }

@@ -17,6 +17,7 @@ from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings
 from pipeline.train import state
 from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.feed import Feed
 from pipeline.train.loop import Trainer
 from pipeline.train.series import MACHINE_COLUMNS, TRAIN_COLUMNS
 from pipeline.train.settings import TrainSettings
@@ -121,7 +122,7 @@ def test_a_stopped_run_ends_with_the_same_bits(run, mode, arrangement, stop_afte
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_stopped_run_with_parts_side_by_side_ends_with_the_same_bits(run, monkeypatch, mode):
     alone = result(run("alone", mode=mode))
-    monkeypatch.setattr("pipeline.train.loop.num_lanes", lambda: 2)
+    monkeypatch.setattr("pipeline.train.feed.num_lanes", lambda: 2)
     whole = result(run("whole", mode=mode))
     run("stopped", stop_after=3, mode=mode)
     mx.random.seed(77)
@@ -215,7 +216,7 @@ def test_validation_is_of_the_start_of_every_interval_and_of_the_final_weights(r
 def test_the_window_mean_is_that_of_tokens(run, make_store):
     trainer = run("a", num_steps=3, steps_per_eval=3)
     rows = trainer.curve.rows()
-    counts = [sum(batch.num_targets for batch in trainer.batches(step)) for step in (1, 2, 3)]
+    counts = [sum(batch.num_targets for batch in trainer.feed.batches(step)) for step in (1, 2, 3)]
     losses = [float(row["train_loss"]) for row in rows]
     assert trainer.progress.train_loss == pytest.approx(np.average(losses, weights=counts))
     assert trainer.progress.num_tokens == sum(counts)
@@ -312,7 +313,7 @@ def test_as_many_documents_and_steps_as_asked_for_are_trained_on(run):
     for num_steps, batch_size in ((3, 2), (4, 6)):
         trainer = run(f"{num_steps}", num_steps=num_steps, batch_size=batch_size)
         assert len(trainer.curve.rows()) == trainer.progress.step == num_steps
-        batches = trainer.batches(num_steps)
+        batches = trainer.feed.batches(num_steps)
         assert sum(len(batch.documents) for batch in batches) == batch_size
 
 
@@ -320,7 +321,7 @@ def test_accumulation_splits_a_step_and_changes_nothing(run):
     weights = []
     for count in (1, 3):
         trainer = run(f"{count}", grad_accumulation_steps=count, mode="full", batch_size=6)
-        assert len(trainer.batches(1)) == count
+        assert len(trainer.feed.batches(1)) == count
         weights.append(trainable_arrays(trainer.model))
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=1e-2, atol=2e-4, err_msg=name)
@@ -417,8 +418,8 @@ def test_a_run_that_ends_early_does_so_with_the_same_bits_when_it_was_stopped(ru
 def test_batch_tokens_are_the_other_way_to_size_a_step(run):
     trainer = run("a", batch_size=None, batch_tokens=60, num_steps=4)
     for step in (1, 2, 3, 4):
-        documents = trainer.plan.documents(step)
-        assert trainer.train_store.lengths[documents].sum() <= 60
+        documents = trainer.feed.plan.documents(step)
+        assert trainer.feed.train.lengths[documents].sum() <= 60
 
 
 def test_the_curve_has_a_row_per_step_with_all_columns(run):
@@ -432,7 +433,7 @@ def test_the_curve_has_a_row_per_step_with_all_columns(run):
 @pytest.fixture
 def poison(monkeypatch):
     """Make the gradient of the third step not a number."""
-    batches = Trainer.batches
+    batches = Feed.batches
 
     def poisoned(self, step):
         found = batches(self, step)
@@ -442,7 +443,7 @@ def poison(monkeypatch):
             ]
         return found
 
-    monkeypatch.setattr(Trainer, "batches", poisoned)
+    monkeypatch.setattr(Feed, "batches", poisoned)
 
 
 def test_a_non_finite_gradient_stops_and_names_the_documents(run, tmp_path, poison):
@@ -450,7 +451,7 @@ def test_a_non_finite_gradient_stops_and_names_the_documents(run, tmp_path, pois
     with pytest.raises(TrainingError, match=message):
         run("a")
     written = json.loads((tmp_path / "a/non_finite-00000003.json").read_text())
-    assert written["documents"] == sorted(run("b", num_steps=1).plan.documents(3).tolist())
+    assert written["documents"] == sorted(run("b", num_steps=1).feed.plan.documents(3).tolist())
 
 
 def test_a_non_finite_step_can_be_skipped_and_is_counted(run, poison):
@@ -556,7 +557,9 @@ def test_one_batch_can_be_learnt_by_heart(run):
     trainer = run("a", overfit_one_batch=True, num_steps=60, learning_rate=3e-2, mode="full")
     losses = [float(row["train_loss"]) for row in trainer.curve.rows()]
     assert losses[-1] < 0.3 * losses[0]
-    first, later = ([one.documents.tolist() for one in trainer.batches(step)] for step in (1, 9))
+    first, later = (
+        [one.documents.tolist() for one in trainer.feed.batches(step)] for step in (1, 9)
+    )
     assert first == later
 
 

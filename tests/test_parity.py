@@ -112,7 +112,7 @@ def their_losses(torch, model, trainer):
     optimizer = torch.optim.AdamW(weights, weight_decay=WEIGHT_DECAY)
     model.train()
     for step in range(1, NUM_STEPS + 1):
-        batches = trainer.batches(step)
+        batches = trainer.feed.batches(step)
         num_targets = sum(batch.num_targets for batch in batches)
         optimizer.zero_grad()
         loss = sum(loss_sum_of(torch, model, batch) for batch in batches) / num_targets

@@ -278,13 +278,13 @@ def test_sixteen_bits_are_stored_as_they_are(run, tunable, dtype):
     model = tunable()
     model.set_dtype(dtype)
     trainer = run("a", num_steps=1, model=model)
-    tokens, store = trainer.validation_store, trainer.prefix.stores[trainer.validation_store]
+    tokens, store = trainer.feed.validation, trainer.prefix.stores[trainer.feed.validation]
     found = mx.array(store.read(2)).view(dtype)
     expected = trainer.prefix.prefix.record(mx.array(tokens.tokens(2)[None, :-1]))[0]
     assert (found.dtype, expected.dtype) == (dtype, dtype)
     assert mx.array_equal(found, expected)
-    batch = trainer.batches(1)[0]
-    hidden = trainer.prefix.gather(trainer.train_store, batch, trainer.progress)
+    batch = trainer.feed.batches(1)[0]
+    hidden = trainer.prefix.gather(trainer.feed.train, batch, trainer.progress)
     assert hidden.dtype == dtype
     assert mx.array_equal(mx.any(hidden != 0, axis=-1), mx.array(batch.segment_ids > 0))
 
@@ -317,8 +317,10 @@ def test_a_sweep_computes_each_document_once(run):
 
 def test_a_run_that_is_shorter_than_an_epoch_computes_only_what_it_uses(run):
     trainer = run("short", num_steps=2)
-    store = trainer.prefix.stores[trainer.train_store]
-    used = {document for step in (1, 2) for b in trainer.batches(step) for document in b.documents}
+    store = trainer.prefix.stores[trainer.feed.train]
+    used = {
+        document for step in (1, 2) for b in trainer.feed.batches(step) for document in b.documents
+    }
     assert {index for index in range(24) if store.read(index) is not None} == used
 
 

@@ -14,7 +14,7 @@ from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import load_base, weights_identity
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim import OptimSettings
-from pipeline.train.loop import StepReport, Trainer
+from pipeline.train.loop import Trainer
 from pipeline.train.plan.roofline import (
     SCORE_COPIES,
     Shape,
@@ -23,6 +23,7 @@ from pipeline.train.plan.roofline import (
     shape_of,
 )
 from pipeline.train.prefix import PrefixSettings
+from pipeline.train.report import StepReport
 from pipeline.train.settings import TrainSettings
 
 RUN = "run"
@@ -117,9 +118,11 @@ def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
     `cached_passes` is what is left of `passes` where what frozen blocks give is at hand. The floor
     holds the largest batch, and the score matrices of one block where attention is not fused.
     """
-    train, settings = trainer.train_store, trainer.settings
-    rows, longest = settings.documents_per_step(trainer.width), int(train.lengths.max())
-    width = row_width(train.lengths, [[int(train.lengths.argmax())]], "bucketed", trainer.width)
+    train, settings = trainer.feed.train, trainer.settings
+    rows, longest = settings.documents_per_step(trainer.feed.width), int(train.lengths.max())
+    width = row_width(
+        train.lengths, [[int(train.lengths.argmax())]], "bucketed", trainer.feed.width
+    )
     weights = sum(value.nbytes for value in named_arrays(trainer.model.parameters()).values())
     trained = sum(value.nbytes for value in trainable_arrays(trainer.model).values())
     state = sum(value.nbytes for value in named_arrays(trainer.optimizer.state).values())

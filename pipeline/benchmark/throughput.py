@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Batch, BatchPlan, arrange, resolve_arrangement
+from pipeline.data.batches import Batch, arrange, resolve_arrangement
+from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
 from pipeline.device import (
     has_fused_attention,

@@ -8,29 +8,11 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline.data.batches import (
-    Arrangement,
-    Batch,
-    BatchPlan,
-    arrange,
-    evaluation_batches,
-    resolve_arrangement,
-)
+from pipeline.data.batches import Batch
 from pipeline.data.store import TokenStore
-from pipeline.device import (
-    has_fused_attention,
-    mlx_memory,
-    mx,
-    nn,
-    num_lanes,
-    reset_peak_memory,
-)
+from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
 from pipeline.distrust import NOTHING, Distrust
 from pipeline.errors import TrainingError
 from pipeline.files import write_json
@@ -38,8 +20,10 @@ from pipeline.likelihood import document_losses
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.optim import OptimSettings, make_optimizer
 from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.feed import Feed
 from pipeline.train.prefix import PrefixSettings, make_prefix
 from pipeline.train.profile import Profile
+from pipeline.train.report import StepReport, measured
 from pipeline.train.saver import Saver
 from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
 from pipeline.train.settings import TrainSettings
@@ -54,25 +38,6 @@ from pipeline.train.step import StepResult, TrainStep
 from pipeline.train.watch import Watch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What the loop tells of the update just finished; the first one has step 1.
-
-    Attributes:
-        seconds: how long it took, without validation and saving.
-        footprint_bytes: what the run holds after it.
-        spike_bytes: what MLX held beyond that meanwhile.
-    """
-
-    step: int
-    result: StepResult
-    learning_rate: float
-    tokens_per_second: float
-    seconds: float
-    footprint_bytes: int
-    spike_bytes: int
 
 
 class Trainer:
@@ -104,20 +69,9 @@ class Trainer:
             prefix: where activations of frozen blocks are kept; None: they are not.
         """
         self.watch = watch or Watch()
-        self.model, self.train_store, self.validation_store = model, train, validation
-        self.settings, self.folder, self.weights = settings, folder, distrust.weights
-        self.arrangement: Arrangement = resolve_arrangement(
-            settings.arrangement, has_fused_attention()
-        )
-        self.width = int(max(train.lengths.max(), validation.lengths.max()))
-        self.plan = BatchPlan(
-            train.lengths,
-            batch_size=settings.batch_size,
-            batch_tokens=settings.batch_tokens,
-            seed=settings.seed,
-            probabilities=distrust.probabilities,
-        )
-        if self.arrangement == "packed":
+        self.model, self.settings, self.folder = model, settings, folder
+        self.feed = Feed(train, validation, settings, distrust)
+        if self.feed.arrangement == "packed":
             check_packable(model)
         if settings.grad_checkpoint:
             checkpoint_blocks(model)
@@ -125,22 +79,28 @@ class Trainer:
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
-        self.train_step = TrainStep(
-            model,
-            self.optimizer,
-            settings.max_grad_norm,
-            self.profile,
-            settings.label_smoothing,
-            None if distrust.terms is None else distrust.terms * train.num_targets,
-            replayed=lambda batches: self.prefix.replayed(train, batches, self.progress),
-        )
-        if self.train_step.split.problem and not self.watch.reloads:
-            self.watch.note(whole_logits(self.train_step.split.problem))
+        self.train_step = self.make_step(distrust)
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
         self.saver = Saver(self.checkpoints, (self.curve, self.validations))
         self.progress = Progress()
+
+    def make_step(self, distrust: Distrust) -> TrainStep:
+        """Make what updates the model, and tell if its head cannot be run by itself."""
+        train, terms = self.feed.train, distrust.terms
+        step = TrainStep(
+            self.model,
+            self.optimizer,
+            self.settings.max_grad_norm,
+            self.profile,
+            self.settings.label_smoothing,
+            None if terms is None else terms * train.num_targets,
+            replayed=lambda batches: self.prefix.replayed(train, batches, self.progress),
+        )
+        if step.split.problem and not self.watch.reloads:
+            self.watch.note(whole_logits(step.split.problem))
+        return step
 
     def restore(self, allow_inexact: bool = False) -> list[str]:
         """Take up the newest checkpoint, if there is one.
@@ -212,7 +172,11 @@ class Trainer:
         """Make one step, and measure it."""
         started = time.monotonic()
         result = self.one_step()
-        return self.report(result, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        rate = float(self.optimizer.learning_rate)
+        report = measured(self.progress, result, rate, seconds, self.watch)
+        self.curve.append(report.row(self.watch))
+        return report
 
     def validate_if_due(self) -> None:
         """Validate once after each interval, and save what is the best so far."""
@@ -226,24 +190,11 @@ class Trainer:
         if progress.best_step == progress.step:
             self.save()
 
-    def batches(self, step: int) -> list[Batch]:
-        """Arrange the documents of a step; a pure function of the seed and the step."""
-        documents = self.plan.documents(1 if self.settings.overfit_one_batch else step)
-        return arrange(
-            self.train_store,
-            documents,
-            arrangement=self.arrangement,
-            num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
-            num_lanes=num_lanes(),
-            width=self.width,
-            weights=self.weights,
-        )
-
     def one_step(self) -> StepResult:
         """Make one update, or none where loss or gradient is not finite and that may be skipped."""
         step = self.progress.step + 1
         with self.profile.part("batches"):
-            batches = self.batches(step)
+            batches = self.feed.batches(step)
         result = self.train_step(batches)
         if not result.finite:
             self.handle_non_finite(step, result, batches)
@@ -273,33 +224,6 @@ class Trainer:
             )
         self.progress.skipped_steps += 1
 
-    def report(self, result: StepResult, seconds: float) -> StepReport:
-        """Measure memory, and add the step to the curve."""
-        memory, footprint = mlx_memory(), self.watch.footprint_bytes()
-        progress = self.progress
-        progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
-        progress.peak_footprint_bytes = max(progress.peak_footprint_bytes, footprint)
-        learning_rate = float(self.optimizer.learning_rate)
-        speed = result.num_tokens / seconds
-        row: dict[str, Any] = {
-            "step": progress.step,
-            "train_loss": result.train_loss,
-            "learning_rate": learning_rate,
-            "grad_norm": result.grad_norm,
-            "distrust_term": result.distrust_term,
-            "mean_weight": result.mean_weight,
-            "tokens_per_second": round(speed, 1),
-            "footprint_bytes": footprint,
-            "mlx_active_bytes": memory.active_bytes,
-            "mlx_cache_bytes": memory.cache_bytes,
-            "memory_limit_bytes": self.watch.limit_bytes,
-            "reload_above_bytes": self.watch.bound_bytes,
-            "reloads": self.watch.reloads,
-        }
-        self.curve.append(row)
-        spike = max(0, memory.peak_bytes - memory.active_bytes - memory.cache_bytes)
-        return StepReport(progress.step, result, learning_rate, speed, seconds, footprint, spike)
-
     def validate(self) -> None:
         """Measure the loss on the fixed set; remember it, and whether it is the best so far.
 
@@ -307,17 +231,9 @@ class Trainer:
             TrainingError: when it is not finite.
         """
         progress = self.progress
-        count = len(self.validation_store)
-        limit = self.settings.validation_documents
-        chosen = np.arange(count if limit is None else min(limit, count))
-        batches = evaluation_batches(
-            self.validation_store,
-            chosen,
-            arrangement=self.arrangement,
-            width=self.width,
-            batch_tokens=self.settings.evaluation_tokens(self.width, self.train_store.vocab_size),
+        batches = self.prefix.replayed(
+            self.feed.validation, self.watched(self.feed.validation_batches()), progress
         )
-        batches = self.prefix.replayed(self.validation_store, self.watched(batches), progress)
         val_loss = document_losses(self.model, batches).mean
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
         if not math.isfinite(val_loss):

@@ -146,7 +146,7 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "peak_footprint_bytes": progress.peak_footprint_bytes,
         "skipped_steps": progress.skipped_steps,
         "wall_seconds": progress.wall_seconds,
-        "arrangement": trainer.arrangement,
+        "arrangement": trainer.feed.arrangement,
     }
 
 

@@ -25,12 +25,13 @@ from pipeline.errors import CheckpointError, DeviceError, PipelineError
 from pipeline.machine import footprint_bytes
 from pipeline.train.channel import Receiver, Sender
 from pipeline.train.faults import Faults
-from pipeline.train.loop import StepReport, Trainer
+from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB, MemoryGuard
 from pipeline.train.plan.fit import require_fit
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import Plan, make_plan
 from pipeline.train.post import Interrupted, NoteHandler, Orders, Post
+from pipeline.train.report import StepReport
 from pipeline.train.signals import STOPPING
 from pipeline.train.task import Task
 from pipeline.train.watch import Watch

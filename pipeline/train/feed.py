@@ -1,0 +1,81 @@
+"""What a run is fed: the micro-batches of each step, and the batches of a validation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.data.batches import (
+    Arrangement,
+    Batch,
+    arrange,
+    evaluation_batches,
+    resolve_arrangement,
+)
+from pipeline.data.order import BatchPlan
+from pipeline.data.store import TokenStore
+from pipeline.device import has_fused_attention, num_lanes
+from pipeline.distrust import Distrust
+from pipeline.train.settings import TrainSettings
+
+
+@dataclass
+class Feed:
+    """Gives batches; all of them are pure functions of the settings, the seed and the step.
+
+    Args:
+        train: what is trained on.
+        validation: the fixed set of which the first documents are validated on.
+        settings: the loop's parameters.
+        distrust: what provenance does to each document of `train`.
+
+    Attributes:
+        arrangement: how documents lie in rows.
+        width: tokens of the longest document of both.
+        plan: which documents make up each step.
+    """
+
+    train: TokenStore
+    validation: TokenStore
+    settings: TrainSettings
+    distrust: Distrust
+    arrangement: Arrangement = field(init=False)
+    width: int = field(init=False)
+    plan: BatchPlan = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Choose the arrangement, and plan the order."""
+        settings = self.settings
+        self.arrangement = resolve_arrangement(settings.arrangement, has_fused_attention())
+        self.width = int(max(self.train.lengths.max(), self.validation.lengths.max()))
+        self.plan = BatchPlan(
+            self.train.lengths,
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
+            seed=settings.seed,
+            probabilities=self.distrust.probabilities,
+        )
+
+    def batches(self, step: int) -> list[Batch]:
+        """Arrange the documents of a step; the first step is 1."""
+        documents = self.plan.documents(1 if self.settings.overfit_one_batch else step)
+        return arrange(
+            self.train,
+            documents,
+            arrangement=self.arrangement,
+            num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
+            num_lanes=num_lanes(),
+            width=self.width,
+            weights=self.distrust.weights,
+        )
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Arrange what is validated on; the same every time."""
+        count, limit = len(self.validation), self.settings.validation_documents
+        return evaluation_batches(
+            self.validation,
+            np.arange(count if limit is None else min(limit, count)),
+            arrangement=self.arrangement,
+            width=self.width,
+            batch_tokens=self.settings.evaluation_tokens(self.width, self.train.vocab_size),
+        )

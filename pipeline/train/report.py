@@ -1,0 +1,73 @@
+"""What the loop tells of an update: to whoever looks on, and in the curve."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.device import mlx_memory
+from pipeline.train.state import Progress
+from pipeline.train.step import StepResult
+from pipeline.train.watch import Watch
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the loop tells of the update just finished; the first one has step 1.
+
+    Attributes:
+        seconds: how long it took, without validation and saving.
+        footprint_bytes: what the run holds after it.
+        mlx_active_bytes: what arrays of MLX hold of that,
+        mlx_cache_bytes: and what it keeps for later ones.
+        spike_bytes: what MLX held beyond that meanwhile.
+    """
+
+    step: int
+    result: StepResult
+    learning_rate: float
+    seconds: float
+    footprint_bytes: int
+    mlx_active_bytes: int
+    mlx_cache_bytes: int
+    spike_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Count the targets of a second."""
+        return self.result.num_tokens / self.seconds
+
+    def row(self, watch: Watch) -> dict[str, Any]:
+        """Give the row of the curve; see `series.TRAIN_COLUMNS`."""
+        return {
+            "step": self.step,
+            "train_loss": self.result.train_loss,
+            "learning_rate": self.learning_rate,
+            "grad_norm": self.result.grad_norm,
+            "distrust_term": self.result.distrust_term,
+            "mean_weight": self.result.mean_weight,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "footprint_bytes": self.footprint_bytes,
+            "mlx_active_bytes": self.mlx_active_bytes,
+            "mlx_cache_bytes": self.mlx_cache_bytes,
+            "memory_limit_bytes": watch.limit_bytes,
+            "reload_above_bytes": watch.bound_bytes,
+            "reloads": watch.reloads,
+        }
+
+
+def measured(
+    progress: Progress, result: StepResult, learning_rate: float, seconds: float, watch: Watch
+) -> StepReport:
+    """Measure memory after an update, and remember the peaks."""
+    memory, footprint = mlx_memory(), watch.footprint_bytes()
+    progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
+    progress.peak_footprint_bytes = max(progress.peak_footprint_bytes, footprint)
+    return StepReport(
+        step=progress.step,
+        result=result,
+        learning_rate=learning_rate,
+        seconds=seconds,
+        footprint_bytes=footprint,
+        mlx_active_bytes=memory.active_bytes,
+        mlx_cache_bytes=memory.cache_bytes,
+        spike_bytes=max(0, memory.peak_bytes - memory.active_bytes - memory.cache_bytes),
+    )
