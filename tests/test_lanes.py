@@ -8,7 +8,7 @@ import pytest
 from pipeline import device
 from pipeline.blas.choose import Blas
 from pipeline.data.batches import arrange
-from pipeline.device import mx, products_on_one_thread
+from pipeline.device import mlx_memory, mx, products_on_one_thread
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.forward import checkpoint_blocks, random_key
 from pipeline.model.prefix import find_prefix
@@ -167,6 +167,22 @@ def test_graphs_of_lanes_are_evaluated_block_by_block(tiny_config, make_store):
     blocks = tiny_config["num_hidden_layers"]
     (alone,), (part, _) = parts_of(store, 1), parts_of(store, 2)
     assert len(step.graph(part).stages) == len(step.graph(alone).stages) + blocks
+
+
+def test_what_parts_share_is_evaluated_before_them(tiny_config, make_store):
+    step, batches = make_step(tiny_config, settings_of("lora")), parts_of(make_store(), 2)
+    zeros = mx.zeros(1 << 20)
+    mx.eval(zeros)
+    step.model.layers[0].self_attn.rope._freqs = zeros + 1  # no parameter; mlx-lm makes them so
+    before, seen = mlx_memory().active_bytes, []
+
+    def graph(batch):
+        seen.append(mlx_memory().active_bytes)
+        return Part(mx.array(0.0), {}, [])
+
+    step.graph = graph
+    step.accumulate(batches)
+    assert seen[0] - before >= zeros.nbytes
 
 
 def test_products_are_made_by_who_asks_within_the_block_only(monkeypatch):

@@ -50,6 +50,16 @@ def own_arrays(model: nn.Module, inside_blocks: bool = True) -> dict[str, mx.arr
     }
 
 
+def every_array(model: nn.Module) -> list[mx.array]:
+    """Give all arrays that modules hold, also those that are no parameters (rotary frequencies)."""
+    return [
+        value
+        for module in model.modules()
+        for value in module.values()
+        if isinstance(value, mx.array)
+    ]
+
+
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """List the layers that carry an adapter."""
     for name, module in model.named_modules():

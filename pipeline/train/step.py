@@ -11,7 +11,7 @@ from pipeline.device import mx, nn, optimizers, tree_map
 from pipeline.head_loss import Stages, evaluate, loss_sums
 from pipeline.model.forward import random_key
 from pipeline.model.split import Split, noted, proven_split
-from pipeline.model.tree import blocks, named_arrays
+from pipeline.model.tree import blocks, every_array, named_arrays
 from pipeline.train.lanes import Lanes, Part
 from pipeline.train.profile import Profile
 
@@ -106,7 +106,8 @@ class TrainStep:
         """Build the graph of a batch, on a stream of its own where others are beside it."""
         if batch.num_lanes == 1:
             return self.graph(batch)
-        mx.eval(self.model.parameters())  # all parts refer to them; see `lanes`
+        # All parts refer to these, see `lanes`; recomputation leaves new ones after each graph.
+        mx.eval(every_array(self.model))
         with mx.stream(self.lanes.stream(lane)):
             part = self.graph(batch)
             mx.eval(random_key())  # the next part goes on from it
