@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -159,6 +160,17 @@ def test_the_budget_is_never_passed(open_store, tmp_path):
 def test_what_does_not_fit_is_left_out(open_store):
     assert stored(fill(open_store(budget=3 * 10**4))) == [0, 1, 2]
     assert stored(fill(open_store("b", budget=0))) == []
+
+
+def test_a_budget_that_is_too_small_is_said_once_with_what_would_do(open_store, caplog):
+    store = fill(fill(open_store(budget=3 * 10**4)))
+    share = store.num_bytes / (store.num_bytes + store.missing_bytes)
+    (message,) = [record.message for record in caplog.records]
+    assert f"there is room for {share:.0%} of the activations" in message
+    wanted = float(re.search(r"train.prefix_cache_gb=(\S+) holds all", message)[1])
+    caplog.clear()
+    assert stored(fill(open_store("b", budget=int(wanted * 1e9) + 3 * 10**4))) == [0, 1, 2, 3]
+    assert not caplog.records
 
 
 def test_the_least_recently_used_store_makes_room(open_store, tmp_path):

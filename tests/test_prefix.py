@@ -13,8 +13,10 @@ from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.forward import checkpoint_blocks, forward
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.scratch import initialize
+from pipeline.model.split import noted
 from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim import OptimSettings
+from pipeline.train.lanes import Lanes
 from pipeline.train.loop import Trainer
 from pipeline.train.prefix import PrefixSettings
 from pipeline.train.watch import Watch
@@ -260,8 +262,15 @@ WAYS = {
 }
 
 
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Work on two rows, and on two documents, side by side, as with two threads of the BLAS."""
+    for module in ("feed", "prefix"):
+        monkeypatch.setattr(f"pipeline.train.{module}.num_lanes", lambda: 2)
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_with_and_without_are_equal_and_a_repeat_is_so_to_the_bit(run, way):
+def test_with_and_without_are_equal_and_a_repeat_is_so_to_the_bit(run, side_by_side, way):
     without = run("without", cache="", **WAYS[way])
     first, second = run("first", **WAYS[way]), run("second", **WAYS[way])
     np.testing.assert_allclose(losses(first), losses(without), rtol=1e-5)
@@ -301,7 +310,7 @@ def test_a_stopped_run_ends_with_the_same_bits(run, arrangement, stop_after):
     assert bits(run("stopped", cache="other", **changes)) == whole
 
 
-def test_who_filled_the_store_and_how_much_of_it_changes_no_bit(run):
+def test_who_filled_the_store_and_how_much_of_it_changes_no_bit(run, side_by_side):
     whole = bits(run("cold", cache="one"))
     run("others", cache="two", seed=8, num_steps=2, adapter={"rank": 2, "num_layers": 1})
     assert bits(run("warm", cache="two")) == whole
@@ -346,12 +355,43 @@ def test_nothing_is_taken_that_was_made_of_something_else(run, stores, monkeypat
     assert names[0] != names[1]
 
 
+def test_documents_are_worked_on_side_by_side(run, side_by_side, monkeypatch):
+    together, real = [], Lanes.side_by_side
+
+    def seen(self, work, items):
+        if work is mx.eval:
+            together.append(len(items))
+        real(self, work, items)
+
+    monkeypatch.setattr(Lanes, "side_by_side", seen)
+    run("a", num_steps=0)
+    assert sum(together) == 6
+    assert set(together) == {2}
+
+
+def test_blocks_that_are_left_out_ask_for_nothing(tunable):
+    prefix = find_prefix(model := tunable())
+    hidden = prefix.record(TOKENS)
+    with prefix.replay(hidden), noted(blocks(model)) as outputs:
+        forward(model, TOKENS)
+    assert [output is hidden for output in outputs] == [True] * 3 + [False]
+
+
 def test_it_is_said_once_what_is_frozen(run):
     (note,) = run("lora", num_steps=1).watch.notes
     assert note.startswith("3 of 4 blocks are frozen: a document goes through them once")
-    (note,) = run("full", num_steps=1, adapter={"mode": "full"}).watch.notes
-    assert note.endswith("no activations are kept: the first block is trained")
+    (note,) = run("embedding", num_steps=1, adapter=UNUSABLE["embedding"][0]).watch.notes
+    assert note.endswith("no activations are kept: what enters the blocks is trained too")
+    assert run("full", num_steps=1, adapter={"mode": "full"}).watch.notes == []
     assert run("off", cache="", num_steps=1).watch.notes == []
+
+
+def test_a_run_shorter_than_an_epoch_is_told_what_it_pays(run):
+    advice = "this run has 0.4 epochs, so only other runs gain from that: train.prefix_cache_gb=0"
+    (note,) = run("short", num_steps=2).watch.notes
+    assert advice in note
+    (note,) = run("long", num_steps=7).watch.notes
+    assert "epochs" not in note
 
 
 def test_a_folder_that_cannot_be_used_is_said_and_changes_no_bit(run, tmp_path, caplog):

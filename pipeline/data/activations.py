@@ -114,6 +114,7 @@ class ActivationStore:
         try:
             if is_new and not self.cache.has_room(values.nbytes):
                 self._is_full = True
+                log.warning(self.fullness())
                 return
             place = self.rows_of(document).start * self._row_bytes
             write_at(self._values, values.tobytes(), place)
@@ -126,6 +127,19 @@ class ActivationStore:
                 self.folder,
                 error,
             )
+
+    def fullness(self) -> str:
+        """Word that the budget holds no more, and what would hold all."""
+        held, missing = self.num_bytes, self.missing_bytes
+        wanted = self.cache.held_bytes() + missing + BLOCK_BYTES * len(self._table)
+        wanted *= 1.05  # two digits are shown
+        return (
+            f"{self.folder}: there is room for {held / (held + missing):.0%} of the activations; "
+            "those of all other documents are computed again each time they are used, one by one, "
+            "which is slower than no cache.\n"
+            f"train.prefix_cache_gb={wanted / 1e9:.2g} holds all where the disk has twice as much "
+            "room; 0 keeps none."
+        )
 
 
 class ActivationCache:

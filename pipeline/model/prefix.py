@@ -3,7 +3,7 @@
 mlx-lm's models call their blocks in order, each on what the one before gave. So the blocks below
 the first trained one can be left out where the last of them gives what it would have given. Block
 objects get a class of their own for that, as with checkpointing: settings that a model reads from
-its blocks stay. The embedding is still asked for, but what nobody needs MLX never computes.
+its blocks stay. The embedding still stands in the graph, but what nobody needs MLX never computes.
 
 That a model is built like this is not believed but tried: `find_prefix` compares.
 """
@@ -85,7 +85,7 @@ def replayable(kind: type[nn.Module], prefix: FrozenPrefix, is_last: bool) -> ty
 
     def call(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if prefix.hidden is not None:
-            return prefix.hidden if is_last else hidden
+            return prefix.hidden  # of each, so that nobody asks for what went in
         output = kind.__call__(self, hidden, *args, **kwargs)
         if is_last and prefix.is_recording:
             raise Reached(output)

@@ -16,13 +16,15 @@ finds more waits until there are fewer than it found, and while others go on tha
 core is idle. So the forward pass is evaluated block by block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from pipeline.device import mx, products_on_one_thread
+from pipeline.device import MOST_LANES, mx, products_on_one_thread
 from pipeline.head_loss import Stages, evaluate
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -42,10 +44,12 @@ class Part:
 
 @dataclass
 class Lanes:
-    """Streams and threads, as many as have been needed at once."""
+    """Streams and threads, which are made when they are first needed."""
 
     streams: list[mx.Stream] = field(default_factory=list)
-    threads: ThreadPoolExecutor | None = None
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MOST_LANES, "lane")
+    )
 
     def stream(self, lane: int) -> mx.Stream:
         """Give the stream on which the graph of a part is built."""
@@ -55,10 +59,12 @@ class Lanes:
 
     def evaluate(self, parts: Sequence[Part]) -> None:
         """Evaluate parts side by side, each built on a stream of its own."""
-        if self.threads is None:
-            self.threads = ThreadPoolExecutor(len(parts), "lane")
+        self.side_by_side(evaluate_part, parts)
+
+    def side_by_side(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
+        """Do some work on each item in a thread; all are done when this returns or raises."""
         with products_on_one_thread():
-            running = [self.threads.submit(evaluate_part, part) for part in parts]
+            running = [self.threads.submit(work, item) for item in items]
             wait(running)
         for each in running:
             each.result()

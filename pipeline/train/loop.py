@@ -75,7 +75,8 @@ class Trainer:
             check_packable(model)
         if settings.grad_checkpoint:
             checkpoint_blocks(model)
-        self.prefix = make_prefix(model, prefix, self.watch)
+        num_epochs = settings.num_steps / self.feed.plan.steps_in_epoch(0)
+        self.prefix = make_prefix(model, prefix, self.watch, num_epochs)
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)

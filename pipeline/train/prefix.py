@@ -7,7 +7,7 @@ were computed, nor whether they were stored at all: what does not fit under the 
 in the same way each time. They are computed when first asked for. A pass before step 1 would cost
 as much as it saves in the first epoch, and a run shorter than an epoch would pay for what it never
 uses. What a document of a few dozen tokens loses by not sharing its products with others is small
-on a CPU, and there is no padding.
+on a CPU, there is no padding, and a few documents are worked on side by side.
 
 Where it lies. In `models/prefix` of the repository, for runs by hand and under DVC alike, each
 store under the hash of what its bits depend on. It is no out of a DVC stage: DVC would hash
@@ -30,11 +30,12 @@ from jaxtyping import Float, UInt
 from pipeline.data.activations import ActivationCache, ActivationStore
 from pipeline.data.batches import Batch
 from pipeline.data.store import TOKENS, TokenStore
-from pipeline.device import mx, nn, numerics_fingerprint
+from pipeline.device import mx, nn, num_lanes, numerics_fingerprint
 from pipeline.errors import ModelError
 from pipeline.files import cached_sha256_file
-from pipeline.model.prefix import FrozenPrefix, find_prefix
+from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.tree import blocks
+from pipeline.train.lanes import Lanes
 from pipeline.train.state import Progress
 from pipeline.train.watch import Watch
 
@@ -91,6 +92,7 @@ class CachedPrefix(NoPrefix):
     width: int
     dtype: mx.Dtype
     stores: dict[TokenStore, ActivationStore | None] = field(default_factory=dict)
+    lanes: Lanes = field(default_factory=Lanes)
 
     def replayed(
         self, store: TokenStore, batches: Iterable[Batch], progress: Progress
@@ -116,31 +118,50 @@ class CachedPrefix(NoPrefix):
         """Lay out activations as the tokens of a batch lie; padding is 0."""
         shape = (*batch.inputs.shape, self.width)
         bits = np.zeros(shape, f"<u{self.dtype.size}")
-        for index, document in enumerate(batch.documents.tolist()):
-            bits[batch.segment_ids == index + 1] = self.activations(store, document, progress)
+        documents = batch.documents.tolist()
+        found = self.activations(store, list(dict.fromkeys(documents)), progress)
+        for index, document in enumerate(documents):
+            bits[batch.segment_ids == index + 1] = found[document]
         hidden = mx.array(bits).view(self.dtype)
         mx.eval(hidden)  # it is used on another stream than this one, by another thread
         return hidden
 
     def activations(
-        self, store: TokenStore, document: int, progress: Progress
-    ) -> UInt[np.ndarray, "positions width"]:
-        """Read the activations of a document, or compute and store them."""
+        self, store: TokenStore, documents: list[int], progress: Progress
+    ) -> dict[int, UInt[np.ndarray, "positions width"]]:
+        """Read the activations of different documents, or compute and store them."""
         stored = self.opened(store)
-        found = None if stored is None else stored.read(document)
-        progress.prefix_lookups += 1
-        progress.prefix_hits += found is not None
-        if found is not None:
-            return found
-        computed = self.computed(store, document)
-        if stored is not None:
-            stored.write(document, computed)
-        return computed
+        read = {} if stored is None else {each: stored.read(each) for each in documents}
+        found = {document: values for document, values in read.items() if values is not None}
+        progress.prefix_lookups += len(documents)
+        progress.prefix_hits += len(found)
+        missing = [document for document in documents if document not in found]
+        for document, values in zip(missing, self.computed(store, missing), strict=True):
+            found[document] = values
+            if stored is not None:
+                stored.write(document, values)
+        return found
 
-    def computed(self, store: TokenStore, document: int) -> UInt[np.ndarray, "positions width"]:
-        """Run the frozen blocks over one document, by itself."""
-        inputs = mx.array(store.tokens(document)[None, :-1])
-        return np.array(self.prefix.record(inputs)[0].view(UNSIGNED[self.dtype.size]))
+    def computed(
+        self, store: TokenStore, documents: list[int]
+    ) -> Iterator[UInt[np.ndarray, "positions width"]]:
+        """Run the frozen blocks over documents, each by itself, and a few of them side by side."""
+        for start in range(0, len(documents), num_lanes()):
+            outputs = self.outputs(store, documents[start : start + num_lanes()])
+            yield from (np.array(output[0].view(UNSIGNED[self.dtype.size])) for output in outputs)
+
+    def outputs(self, store: TokenStore, documents: list[int]) -> list[mx.array]:
+        """Give what the frozen blocks make of a few documents, evaluated."""
+        inputs = [mx.array(store.tokens(document)[None, :-1]) for document in documents]
+        if num_lanes() == 1:
+            return [self.prefix.record(each) for each in inputs]
+        # The weights, which all graphs refer to, have been evaluated by `find_prefix`; see `lanes`.
+        outputs = list[mx.array]()
+        for lane, each in enumerate(inputs):
+            with mx.stream(self.lanes.stream(lane)):
+                outputs.append(self.prefix.record(each))
+        self.lanes.side_by_side(mx.eval, outputs)
+        return outputs
 
     def opened(self, store: TokenStore) -> ActivationStore | None:
         """Open the activations of a split when they are first asked for; None where they cannot."""
@@ -185,15 +206,18 @@ class CachedPrefix(NoPrefix):
         }
 
 
-def make_prefix(model: nn.Module, settings: PrefixSettings | None, watch: Watch) -> NoPrefix:
+def make_prefix(
+    model: nn.Module, settings: PrefixSettings | None, watch: Watch, num_epochs: float
+) -> NoPrefix:
     """Leave frozen blocks out of the steps of a model where that gives the same.
 
     Args:
         model: trainable as it will be trained, its blocks of the class they will have.
         settings: None: run every block in every step.
         watch: is told once which it is.
+        num_epochs: of the run.
     """
-    if settings is None:
+    if settings is None or not frozen_depth(model):
         return NoPrefix()
     try:
         prefix = find_prefix(model)
@@ -202,6 +226,11 @@ def make_prefix(model: nn.Module, settings: PrefixSettings | None, watch: Watch)
             f"{prefix.depth} of {len(blocks(model))} blocks are frozen: a document goes through "
             f"them once, and what comes out is kept in {settings.folder} (train.prefix_cache_gb)"
         )
+        if num_epochs <= 1:
+            text += (
+                f"; this run has {num_epochs:.2g} epochs, so only other runs gain from that: "
+                "train.prefix_cache_gb=0 makes this one faster"
+            )
     except ModelError as error:
         found = NoPrefix()
         text = f"every block is run in every step, and no activations are kept: {error}"

@@ -100,6 +100,7 @@ class TrainStep:
             total, gradients, stages = add(total, gradients, parts)
             evaluate(stages)
             mx.eval(total, gradients)
+        assert not parts, "a micro-batch lacks one of its parts"
         return total, gradients
 
     def part(self, batch: Batch, lane: int) -> Part:

@@ -180,7 +180,8 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     if rehearsal.prefix is not None:
         alone = rehearsal.recording(blank_batch(request, 1))
         gradients = found.trainable_bytes if request.num_micro_batches > 1 else 0
-        phases["frozen blocks"] = alone.peak_bytes + gradients + found.state_bytes
+        documents = request.num_lanes * (alone.peak_bytes - weights)
+        phases["frozen blocks"] = weights + documents + gradients + found.state_bytes
     if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
         validation = rehearsal.validation(blank_batch(request, rows))
