@@ -5,7 +5,6 @@ Everything else in the project takes `mx`, `nn`, `optimizers` and the tree funct
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 import resource
 import time
@@ -18,7 +17,9 @@ from pipeline.blas.choose import SETTING, confirm_blas, route_blas
 from pipeline.errors import DeviceError
 from pipeline.files import sha256_bytes
 from pipeline.machine import available_memory_bytes, footprint_bytes, memory_limits
+from pipeline.offline import go_offline
 
+go_offline()
 BLAS = route_blas()
 
 import mlx.core as mx  # noqa: E402
@@ -48,8 +49,6 @@ __all__ = [
 MLX_VERSION = importlib.metadata.version("mlx")
 CPU_CACHE_BYTES = 32 << 20
 MOST_LANES = 4
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-QUIET = {"TRANSFORMERS_VERBOSITY": "error"}  # it warns of libraries that nothing here needs
 
 
 def is_cpu() -> bool:
@@ -204,13 +203,6 @@ def keep_open_file_limit() -> Iterator[None]:
         resource.setrlimit = change
 
 
-def go_offline() -> None:
-    """Keep the Hugging Face libraries off the network and quiet, unless the user wants them."""
-    for name, value in (OFFLINE | QUIET).items():
-        os.environ.setdefault(name, value)
-
-
-go_offline()
 PROBE = probe_product()
 if is_cpu():
     BLAS = confirm_blas(BLAS)

@@ -1,9 +1,13 @@
-"""The stages. What a user can mend is printed without a traceback, while importing too."""
+"""The stages. What a user can mend is printed without a traceback, while importing too.
+
+Whatever they import finds the Hugging Face libraries off the network.
+"""
 
 import sys
 from types import TracebackType
 
 from pipeline.errors import PipelineError
+from pipeline.offline import go_offline
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -15,3 +19,4 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 
 sys.excepthook = report
+go_offline()

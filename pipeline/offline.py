@@ -1,0 +1,15 @@
+"""The Hugging Face libraries stay off the network and quiet, unless the user wants them otherwise.
+
+They read the environment once, when they are imported; so it is set before that.
+"""
+
+import os
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error"}  # it warns of libraries that nothing here needs
+
+
+def go_offline() -> None:
+    """Tell these libraries, and those of every process that is started from here."""
+    for name, value in (OFFLINE | QUIET).items():
+        os.environ.setdefault(name, value)
