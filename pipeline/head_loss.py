@@ -33,9 +33,9 @@ def chunk_rows(vocab_size: int, num_trained: int = 0, num_lanes: int = 1) -> int
 
     Args:
         vocab_size: logits of a row.
-        num_lanes: so many chunks are worked on side by side.
         num_trained: weights of the head that are trained. Each chunk adds a gradient as large as
             they are, beside which as many logits are no burden.
+        num_lanes: chunks that are worked on side by side, and share the memory of one.
     """
     together = CHUNK_LOGITS_CPU if is_cpu() else CHUNK_LOGITS_GPU
     logits = max(together // num_lanes, num_trained)

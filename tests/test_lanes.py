@@ -162,6 +162,17 @@ def test_what_one_lane_raises_is_raised_when_the_others_are_done(monkeypatch):
     assert done.is_set()
 
 
+def test_lanes_make_their_products_alone(monkeypatch):
+    asked, during = [], []
+    monkeypatch.setattr(device, "BLAS", Blas("fast", "lib", 2, asked.append))
+    monkeypatch.setattr(
+        "pipeline.train.lanes.evaluate_part", lambda part: during.append(list(asked))
+    )
+    Lanes().evaluate([Part(mx.array(0.0), {}, [])] * 2)
+    assert during == [[1], [1]]
+    assert asked == [1, 2]
+
+
 def test_graphs_of_lanes_are_evaluated_block_by_block(tiny_config, make_store):
     step, store = make_step(tiny_config, settings_of("lora")), make_store()
     blocks = tiny_config["num_hidden_layers"]
