@@ -164,7 +164,9 @@ def test_what_one_lane_raises_is_raised_when_the_others_are_done(monkeypatch):
 
 def test_lanes_make_their_products_alone(monkeypatch):
     asked, during = [], []
-    monkeypatch.setattr(device, "BLAS", Blas("fast", "lib", 2, asked.append))
+    monkeypatch.setattr(
+        device, "BLAS", Blas("fast", "lib", 2, lambda count: asked.append(count) or count)
+    )
     monkeypatch.setattr(
         "pipeline.train.lanes.evaluate_part", lambda part: during.append(list(asked))
     )

@@ -13,6 +13,7 @@ from pipeline.errors import TrainingError
 from pipeline.train.memory import (
     GB,
     MB,
+    SETTLED_STEPS,
     WARM_UP_STEPS,
     LeakMeter,
     MemoryGuard,
@@ -65,17 +66,36 @@ def test_the_slope_of_a_line_is_found_though_a_quarter_of_the_points_is_wild(slo
     assert robust_slope(values) == pytest.approx(slope, rel=0.5, abs=1e6 + 1e-3 * start)
 
 
-@pytest.mark.parametrize("steps", [20, 64, 130, 5000])
-def test_the_slope_of_a_whole_life_is_found_under_waves(steps):
+@pytest.mark.parametrize("steps", [130, 300, 5000])
+def test_the_slope_of_a_settled_process_is_found_under_waves(steps):
     """Allocators go up and down for some 100 steps around each validation; that is no leak."""
     meter, still = LeakMeter(), LeakMeter()
     for step in range(steps):
         wave = int(30 * MB * np.sin(step / 8))
         meter.add(GB + wave + 10 * MB * step)
         still.add(GB + wave)
-    assert meter.bytes_per_step_of_life == pytest.approx(10 * MB, rel=0.5)
+    assert meter.settled_bytes_per_step == pytest.approx(10 * MB, rel=0.1)
     if steps > 1000:
-        assert abs(still.bytes_per_step_of_life) < 1e-3 * MB < abs(still.bytes_per_step)
+        assert abs(still.settled_bytes_per_step) < 2e-3 * MB < abs(still.bytes_per_step)
+
+
+def test_an_allocator_that_settles_is_no_leak():
+    meter, leaking = LeakMeter(), LeakMeter()
+    for step in range(300):
+        settling = int(150 * MB * (1 - np.exp(-step / 25)))
+        meter.add(GB + settling)
+        leaking.add(GB + settling + 50 * MB * step)
+    assert 0 <= meter.settled_bytes_per_step < 0.01 * MB
+    assert leaking.settled_bytes_per_step == pytest.approx(50 * MB, rel=0.1)
+
+
+def test_a_short_process_cannot_tell():
+    meter = LeakMeter()
+    for step in range(SETTLED_STEPS - 1):
+        meter.add(GB + 50 * MB * step)
+    assert meter.settled_bytes_per_step is None
+    meter.add(GB + 50 * MB * (SETTLED_STEPS - 1))
+    assert meter.settled_bytes_per_step == pytest.approx(50 * MB)
 
 
 def test_two_points_far_apart_do_not_make_a_leak():

@@ -40,6 +40,7 @@ def test_reloading_at_an_interval_changes_no_bit(training, undisturbed, mode, in
     steps = size.get("train__num_steps", 12)
     assert done.metrics()["reloads"] == (steps - 1) // interval
     assert done.metrics()["reload_seconds"] > 0  # how long depends on what else runs here
+    assert done.metrics()["leak_bytes_per_step"] is None  # no process was long enough to tell
     assert not done.journal("death")
 
 
@@ -110,6 +111,18 @@ def test_the_same_leak_without_reloads_passes_the_bound(training):
     run = training(**LEAK).start()
     assert run.most_held() > BOUND_BYTES
     assert run.end() == 0
+
+
+@pytest.mark.parametrize("leak_mb", [0.0, 5.0])
+def test_the_leak_in_the_metrics_is_that_of_the_process_that_was_long_enough(training, leak_mb):
+    run = training(
+        settings={"reload_interval_steps": 140},
+        train__num_steps=150,
+        train__steps_per_eval=50,
+        debug__leak_mb_per_step=leak_mb,
+    ).complete()
+    assert run.metrics()["reloads"] == 1
+    assert run.metrics()["leak_bytes_per_step"] / 1e6 == pytest.approx(leak_mb, rel=0.1, abs=0.1)
 
 
 @pytest.mark.exhaustive

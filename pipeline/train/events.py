@@ -45,7 +45,7 @@ class Events:
         self.limit_bytes = limit_bytes
         self.progress = TrainingProgress(title, num_steps)
         self.reload_began: float | None = None
-        self.leak_bytes_per_step = 0.0
+        self.leaks: list[float] = []
         self.prediction: dict[str, int] = {}
         self._status_written = 0.0
 
@@ -67,7 +67,7 @@ class Events:
             "reload_seconds": tally.reload_seconds,
             "inexact": list(tally.inexact),
             "memory_limit_bytes": self.limit_bytes,
-            "leak_bytes_per_step": self.leak_bytes_per_step,
+            "leak_bytes_per_step": max(self.leaks, default=None),
             **self.prediction,
         }
 
@@ -153,7 +153,8 @@ class Events:
     def on_ended(self, segment: Segment, event: Message) -> None:
         """The worker has done its part."""
         segment.reason = event["reason"]
-        self.leak_bytes_per_step = max(self.leak_bytes_per_step, event["leak_bytes_per_step"])
+        if event["leak_bytes_per_step"] is not None:  # else it was too short to tell
+            self.leaks.append(event["leak_bytes_per_step"])
 
     def on_error(self, segment: Segment, event: Message) -> None:
         """Something the user can mend: no other worker would do better."""

@@ -20,6 +20,8 @@ WARM_UP_STEPS = 5
 """A new process fills its caches first; that is no leak."""
 WINDOW_STEPS = 64
 MIN_SAMPLES = 8
+SETTLED_STEPS = 2 * WINDOW_STEPS
+"""A process of fewer steps cannot tell a leak from its allocator, which is still settling."""
 LEAK_BYTES_PER_STEP = 10**5
 """Slopes below are noise: 10,000 steps of them make 1 GB."""
 
@@ -48,9 +50,9 @@ def robust_slope(values: np.ndarray) -> float:
 
 
 class LeakMeter:
-    """Measures how fast the footprint of one process grows: of late, and over its whole life.
+    """Measures how fast the footprint of one process grows: of late, and once it has settled.
 
-    Of the whole life so many samples are kept, evenly spaced.
+    Of its whole life so many samples are kept, evenly spaced.
     """
 
     def __init__(self) -> None:
@@ -77,11 +79,15 @@ class LeakMeter:
         return robust_slope(np.array(self._window, dtype=np.float64))
 
     @property
-    def bytes_per_step_of_life(self) -> float:
-        """The robust slope over all steps, in which ups and downs around validations are noise."""
-        if len(self._life) < MIN_SAMPLES:
-            return 0.0
-        return robust_slope(np.array(self._life, dtype=np.float64)) / self._stride
+    def settled_bytes_per_step(self) -> float | None:
+        """The robust slope over the newer half of the process; None where that is too short.
+
+        Allocators take some 100 steps to settle, and ups and downs around validations are noise.
+        """
+        if self._seen < SETTLED_STEPS:
+            return None
+        newer = self._life[len(self._life) // 2 :]
+        return robust_slope(np.array(newer, dtype=np.float64)) / self._stride
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
         with post.beats():
             tell_plan(post, run.request(post.orders), guard)
     if post.orders.plan == "only":
-        post.tell("ended", reason="done", leak_bytes_per_step=0.0)
+        post.tell("ended", reason="done", leak_bytes_per_step=None)
         return 0
     with post.beats():
         trainer = run.load(post.orders, post)
@@ -129,7 +129,7 @@ def serve(post: Post, run: Run, faults: Faults) -> int:
         with post.beats():
             post.tell("finishing")
             post.tell("result", metrics=run.finish(trainer))
-    post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.bytes_per_step_of_life)
+    post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.settled_bytes_per_step)
     return 0
 
 
