@@ -1,8 +1,10 @@
 """What a user types and reads: the spelling of arguments, `--help`, and Hydra's errors in words."""
 
+import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from pipeline import rules
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, report_problems
+from pipeline.inputs import ROOT
 
 COMPOSITION_ERRORS = (HydraException, yaml.YAMLError)
+CONF = ROOT / "conf"
 LIMITS = {"minimum": "from", "maximum": "to"}
 
 
@@ -57,17 +61,81 @@ def unknown_candidates(arguments: list[str]) -> list[str]:
     return [key for key in keys if key.split(".")[0] not in own]
 
 
+@contextmanager
+def null_sections_told(arguments: list[str]) -> Iterator[None]:
+    """Put into words what Hydra says of a key under a section that is null.
+
+    Raises:
+        ConfigError: with every such key, and the choices that have the section.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        if str(error).startswith("Unexpected type for root"):
+            problems = list(keys_of_null_sections(arguments))
+            report_problems(ConfigError, "These parameters cannot be used:", problems)
+        raise
+
+
+def keys_of_null_sections(arguments: list[str]) -> Iterator[str]:
+    """Say which keys stand under a section that the chosen group leaves out."""
+    given = dict(item.lstrip("+").split("=", 1) for item in arguments if "=" in item)
+    for section in rules.optional_sections():
+        group, _, name = section.partition(".")
+        chosen = given.get(group) or default_option(group)
+        having = [each for each in options(group) if contents(group, each)[name] is not None]
+        if chosen in having:
+            continue
+        choose = " or ".join(f"{group}={each}" for each in having)
+        for key in unknown_candidates(arguments):
+            if rules.inside(key, [section]):
+                yield f"{key}: {section} is null with {group}={chosen}; choose {choose}"
+
+
+def options(group: str) -> list[str]:
+    """List what may be chosen in a group of conf/."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def default_option(group: str) -> str | None:
+    """Read what conf/config.yaml chooses in a group; None where that is nothing."""
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return next(
+        (entry[group] for entry in defaults if isinstance(entry, dict) and group in entry), None
+    )
+
+
+def contents(group: str, option: str) -> dict[str, Any]:
+    """Read an option of a group of conf/."""
+    return yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+
+
+def choices(names: Collection[str]) -> Iterator[str]:
+    """Write down each group of conf/ that leaves a choice to a stage which reads these sections."""
+    for group in sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*/")):
+        found, default = options(group), default_option(group)
+        if found == [default] or not rules.concerns(group.replace("/", "."), names):
+            continue
+        others = [option for option in found if option != default]
+        text = f"{group}={'|'.join([default, *others] if default else others)}"
+        yield text if default else f"[{text}]"
+
+
 def help_text(function: Callable, names: tuple[str, ...]) -> str:
     """Describe a stage: what it does, and each parameter that it reads."""
     lines = [
-        (function.__doc__ or "").strip(),
+        inspect.getdoc(function) or "",
         "",
         f"usage: python -m {module_name(function)} [KEY=VALUE ...] [GROUP=CHOICE ...] "
         "[experiment=NAME] [inputs=RUN_FOLDER]",
         f"       python -m {module_name(function)} -m KEY=VALUE,VALUE ...      a sweep",
         f"       python -m {module_name(function)} --cfg job                   show the values",
         "",
-        "Values come from conf/; by hand all is written under runs/. Parameters of this stage:",
+        "Values come from conf/; by hand all is written under runs/.",
+        "Its groups, and what may be chosen in each; the default is first, [...] has none:",
+        *(f"  {choice}" for choice in choices(names)),
+        "",
+        "Parameters of this stage:",
     ]
     for name, field in rules.leaves():
         if rules.inside(name, names):

@@ -29,6 +29,16 @@ def nested_section(field: dataclasses.Field) -> type | None:
     return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
+def optional_sections(kind: type = Params, prefix: str = "") -> Iterator[str]:
+    """Give every section that may be null, by its dotted name."""
+    for field in dataclasses.fields(kind):
+        nested = nested_section(field)
+        if nested is not None:
+            if nested is not field.type:
+                yield prefix + field.name
+            yield from optional_sections(nested, f"{prefix}{field.name}.")
+
+
 def known_names() -> set[str]:
     """List every parameter and every section by its dotted name."""
     names = {name for name, _ in leaves()}
@@ -68,6 +78,15 @@ def check_known(names: list[str]) -> None:
 def inside(name: str, sections: Collection[str]) -> bool:
     """Tell whether a parameter is one of these sections and keys, or stands in one."""
     return any(name == section or name.startswith(f"{section}.") for section in sections)
+
+
+def concerns(name: str, read: Collection[str]) -> bool:
+    """Tell whether setting a section or key may matter to who reads these sections and keys."""
+    return (
+        not is_known(name)  # hardware, experiment: they set keys of any section
+        or inside(name, read)
+        or any(inside(section, [name]) for section in read)
+    )
 
 
 def check_values(config: DictConfig, sections: Collection[str] | None = None) -> None:

@@ -27,6 +27,7 @@ from pipeline.command_line import (
     COMPOSITION_ERRORS,
     composition_error,
     help_text,
+    null_sections_told,
     unknown_candidates,
     usual_spelling,
 )
@@ -115,9 +116,7 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     foreign = [
         str(override.input_line)
         for override in OverridesParser.create().parse_overrides(overrides)
-        if rules.is_known(name := override.key_or_group.replace("/", "."))
-        and not rules.inside(name, read)
-        and not any(rules.inside(section, [name]) for section in read)
+        if not rules.concerns(override.key_or_group.replace("/", "."), read)
     ]
     headline = f"this stage reads only {', '.join(names)}, and not:"
     remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
@@ -193,7 +192,8 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
         return 0
     try:
         rules.check_known(unknown_candidates(arguments))
-        main()
+        with null_sections_told(arguments):
+            main()
     except COMPOSITION_ERRORS as error:
         print(f"ConfigError: {composition_error(error)}", file=sys.stderr)
         return 1

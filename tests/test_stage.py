@@ -168,6 +168,33 @@ def test_what_the_user_can_mend_has_no_traceback(toy, arguments, message):
     assert "Traceback" not in err + out
 
 
+NULL_SECTIONS = {
+    "benchmark.peers.num_rows=5": "benchmark.peers is null with benchmark=default; choose "
+    "benchmark=peers",
+    "model.scratch.vocab_size=300": "model.scratch is null with model=local; choose model=tiny",
+    "+model.pretrain.num_steps=3": "model.pretrain is null with model=local; choose model=tiny",
+}
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "seed=1,2"]])
+def test_keys_of_a_section_that_is_null_are_told_with_the_choice_that_has_it(toy, more):
+    arguments = ["model=local", "model.source=/tmp", *NULL_SECTIONS]
+    code, out, err = toy(refuse, ["seed", "model", "benchmark"], *more, *arguments)
+    assert code == 1
+    head, *lines = err.splitlines()
+    assert head == "ConfigError: These parameters cannot be used:"
+    wanted = {f"  {key.split('=')[0].strip('+')}: {text}" for key, text in NULL_SECTIONS.items()}
+    assert set(lines) == wanted
+    assert "Traceback" not in err + out
+
+
+def test_keys_of_a_section_that_is_chosen_are_taken(seen):
+    arguments = ["benchmark=peers", "benchmark.peers.num_rows=5", "model.scratch.vocab_size=300"]
+    config, _ = seen(["benchmark", "model"], *arguments)
+    assert config.benchmark.peers.num_rows == 5
+    assert config.model.scratch.vocab_size == 300
+
+
 def test_all_foreign_overrides_are_told_with_a_command_that_takes_them():
     with pytest.raises(ConfigError) as caught:
         module.refuse_foreign_overrides(
@@ -290,6 +317,23 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
         "benchmark.prompt_tokens": "prompt of the timed generation; null with peers "
         "(int | None; tokens; from 1)",
     }
+
+
+def test_help_lists_the_groups_of_which_the_stage_reads_something(toy):
+    def train(config, paths):
+        """Train: writes models/trained.
+
+        And more.
+        """
+
+    _, out, _ = toy(train, ["seed", "optim", "data.provenance"], "--help")
+    assert out.startswith("Train: writes models/trained.\n\nAnd more.\n\nusage: ")
+    groups = dict(re.findall(r"^  (\S+?)=(\S+)$", out, re.MULTILINE))
+    assert list(groups) == ["data", "data/provenance", "[experiment", "[hardware", "optim"]
+    assert groups["optim"] == "adamw|adafactor|adam|lion|muon|sgd"  # the default first
+    assert groups["data/provenance"] == "none|heuristic"
+    assert groups["[experiment"] == "smoke]"
+    assert "mac_16gb|" in groups["[hardware"]
 
 
 # Outputs of other stages
