@@ -170,12 +170,12 @@ def predict_floor(request):
 
 def test_what_fits_passes(folder):
     plan = make_plan(request_of(folder))
-    assert require_fit(plan, plan.footprint_bytes) is None
+    assert require_fit(plan, plan.footprint_bytes, 0) is None
 
 
-def refusal(plan, limit_bytes):
+def refusal(plan, limit_bytes, others_bytes=0):
     with pytest.raises(DeviceError) as refused:
-        require_fit(plan, limit_bytes)
+        require_fit(plan, limit_bytes, others_bytes)
     return str(refused.value)
 
 
@@ -187,11 +187,54 @@ def test_what_does_not_fit_is_refused_with_the_numbers(folder):
     assert f"At its peak (forward and backward) MLX holds {peak}; it may keep" in text
 
 
+def test_what_other_processes_hold_is_named(folder):
+    plan = make_plan(request_of(folder))
+    text = refusal(plan, plan.footprint_bytes + GB, GB + 10**7)
+    room, limit = ((plan.footprint_bytes + held) / GB for held in (-(10**7), GB))
+    assert (
+        f"and {room:.3f} GB are allowed: {limit:.3f} GB (train.memory_limit_gb), less 1.010 GB "
+        "that the supervisor holds." in text
+    )
+    assert "and 0.000 GB are allowed: 0.500 GB" in refusal(plan, GB // 2, GB)
+
+
+def test_what_is_freed_is_no_more_than_what_was_held(folder):
+    plan = make_plan(request_of(folder, rows=8, micro=4))
+    small = plan.cache_bytes // 4
+    assert plan.footprint_at(small) == 2 * small + plan.process_bytes
+    assert plan.footprint_at(plan.peak_bytes) == plan.footprint_bytes
+
+
+def test_a_smaller_step_is_proposed_where_nothing_else_is_enough(folder):
+    """One document in one micro-batch needs no sum of gradients."""
+    request = request_of(folder, mode="full", rows=1, micro=4, longest=100)
+    alone = dataclasses.replace(request, batch_size=1, grad_accumulation_steps=1)
+    plan, target = make_plan(request), predict(alone).peak_bytes
+    assert target < plan.peak_bytes
+    text = refusal(plan, plan.footprint_at(target))
+    assert text.endswith(
+        "Only a step of fewer documents makes it fit, which trains otherwise:\n"
+        f"  train.batch_size=1 train.grad_accumulation_steps=1: {target / GB:.3f} GB"
+    )
+
+
+def test_batches_of_the_validation_become_smaller_with_micro_batches(folder):
+    request = request_of(folder, rows=16, validation=16 * 129)
+    plan = make_plan(request)
+    large = dataclasses.replace(request, grad_accumulation_steps=16)
+    target = predict(dataclasses.replace(large, validation_batch_tokens=129)).peak_bytes
+    assert target < predict(large).peak_bytes  # the validation would be the peak
+    text = refusal(plan, plan.footprint_at(target))
+    assert f"  train.grad_accumulation_steps=16: {target / GB:.3f} GB" in text
+    floor = make_plan(dataclasses.replace(request, least_validation_tokens=16 * 129))
+    assert "grad_accumulation_steps=16: " not in refusal(floor, plan.footprint_at(target))
+
+
 def test_each_kind_of_change_is_proposed_at_its_smallest(folder):
     request = request_of(folder, rows=8)
     plan = make_plan(request)
     target = predict(dataclasses.replace(request, grad_accumulation_steps=2)).peak_bytes
-    text = refusal(plan, plan.footprint_bytes - plan.peak_bytes + target)
+    text = refusal(plan, plan.footprint_at(target))
     assert f"  train.grad_accumulation_steps=2: {target / GB:.3f} GB\n" in text
     assert "  train.grad_checkpoint=true" in text
     assert "  data.max_seq_len=64: " in text
@@ -202,7 +245,7 @@ def test_changes_are_joined_where_one_is_not_enough(folder):
     request = request_of(folder, rows=2, longest=257)
     least = dataclasses.replace(request, grad_accumulation_steps=2, grad_checkpoint=True)
     plan, target = make_plan(request), predict(least).peak_bytes
-    text = refusal(plan, plan.footprint_bytes - plan.peak_bytes + target)
+    text = refusal(plan, plan.footprint_at(target))
     assert "  train.grad_checkpoint=true train.grad_accumulation_steps=2: " in text
 
 
@@ -218,7 +261,7 @@ def test_one_thread_is_proposed_where_that_is_enough(folder):
     plan = make_plan(request)
     target = predict(dataclasses.replace(request, num_lanes=1)).peak_bytes
     assert target < plan.peak_bytes
-    text = refusal(plan, plan.footprint_bytes - plan.peak_bytes + target)
+    text = refusal(plan, plan.footprint_at(target))
     assert f"  OPENBLAS_NUM_THREADS=1: {target / GB:.3f} GB\n" in text
     alone = make_plan(request_of(folder, mode="full", longest=17))
     assert "OPENBLAS_NUM_THREADS" not in refusal(alone, alone.footprint_bytes - 1)

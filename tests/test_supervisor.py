@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -291,6 +292,18 @@ def test_a_worker_that_holds_too_much_is_ended_and_the_next_one_goes_on(training
     deaths = run.journal("death")
     assert deaths
     assert all("limit 0.500 GB" in entry["cause"] for entry in deaths)
+
+
+@pytest.mark.parametrize("limit_gb", [0.02, 0.05])
+def test_a_limit_below_what_processes_hold_without_a_model_is_refused_at_once(training, limit_gb):
+    run = training(settings={"memory_limit_gb": limit_gb}).start()
+    assert run.end() == 1
+    assert re.search(
+        rf"DeviceError: {limit_gb:.3f} GB are allowed \(train.memory_limit_gb\), and without any "
+        r"model the supervisor holds 0\.\d+ GB and a worker, still starting, 0\.\d+ GB\.",
+        run.text(),
+    )
+    assert not run.journal("death")
 
 
 def test_a_threshold_below_what_a_process_needs_is_refused_with_the_number(training):

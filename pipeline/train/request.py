@@ -8,7 +8,7 @@ from pipeline.device import has_fused_attention, num_lanes
 from pipeline.model.adapters import AdapterSettings
 from pipeline.optim import OptimSettings
 from pipeline.train.plan.predict import PlanRequest
-from pipeline.train.settings import TrainSettings
+from pipeline.train.settings import EVALUATION_LOGITS, TrainSettings
 
 
 def plan_request(
@@ -47,6 +47,7 @@ def plan_request(
         validation_batch_tokens=min(
             settings.evaluation_tokens(longest, stores[0].vocab_size), validated
         ),
+        least_validation_tokens=EVALUATION_LOGITS // stores[0].vocab_size,
         cached_prefix=cached_prefix,
         num_lanes=num_lanes(),
     )

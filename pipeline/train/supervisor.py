@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from pipeline.errors import DeviceError, Stopped, WorkerError
+from pipeline.machine import footprint_bytes
 from pipeline.train.ancestor import Ancestor
 from pipeline.train.attempts import Attempts
 from pipeline.train.crew import Crew
@@ -155,12 +156,24 @@ class Supervisor:
             segment.worker.process.kill()
         held = self.crew.footprint_bytes()
         if held > self.limit_bytes:
+            if segment.phase == "starting" and not self.events.prediction:
+                segment.error = DeviceError(self.no_room(held))
             segment.cause = (
                 f"held {held / GB:.3f} GB after step {segment.step}, "
                 f"limit {self.limit_bytes / GB:.3f} GB"
             )
             segment.is_memory = True
             segment.worker.process.kill()
+
+    def no_room(self, held: int) -> str:
+        """Say that processes hold more than the limit before any model is there."""
+        own = footprint_bytes()
+        return (
+            f"{self.limit_bytes / GB:.3f} GB are allowed (train.memory_limit_gb), and without any "
+            f"model the supervisor holds {own / GB:.3f} GB and a worker, still starting, "
+            f"{(held - own) / GB:.3f} GB.\n"
+            "Give more; `plan_only=true` then says how much the training needs."
+        )
 
     def ask_to_stop(self, segment: Segment) -> None:
         """Let a worker finish its step and save; end one that has no steps to lose."""

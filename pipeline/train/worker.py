@@ -141,13 +141,13 @@ def tell_plan(post: Post, request: PlanRequest, guard: MemoryGuard) -> None:
     """
     assert post.orders is not None
     plan = make_plan(request)
-    room = guard.limit_bytes - (post.footprint_bytes() - footprint_bytes())
+    others = post.footprint_bytes() - footprint_bytes()
     if post.orders.plan == "check":
         post.tell("plan", peak_bytes=plan.peak_bytes, floor_bytes=plan.floor_bytes)
-        require_fit(plan, room)
+        require_fit(plan, guard.limit_bytes, others)
         return
     try:
-        require_fit(plan, room)
+        require_fit(plan, guard.limit_bytes, others)
         problem = ""
     except DeviceError as error:
         problem = str(error)

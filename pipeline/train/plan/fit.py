@@ -14,40 +14,49 @@ Change = tuple[str, PlanRequest]
 """How a change is asked for, and what is trained then."""
 
 
-def require_fit(plan: Plan, limit_bytes: int) -> None:
+def require_fit(plan: Plan, limit_bytes: int, others_bytes: int) -> None:
     """Refuse what needs more memory than there may be.
 
     Args:
         plan: what is to be trained.
-        limit_bytes: what the training process may hold.
+        limit_bytes: what all processes of the run may hold.
+        others_bytes: what those hold that do not train.
 
     Raises:
         DeviceError: with the numbers, and the smallest changes that make it fit.
     """
-    if plan.footprint_bytes <= limit_bytes:
+    room_bytes = limit_bytes - others_bytes
+    if plan.footprint_bytes <= room_bytes:
         return
-    overhead = plan.cache_bytes + plan.process_bytes
     lines = [
-        f"The training needs {plan.footprint_bytes / GB:.3f} GB, and {limit_bytes / GB:.3f} GB are "
-        f"allowed (train.memory_limit_gb).",
+        f"The training needs {plan.footprint_bytes / GB:.3f} GB, and "
+        f"{max(0, room_bytes) / GB:.3f} GB are allowed: {limit_bytes / GB:.3f} GB "
+        f"(train.memory_limit_gb), less {others_bytes / GB:.3f} GB that the supervisor holds.",
         f"At its peak ({plan.peak_phase}) MLX holds {plan.peak_bytes / GB:.3f} GB; it may keep "
         f"{plan.cache_bytes / GB:.3f} GB for reuse, and the process itself holds "
         f"{plan.process_bytes / GB:.3f} GB.",
+        *remedies(plan, room_bytes),
     ]
-    found = [fitting(changes, limit_bytes - overhead) for changes in kinds(plan.request)]
-    proposals = [line for line in found if line]
-    if proposals:
-        lines += ["Each of these makes it fit, peak of MLX as predicted:", *proposals]
-    else:
-        lines += ["Nothing that can be set makes it fit: use a smaller model or more memory."]
     raise DeviceError("\n".join(lines))
 
 
-def fitting(changes: Iterable[Change], peak_bytes: int) -> str:
-    """Describe the first of some changes, the smallest first, that stays below a peak."""
+def remedies(plan: Plan, room_bytes: int) -> list[str]:
+    """Say which changes make it fit; a step of fewer documents only where no other change does."""
+    found = [fitting(changes, plan, room_bytes) for changes in kinds(plan.request)]
+    proposals = [line for line in found if line]
+    if proposals:
+        return ["Each of these makes it fit, peak of MLX as predicted:", *proposals]
+    smaller = fitting(with_fewer_documents(plan.request), plan, room_bytes)
+    if smaller:
+        return ["Only a step of fewer documents makes it fit, which trains otherwise:", smaller]
+    return ["Nothing that can be set makes it fit: use a smaller model or more memory."]
+
+
+def fitting(changes: Iterable[Change], plan: Plan, room_bytes: int) -> str:
+    """Describe the first of some changes of a plan, the smallest first, for which there is room."""
     for text, request in changes:
         peak = predict(request).peak_bytes
-        if peak <= peak_bytes:
+        if plan.footprint_at(peak) <= room_bytes:
             return f"  {text}: {peak / GB:.3f} GB"
     return ""
 
@@ -69,8 +78,20 @@ def accumulated(request: PlanRequest) -> Iterator[Change]:
     steps = request.num_micro_batches
     while steps < request.batch_size:
         steps = min(2 * steps, request.batch_size)
-        text = f"train.grad_accumulation_steps={steps}"
-        yield text, dataclasses.replace(request, grad_accumulation_steps=steps)
+        yield f"train.grad_accumulation_steps={steps}", micro_batched(request, steps)
+
+
+def micro_batched(request: PlanRequest, steps: int) -> PlanRequest:
+    """Split a step into so many micro-batches; batches of the validation become smaller with them.
+
+    That is as `TrainSettings.evaluation_tokens` has it.
+    """
+    changed = dataclasses.replace(request, grad_accumulation_steps=steps)
+    if request.validation_batch_tokens is None:
+        return changed
+    places = max(changed.rows * request.longest_tokens, request.least_validation_tokens)
+    places = min(places, request.validation_batch_tokens)
+    return dataclasses.replace(changed, validation_batch_tokens=places)
 
 
 def checkpointed(request: PlanRequest) -> Iterator[Change]:
@@ -93,3 +114,21 @@ def shortened(request: PlanRequest) -> Iterator[Change]:
             changed = dataclasses.replace(base, longest_tokens=length)
             yield f"{prefix}data.max_seq_len={length}", changed
         length //= 2
+
+
+def with_fewer_documents(request: PlanRequest) -> Iterator[Change]:
+    """Make the step itself smaller, in one micro-batch: no gradients are added up then."""
+    documents = request.batch_size // 2
+    while documents:
+        text = f"train.batch_size={documents}"
+        if request.grad_accumulation_steps > 1:
+            text += " train.grad_accumulation_steps=1"
+        alone = dataclasses.replace(request, batch_size=documents)
+        changed = micro_batched(alone, 1)
+        yield text, changed
+        if not request.grad_checkpoint:
+            yield (
+                f"{text} train.grad_checkpoint=true",
+                dataclasses.replace(changed, grad_checkpoint=True),
+            )
+        documents //= 2

@@ -40,6 +40,7 @@ class PlanRequest:
         grad_checkpoint: whether blocks are recomputed in the backward pass.
         label_smoothing: share of each target that is spread over the vocabulary.
         validation_batch_tokens: places of one batch of the validation; None: there is none.
+        least_validation_tokens: places of such a batch however small the micro-batches are.
         cached_prefix: whether frozen blocks are left out of the steps.
         num_lanes: parts of a micro-batch that are worked on side by side.
         base_bits: think of the base as quantised to so many bits.
@@ -57,6 +58,7 @@ class PlanRequest:
     grad_checkpoint: bool
     label_smoothing: float = 0.0
     validation_batch_tokens: int | None = None
+    least_validation_tokens: int = 0
     cached_prefix: bool = False
     num_lanes: int = 1
     base_bits: int | None = None

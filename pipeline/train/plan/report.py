@@ -69,7 +69,11 @@ class Plan:
     @property
     def footprint_bytes(self) -> int:
         """Give what the training process will hold."""
-        return self.peak_bytes + self.cache_bytes + self.process_bytes
+        return self.footprint_at(self.peak_bytes)
+
+    def footprint_at(self, peak_bytes: int) -> int:
+        """Give what the process would hold with a lower peak: no more than that is ever freed."""
+        return peak_bytes + min(self.cache_bytes, peak_bytes) + self.process_bytes
 
     def step_seconds(self, flops_per_second: float) -> float:
         """Give the time that a step takes at least.
