@@ -412,8 +412,10 @@ def test_keys_of_rows(rows, tmp_path):
 def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(reuse, "run_train_stage", lambda *call: calls.append(call[2]))
-    contest = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8")
+    contest, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
+    contest.keep = lambda: kept.append(len(calls))
     reuse.sweep(contest)
+    assert kept == [1, 2]
     without, with_cache = calls
     assert without == [*with_cache, "train.prefix_cache_gb=0"]
     assert "lora.rank=4,8,16" in without
@@ -544,12 +546,13 @@ def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
     assert rate > 0
 
 
-def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch):
-    done = []
+@pytest.mark.parametrize("error", [NotMeasured, DataError])
+def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
+    done, kept = [], []
 
     def fails(contest):
         """Disk: it is."""
-        raise NotMeasured("full")
+        raise error("full")
 
     def works(contest):
         """Other: it is."""
@@ -559,8 +562,10 @@ def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatc
     for name in ("preparation", "reloads", "idle_repro", "growth"):
         monkeypatch.setattr(surroundings, name, works)
     contest = set_up(rows, tmp_path)
+    contest.keep = lambda: kept.append(len(done))
     surroundings.surroundings(contest)
     assert len(done) == 4
+    assert kept == [0, 1, 2, 3, 4]
     with pytest.raises(NotMeasured, match="full"):
         contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd")
 
