@@ -484,9 +484,9 @@ def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path,
     said = []
     settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]")
     peers.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
-    assert "2 parts, 7 steps a run" in said[0]
-    assert "  all_blocks: ours, mlx_lm; 5 rounds" in said[0]
-    assert "  large_vocabulary: ours, mlx_lm; 2 rounds" in said[0]
+    assert "What will be run, 7 steps each" in said[0]
+    assert "  all_blocks: ours, mlx_lm; rounds: 5" in said[0]
+    assert "  large_vocabulary: ours, mlx_lm; rounds: 2" in said[0]
     assert said[0].endswith(peers.FOR_LESS)
     composed(["benchmark=peers", *peers.FOR_LESS.split()])
 

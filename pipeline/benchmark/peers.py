@@ -122,7 +122,7 @@ def measure(contest: Contest) -> None:
     board, parts = contest.board, contest.settings.parts
     for part in parts:
         board.begin(part)
-    for part in PARTS.keys() - set(parts):
+    for part in [part for part in PARTS if part not in parts]:
         board.miss(part, "", f"benchmark.peers.parts leaves out {part}")
     for number, part in enumerate(parts, 1):
         contest.place = f"[{number}/{len(parts)} {part}]"
@@ -151,10 +151,10 @@ def outline(settings: Peers, num_steps: int, num_rounds: int) -> str:
     """Say what will be run, and how to make it less."""
     rounds = {"large_vocabulary": MEMORY_ROUNDS, "sweep": 1}
     lines = [
-        f"  {part}: {', '.join(CONTESTANTS_OF[part])}; {rounds.get(part, num_rounds)} rounds"
+        f"  {part}: {', '.join(CONTESTANTS_OF[part])}; rounds: {rounds.get(part, num_rounds)}"
         for part in settings.parts
     ]
-    head = f"{len(lines)} parts, {num_steps} steps a run where a part has no number of its own:"
+    head = f"What will be run, {num_steps} steps each where a part has no number of its own:"
     tail = "As conf/ has it, all of it takes half an hour on two cores. For a first look:"
     return "\n".join([head, *lines, tail, f"  {FOR_LESS}"])
 
