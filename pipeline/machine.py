@@ -6,6 +6,7 @@ Nothing here imports MLX, so that a supervisor can watch its workers without loa
 import ctypes
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,18 @@ from pipeline.errors import DeviceError
 PROC = Path("/proc")
 CPUS = Path("/sys/devices/system/cpu")
 KIB = 1024
+PR_SET_PDEATHSIG = 1
 RUSAGE_INFO_V2 = 2
 RUSAGE_INFO_BYTES = 512
 """More than any version of the structure holds."""
 FOOTPRINT_OFFSET = 72
 """Of `ri_phys_footprint` in `struct rusage_info_v2`: a UUID, then seven 64-bit numbers."""
+
+
+def die_with_parent() -> None:
+    """Ask the system to kill this process when its parent ends; only Linux can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def footprint_bytes(pid: int | None = None) -> int:

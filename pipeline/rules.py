@@ -220,6 +220,17 @@ def benchmark_problems(benchmark: DictConfig) -> Iterator[str]:
     parts = list(benchmark.peers.parts)
     if not parts or set(parts) - set(PEER_PARTS):
         yield f"benchmark.peers.parts={parts}: must be some of {', '.join(PEER_PARTS)}"
+    if benchmark.num_steps == 1:
+        yield (
+            "benchmark.num_steps=1 with benchmark=peers: the first step of a run is not timed; "
+            "take at least 2"
+        )
+    batch_size, num_rows = benchmark.peers.batch_size, benchmark.peers.num_rows
+    if batch_size > num_rows:
+        yield (
+            f"benchmark.peers.batch_size={batch_size} and benchmark.peers.num_rows={num_rows}: "
+            "there must be rows for a whole batch"
+        )
 
 
 def contradictions_in_data(data: DictConfig) -> Iterator[str]:

@@ -348,7 +348,7 @@ class Peers:
     epoch_rows: int = key("rows of an epoch where epochs are compared", minimum=4)
     batch_size: int = key("rows a step", minimum=1)
     sweep_rows: int = key("rows of an epoch of the sweep", minimum=4)
-    learning_rate: float = key("constant", minimum=0)
+    learning_rate: float = key("constant learning rate of all contestants", minimum=0)
     rank: int = key("of LoRA, on q and v", minimum=1)
     installed_steps: int = key("timed steps of mlx-lm as installed, which is slow", minimum=1)
     torch_steps: int = key("timed steps of torch and peft", minimum=1)

@@ -5,10 +5,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.benchmark.bars import Row, draw, write_table
+from pipeline.benchmark.bars import Row, write_outputs
 from pipeline.benchmark.peers import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
-from pipeline.files import write_json
 from pipeline.schema import Peers, Scratch
 from pipeline.stage import Paths, stage
 
@@ -27,10 +26,10 @@ def main(config: DictConfig, paths: Paths) -> None:
     The figures are of this machine; `dvc repro -f -s benchmark` takes them again. With
     benchmark=peers other programs train beside us, on models and rows made on the spot.
     """
-    metrics, rows = alone(config, paths) if config.benchmark.peers is None else beside(config)
-    write_json(paths.write("metrics/benchmark.json"), metrics)
-    write_table(paths.write("plots/peers.csv"), rows)
-    draw(paths.write("plots/peers.png"), rows)
+    if config.benchmark.peers is None:
+        write_outputs(paths, *alone(config, paths))
+    else:
+        beside(config, paths)
 
 
 def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
@@ -47,16 +46,16 @@ def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
     return metrics, comparison_rows(metrics)
 
 
-def beside(config: DictConfig) -> tuple[dict[str, Any], list[Row]]:
-    """Let others train beside us."""
-    metrics, board = compare(
+def beside(config: DictConfig, paths: Paths) -> None:
+    """Let others train beside us; what was measured is written all along."""
+    compare(
         peers_of(config.benchmark.peers),
         config.benchmark.num_steps,
         config.benchmark.num_runs,
         config.seed,
+        paths,
         lambda text: print(text, file=sys.stderr, flush=True),
     )
-    return metrics, list(board.rows())
 
 
 def peers_of(peers: DictConfig) -> Peers:

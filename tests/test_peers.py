@@ -31,11 +31,12 @@ from pipeline.benchmark.scoring import Scorer
 from pipeline.benchmark.throughput import comparison_rows
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.files import read_json
-from pipeline.stage import dvc_stages, output_names
+from pipeline.stage import Paths, dvc_stages, output_names
 from stages.benchmark import peers_of
 from stages.params import composed
+from tests.small_peers import SHAPE, lay_out_rows, small
 
 WANTED = (
     "speedup_vs_mlx_lm",
@@ -49,43 +50,17 @@ WANTED = (
     "sweep_cost_with_prefix_cache",
     "roofline_share",
 )
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-WORDS = ["select", "from", "table", "where", "column", "value", "equals", "name", "year"]
-
-
-def texts(count, seed):
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(3, 12, count)
-    return [" ".join(generator.choice(WORDS, size)) + f" {i}" for i, size in enumerate(lengths)]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """A folder of rows, as `benchmark.peers.rows` names it."""
-    folder = tmp_path_factory.mktemp("rows")
-    for name, count in (("train", 24), ("valid", 8)):
-        lines = [json.dumps({"text": text}) + "\n" for text in texts(count, len(name))]
-        (folder / f"{name}.jsonl").write_text("".join(lines))
-    return folder
+    return lay_out_rows(tmp_path_factory.mktemp("rows"))
 
 
 def settings_with(rows, *overrides):
     """Give the settings of conf/, with models of a few thousand weights."""
-    shapes = [
-        f"benchmark.peers.{model}.{name}={value}"
-        for model in ("model", "large_vocabulary")
-        for name, value in SHAPE.items()
-    ]
-    common = [f"benchmark.peers.rows={rows}", "benchmark.peers.learning_rate=0.03"]
-    config = composed(["benchmark=peers", *shapes, *common, *overrides])
+    config = composed([*small(rows), *overrides])
     return peers_of(config.benchmark.peers)
 
 
@@ -94,11 +69,17 @@ def set_up(rows, folder, *overrides, num_steps=6, num_rounds=1):
     return peers.set_up(settings, num_steps, num_rounds, 3, folder, lambda text: None)
 
 
+def results(settings, folder, num_steps=2, tell=lambda text: None):
+    """Compare, and read the metrics that were written."""
+    peers.compare(settings, num_steps, 1, 3, Paths(folder), tell)
+    return read_json(folder / "metrics/benchmark.json")
+
+
 # Contestants
 
 
 @pytest.fixture(scope="module")
-def compared(rows):
+def compared(rows, tmp_path_factory):
     """One real round of ourselves and mlx-lm; kernels are not built, for that takes longer."""
     said, outcomes = [], {}
 
@@ -110,18 +91,18 @@ def compared(rows):
         patch.setenv("MLX_DISABLE_COMPILE", "1")
         patch.setattr(contest_module, "run", kept)
         settings = settings_with(rows, "benchmark.peers.parts=[all_blocks]")
-        metrics, board = peers.compare(settings, 12, 1, 3, said.append)
-    return metrics, board, said, outcomes
+        metrics = results(settings, tmp_path_factory.mktemp("run"), 12, said.append)
+    return metrics, said, outcomes
 
 
 def test_both_have_trained_to_the_same_loss(compared):
-    metrics, board, *_ = compared
+    metrics, *_ = compared
     assert metrics["not_measured"].keys().isdisjoint({"speedup_vs_mlx_lm", "roofline_share"})
     seconds = metrics["measured"]["all_blocks"]["seconds_to_loss"]
     assert metrics["speedup_vs_mlx_lm"] == pytest.approx(
         seconds[MLX_LM]["median"] / seconds[OURS]["median"]
     )
-    loss = board.rounds("all_blocks", "validation_loss", MLX_LM)[1]
+    loss = metrics["measured"]["all_blocks"]["validation_loss"][MLX_LM]["median"]
     assert loss < 0.95 * np.log(SHAPE["vocab_size"])
     assert 0 < metrics["roofline_share"] < 1
 
@@ -139,15 +120,15 @@ def test_every_key_is_there_with_a_value_or_a_reason(compared):
 
 
 def test_one_sees_who_is_running_in_which_round_and_how_long_it_will_take(compared):
-    text = "\n".join(compared[2])
-    assert "[1/1 all_blocks] round 1/1: ours ..." in text
-    assert "[1/1 all_blocks] round 1/1: mlx_lm ..." in text
+    text = "\n".join(compared[1])
+    assert "[1/1 all_blocks] round 1/1: ours, 18 steps ..." in text
+    assert "[1/1 all_blocks] round 1/1: mlx_lm, 12 steps ..." in text
     assert "left in this part" in text
 
 
 def test_an_epoch_has_the_same_targets_for_both(compared):
     """The same files, and padding does not count: the sums over an epoch of six steps tell."""
-    ours, theirs = (compared[3][name] for name in (OURS, MLX_LM))
+    ours, theirs = (compared[2][name] for name in (OURS, MLX_LM))
     assert sum(ours.num_targets[:6]) == sum(theirs.num_targets[:6]) > 0
     assert (len(ours.seconds), len(theirs.seconds)) == (18, 12)
     assert min(ours.seconds + theirs.seconds) > 0
@@ -205,7 +186,7 @@ def test_a_contestant_that_fails_says_why_and_the_others_go_on(rows, tmp_path, m
         "x", {OURS: broken, MLX_LM: broken}, 2, lambda n, played: heard.append(set(played))
     )
     assert heard == [{OURS}, {OURS}]
-    assert sum("mlx_lm ..." in text for text in said) == 1  # it is not tried again
+    assert sum("mlx_lm, 2 steps ..." in text for text in said) == 1  # it is not tried again
     with pytest.raises(NotMeasured, match=r"mlx_lm ended with exit status 1: .*nowhere"):
         contest.board.rounds("x", "targets_per_second", MLX_LM)
 
@@ -327,6 +308,28 @@ def test_a_folder_without_text_rows_is_refused(tmp_path, line):
         find_corpus(str(tmp_path))
 
 
+@pytest.mark.parametrize("empty", ["train", "valid"])
+def test_a_file_without_rows_is_refused(rows, tmp_path, empty):
+    for name in ("train", "valid"):
+        text = (rows / f"{name}.jsonl").read_text()
+        (tmp_path / f"{name}.jsonl").write_text("\n" if name == empty else text)
+    expected = rf"benchmark\.peers\.rows: {tmp_path}/{empty}.jsonl has no rows\.\n.*another folder"
+    with pytest.raises(DataError, match=expected):
+        find_corpus(str(tmp_path))
+
+
+def test_a_batch_that_the_rows_cannot_fill_is_refused(rows, tmp_path):
+    set_up(rows, tmp_path / "fits", "benchmark.peers.batch_size=24")
+    with pytest.raises(DataError, match=r"batch_size=25: there are only 24 rows .*\n.*more rows"):
+        set_up(rows, tmp_path / "large", "benchmark.peers.batch_size=25")
+
+
+def test_long_rows_fill_a_batch(rows, tmp_path, monkeypatch):
+    override = "benchmark.peers.batch_size=12"
+    jobs = jobs_of(rows, tmp_path, monkeypatch, "large_vocabulary", override)
+    assert jobs["num_long"] == 12
+
+
 def test_long_rows_are_as_long_as_asked_for(rows, tmp_path):
     contest = set_up(rows, tmp_path)
     tokenizer = load_tokenizer(contest.folder / "tokenizer")
@@ -347,7 +350,7 @@ def jobs_of(rows, folder, monkeypatch, part, *overrides):
         jobs[name] = job
         if part == "large_vocabulary":
             store = TokenStore(contest.folder / "long/prepared/train")
-            jobs["longest"] = int(store.lengths.max())
+            jobs["longest"], jobs["num_long"] = int(store.lengths.max()), len(store)
             jobs["config"] = read_json(contest.folder / "long/model/config.json")
         raise NotMeasured("only asked")
 
@@ -409,8 +412,10 @@ def test_keys_of_rows(rows, tmp_path):
 def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(reuse, "run_train_stage", lambda *call: calls.append(call[2]))
-    contest = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8")
+    contest, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
+    contest.keep = lambda: kept.append(len(calls))
     reuse.sweep(contest)
+    assert kept == [1, 2]
     without, with_cache = calls
     assert without == [*with_cache, "train.prefix_cache_gb=0"]
     assert "lora.rank=4,8,16" in without
@@ -419,18 +424,77 @@ def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
     composed([item.split(",")[0] for item in without[3:] if "targets" not in item])
 
 
-def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, monkeypatch):
+@pytest.mark.parametrize("error", [NotMeasured, ModelError])
+def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
     done = []
 
     def fails(contest):
-        raise NotMeasured("it rained")
+        raise error("it rained")
 
     monkeypatch.setitem(peers.PARTS, "head", fails)
     monkeypatch.setitem(peers.PARTS, "sweep", lambda contest: done.append(contest.place))
     settings = settings_with(rows, "benchmark.peers.parts=[head,sweep]")
-    metrics, _ = peers.compare(settings, 1, 1, 0, lambda text: None)
+    metrics = results(settings, tmp_path)
     assert done == ["[2/2 sweep]"]
     assert metrics["not_measured"]["head_mode_share_of_flop_ratio"] == "it rained"
+    assert metrics["not_measured"]["head"] == "it rained"
+    assert "sweep" not in metrics["not_measured"]
+
+
+def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeypatch):
+    said, seen = [], []
+
+    def outcome(name, job):
+        if (tmp_path / "plots/peers.csv").exists():
+            seen.append((tmp_path / "plots/peers.csv").read_text())
+        if job.seed == 5:  # round 2
+            raise AssertionError("broken")
+        return Outcome([1.0, 2.0], [5, 5])
+
+    monkeypatch.setattr(contest_module, "run", outcome)
+    parts = "benchmark.peers.parts=[as_installed,torch_peft]"
+    settings = settings_with(rows, parts)
+    with pytest.raises(AssertionError, match="broken"):
+        peers.compare(settings, 2, 2, 3, Paths(tmp_path), said.append)
+    row = "as_installed,targets_per_second,mlx_lm_as_installed,1,2.5"
+    assert row in seen[0]  # while it goes on
+    assert row in (tmp_path / "plots/peers.csv").read_text()
+    assert (tmp_path / "plots/peers.png").stat().st_size
+    missing = read_json(tmp_path / "metrics/benchmark.json")["not_measured"]
+    for part in ("as_installed", "torch_peft"):
+        assert missing[part] == f"{part} was not done when this was written"
+    assert f"what was measured of as_installed is kept in {tmp_path}: metrics/" in said[-1]
+
+
+def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatch):
+    def broken(contest):
+        raise AssertionError
+
+    said = []
+    monkeypatch.setitem(peers.PARTS, "head", broken)
+    settings = settings_with(rows, "benchmark.peers.parts=[head]")
+    with pytest.raises(AssertionError):
+        peers.compare(settings, 2, 1, 3, Paths(tmp_path), said.append)
+    assert said[-1] == "[1/1 head] ended before anything was measured: nothing is written"
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "measure", lambda contest: None)
+    said = []
+    settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]")
+    peers.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
+    assert "What will be run, 7 steps each" in said[0]
+    assert "  all_blocks: ours, mlx_lm; rounds: 5" in said[0]
+    assert "  large_vocabulary: ours, mlx_lm; rounds: 2" in said[0]
+    assert said[0].endswith(peers.FOR_LESS)
+    composed(["benchmark=peers", *peers.FOR_LESS.split()])
+
+
+def test_who_will_run_is_who_runs(rows, tmp_path, monkeypatch):
+    for part in peers.PARTS.keys() - {"sweep", "surroundings"}:
+        jobs = jobs_of(rows, tmp_path / part, monkeypatch, part)
+        assert set(peers.CONTESTANTS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
 
 
 @pytest.mark.parametrize(
@@ -439,6 +503,11 @@ def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, monkeypatch):
         (["benchmark=peers", "benchmark.peers.parts=[dance]"], "must be some of all_blocks"),
         (["benchmark=peers", "benchmark.peers.parts=[]"], "must be some of all_blocks"),
         (["benchmark=peers", "benchmark.prompt_tokens=3"], "nothing is generated"),
+        (["benchmark=peers", "benchmark.num_steps=1"], "num_steps=1 .*at least 2"),
+        (
+            ["benchmark=peers", "benchmark.peers.batch_size=9", "benchmark.peers.num_rows=8"],
+            "batch_size=9 and benchmark.peers.num_rows=8: there must be rows for a whole batch",
+        ),
         (["benchmark.generated_tokens=null"], "does not go with this benchmark"),
     ],
 )
@@ -477,12 +546,13 @@ def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
     assert rate > 0
 
 
-def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch):
-    done = []
+@pytest.mark.parametrize("error", [NotMeasured, DataError])
+def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
+    done, kept = [], []
 
     def fails(contest):
         """Disk: it is."""
-        raise NotMeasured("full")
+        raise error("full")
 
     def works(contest):
         """Other: it is."""
@@ -492,8 +562,10 @@ def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatc
     for name in ("preparation", "reloads", "idle_repro", "growth"):
         monkeypatch.setattr(surroundings, name, works)
     contest = set_up(rows, tmp_path)
+    contest.keep = lambda: kept.append(len(done))
     surroundings.surroundings(contest)
     assert len(done) == 4
+    assert kept == [0, 1, 2, 3, 4]
     with pytest.raises(NotMeasured, match="full"):
         contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd")
 

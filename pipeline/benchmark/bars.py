@@ -1,9 +1,11 @@
-"""The figures as a table, and the rates as a picture of bars."""
+"""What comes out: the figures as a table, the rates as a picture of bars."""
 
 import csv
+import io
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -11,6 +13,8 @@ from matplotlib.figure import Figure
 
 from pipeline.benchmark.board import COLUMNS
 from pipeline.benchmark.contestants import OURS
+from pipeline.files import write_json, write_text
+from pipeline.stage import Paths
 
 NOTHING = "tokens_per_second"
 """Whose empty panel is drawn where nothing was measured."""
@@ -25,12 +29,20 @@ PANELS = {
 """Figures that are drawn, and what is written beside them."""
 
 
+def write_outputs(paths: Paths, metrics: dict[str, Any], rows: list[Row]) -> None:
+    """Write metrics/benchmark.json, plots/peers.csv and plots/peers.png."""
+    write_json(paths.write("metrics/benchmark.json"), metrics)
+    write_table(paths.write("plots/peers.csv"), rows)
+    draw(paths.write("plots/peers.png"), rows)
+
+
 def write_table(path: Path, rows: Iterable[Row]) -> None:
     """Write every figure of every round."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def draw(path: Path, rows: list[Row]) -> None:

@@ -52,6 +52,15 @@ class Board:
         """Note why there is none."""
         self.reasons[part, contestant] = reason
 
+    def begin(self, part: str) -> None:
+        """Note that a part is to come: it has none yet."""
+        self.miss(part, "", not_done(part))
+
+    def end(self, part: str) -> None:
+        """Note that a part is done."""
+        if self.reasons.get((part, "")) == not_done(part):
+            del self.reasons[part, ""]
+
     def rounds(self, part: str, figure: str, contestant: str) -> dict[int, float]:
         """Give a figure by rounds.
 
@@ -82,6 +91,11 @@ class Board:
             entry = found.setdefault(part, {}).setdefault(figure, {})
             entry[contestant] = spread(list(rounds.values()))
         return found
+
+
+def not_done(part: str) -> str:
+    """Say why a part that is to come has no figures."""
+    return f"{part} was not done when this was written"
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -202,11 +216,11 @@ SPEEDUPS: dict[str, Callable[[Board], Ratio]] = {
 def summary(board: Board) -> dict[str, Any]:
     """Give each ratio, null where it could not be measured, and beside it the noise or the reason.
 
-    All raw figures follow under `measured`.
+    Parts that are not whole are among the reasons too. All raw figures follow under `measured`.
     """
     values: dict[str, Any] = {}
     ranges: dict[str, Any] = {}
-    missing: dict[str, str] = {}
+    missing = {part: reason for (part, who), reason in board.reasons.items() if not who}
     for name, ratio in SPEEDUPS.items():
         try:
             found = ratio(board)

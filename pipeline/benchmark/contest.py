@@ -32,6 +32,7 @@ class Contest:
         tell: shows a line to a person.
         board: takes the figures.
         place: which part this is, for a person.
+        keep: writes down what the board has, so that it is not lost when this breaks off.
     """
 
     settings: Peers
@@ -44,6 +45,7 @@ class Contest:
     tell: Callable[[str], None]
     board: Board = field(default_factory=Board)
     place: str = ""
+    keep: Callable[[], None] = lambda: None
 
     def job(self, material: Material, num_steps: int, batch_size: int | None = None) -> Job:
         """Describe what is the same for all contestants of a part."""
@@ -86,6 +88,7 @@ class Contest:
                     )
                     self.play(part, name, job, played, f"round {number}/{num_rounds}")
             record(number, played)
+            self.keep()
             shutil.rmtree(folder, ignore_errors=True)
             left = (time.monotonic() - began) / number * (num_rounds - number)
             self.say(f"round {number}/{num_rounds} done, about {left:,.0f} s left in this part")
@@ -93,7 +96,7 @@ class Contest:
     def play(self, part: str, name: str, job: Job, played: dict[str, Played], where: str) -> None:
         """Run one contestant, and show how it went."""
         began = time.monotonic()
-        self.say(f"{where}: {name} ...")
+        self.say(f"{where}: {name}, {job.num_steps} steps ...")
         try:
             outcome = run(name, job)
         except NotMeasured as reason:

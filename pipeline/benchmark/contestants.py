@@ -1,17 +1,14 @@
 """Who takes part in the comparison: each in a process of its own, told what to do by a file."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.benchmark.child import run_module
 from pipeline.benchmark.job import Job, Outcome
 from pipeline.blas.choose import SETTING
 from pipeline.files import read_json, write_json
-from pipeline.inputs import ROOT
 
 SHOWN_CHARACTERS = 600
 
@@ -58,16 +55,7 @@ def run(name: str, job: Job) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     task, outcome = folder / "job.json", folder / "outcome.json"
     write_json(task, dataclasses.asdict(dataclasses.replace(job, dtype=contestant.dtype)))
-    done = subprocess.run(
-        [sys.executable, "-m", contestant.module, str(task), str(outcome)],
-        cwd=ROOT,
-        env={**os.environ, **contestant.environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = run_module(contestant.module, [str(task), str(outcome)], contestant.environment)
     if done.returncode or not outcome.is_file():
         last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())
         raise NotMeasured(f"{name} ended with exit status {done.returncode}: {last}")

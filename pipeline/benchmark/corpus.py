@@ -81,7 +81,7 @@ def read_corpus(folder: Path, name: str) -> Corpus:
     """Read the texts of two files.
 
     Raises:
-        DataError: when a file is missing, or a row is no text.
+        DataError: when a file is missing or has no rows, or a row is no text.
     """
     parts = []
     for file in ("train.jsonl", "valid.jsonl"):
@@ -93,7 +93,26 @@ def read_corpus(folder: Path, name: str) -> Corpus:
                 f"benchmark.peers.rows: {folder / file} cannot be used ({error!r}).\n"
                 'Name a folder with train.jsonl and valid.jsonl, all rows {"text": ...}; or null.'
             ) from error
+        if not parts[-1]:
+            raise DataError(
+                f"benchmark.peers.rows: {folder / file} has no rows.\n"
+                'Give it rows {"text": ...}, name another folder, or null.'
+            )
     return Corpus(name, *parts)
+
+
+def require_batch(corpus: Corpus, batch_size: int) -> None:
+    """Refuse a batch that the rows cannot fill: some contestants would wait for it forever.
+
+    Raises:
+        DataError: when there are fewer rows than that.
+    """
+    if len(corpus.train) < batch_size:
+        raise DataError(
+            f"benchmark.peers.batch_size={batch_size}: there are only {len(corpus.train)} rows to "
+            f"train on ({corpus.name}).\n"
+            "Take a smaller batch_size, or name a folder with more rows: benchmark.peers.rows=..."
+        )
 
 
 def source_passages() -> Iterator[str]:

@@ -5,23 +5,41 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from pipeline.benchmark.board import Board, summary
+from pipeline.benchmark.bars import write_outputs
+from pipeline.benchmark.board import summary
 from pipeline.benchmark.contest import Contest
-from pipeline.benchmark.contestants import NotMeasured
+from pipeline.benchmark.contestants import (
+    BFLOAT16,
+    FLOAT32,
+    INSTALLED,
+    MLX_LM,
+    OURS,
+    UNCACHED,
+    NotMeasured,
+)
 from pipeline.benchmark.corpus import (
     find_corpus,
     make_material,
     make_model,
     make_tokenizer,
+    require_batch,
     shortened,
 )
-from pipeline.benchmark.races import all_blocks, as_installed, large_vocabulary, torch_peft
+from pipeline.benchmark.races import (
+    MEMORY_ROUNDS,
+    all_blocks,
+    as_installed,
+    large_vocabulary,
+    torch_peft,
+)
 from pipeline.benchmark.reuse import head, last_quarter, sweep
+from pipeline.benchmark.stops import StopAtSignal
 from pipeline.benchmark.surroundings import surroundings
 from pipeline.benchmark.throughput import machine
+from pipeline.errors import PipelineError
 from pipeline.schema import Peers
+from pipeline.stage import Paths
 
 PARTS: dict[str, Callable[[Contest], None]] = {
     "all_blocks": all_blocks,
@@ -33,48 +51,112 @@ PARTS: dict[str, Callable[[Contest], None]] = {
     "sweep": sweep,
     "surroundings": surroundings,
 }
+CONTESTANTS_OF = {
+    "all_blocks": (OURS, MLX_LM),
+    "as_installed": (INSTALLED,),
+    "torch_peft": (FLOAT32, BFLOAT16),
+    "last_quarter": (OURS, UNCACHED, MLX_LM),
+    "head": (OURS, UNCACHED),
+    "large_vocabulary": (OURS, MLX_LM),
+    "sweep": (UNCACHED, OURS),
+    "surroundings": (OURS,),
+}
+"""Who runs in a part, for a person."""
+
+
+FOR_LESS = "benchmark.num_runs=1 benchmark.num_steps=8 benchmark.peers.parts=[all_blocks]"
+"""What makes it short, for a first look."""
 
 
 def compare(
-    settings: Peers, num_steps: int, num_rounds: int, seed: int, tell: Callable[[str], None]
-) -> tuple[dict[str, Any], Board]:
+    settings: Peers,
+    num_steps: int,
+    num_rounds: int,
+    seed: int,
+    paths: Paths,
+    tell: Callable[[str], None],
+) -> None:
     """Measure everything that is asked for; what fails is said, and the rest goes on.
 
-    Nothing is read but the rows, and all files are in a temporary folder. The first step of a
-    process is never timed, because it may have to build kernels.
+    Nothing is read but the rows. What was measured is written after each round, and when this ends
+    before its time; all other files are in a temporary folder. The first step of a process is never
+    timed, because it may have to build kernels.
 
     Args:
         settings: `benchmark.peers`.
         num_steps: of each run.
         num_rounds: repetitions.
         seed: of models, adapters and data order.
+        paths: where metrics, table and picture are written.
         tell: shows a line to a person.
-
-    Returns:
-        The metrics, and all that was measured.
 
     Raises:
         DataError: when the rows that were named cannot be used.
+        Stopped: at a signal.
     """
-    with tempfile.TemporaryDirectory(prefix="tidewheel-peers-") as name:
+    tell(outline(settings, num_steps, num_rounds))
+    with StopAtSignal(), tempfile.TemporaryDirectory(prefix="tidewheel-peers-") as name:
         contest = set_up(settings, num_steps, num_rounds, seed, Path(name), tell)
-        began = time.monotonic()
-        for number, part in enumerate(settings.parts, 1):
-            contest.place = f"[{number}/{len(settings.parts)} {part}]"
-            try:
-                PARTS[part](contest)
-            except NotMeasured as reason:
-                contest.board.miss(part, "", str(reason))
-                contest.say(str(reason))
-        for part in PARTS.keys() - set(settings.parts):
-            contest.board.miss(part, "", f"benchmark.peers.parts leaves out {part}")
-        return {
-            **summary(contest.board),
-            "corpus": contest.corpus.name,
-            "train_rows": contest.material.num_rows,
-            "seconds": time.monotonic() - began,
-            "machine": machine(),
-        }, contest.board
+        began, here = time.monotonic(), machine()
+
+        def keep() -> None:
+            facts = {
+                "corpus": contest.corpus.name,
+                "train_rows": contest.material.num_rows,
+                "seconds": time.monotonic() - began,
+                "machine": here,
+            }
+            rows = list(contest.board.rows())
+            write_outputs(paths, summary(contest.board) | facts, rows)
+
+        contest.keep = keep
+        try:
+            measure(contest)
+        except BaseException:
+            tell(kept(contest, paths))
+            raise
+
+
+def measure(contest: Contest) -> None:
+    """Measure part by part."""
+    board, parts = contest.board, contest.settings.parts
+    for part in parts:
+        board.begin(part)
+    for part in [part for part in PARTS if part not in parts]:
+        board.miss(part, "", f"benchmark.peers.parts leaves out {part}")
+    for number, part in enumerate(parts, 1):
+        contest.place = f"[{number}/{len(parts)} {part}]"
+        try:
+            PARTS[part](contest)
+        except (NotMeasured, PipelineError) as reason:
+            board.miss(part, "", str(reason))
+            contest.say(f"failed, and the rest goes on: {reason}")
+        board.end(part)
+        contest.keep()
+
+
+def kept(contest: Contest, paths: Paths) -> str:
+    """Write what was measured before the end came, and say where it is."""
+    if not contest.board.values:
+        return f"{contest.place} ended before anything was measured: nothing is written"
+    contest.keep()
+    measured = ", ".join(dict.fromkeys(part for part, _, _ in contest.board.values))
+    return (
+        f"{contest.place} ended before its time; what was measured of {measured} is kept in "
+        f"{paths.out}: metrics/benchmark.json, plots/peers.csv and plots/peers.png"
+    )
+
+
+def outline(settings: Peers, num_steps: int, num_rounds: int) -> str:
+    """Say what will be run, and how to make it less."""
+    rounds = {"large_vocabulary": MEMORY_ROUNDS, "sweep": 1}
+    lines = [
+        f"  {part}: {', '.join(CONTESTANTS_OF[part])}; rounds: {rounds.get(part, num_rounds)}"
+        for part in settings.parts
+    ]
+    head = f"What will be run, {num_steps} steps each where a part has no number of its own:"
+    tail = "As conf/ has it, all of it takes half an hour on two cores. For a first look:"
+    return "\n".join([head, *lines, tail, f"  {FOR_LESS}"])
 
 
 def set_up(
@@ -85,9 +167,14 @@ def set_up(
     folder: Path,
     tell: Callable[[str], None],
 ) -> Contest:
-    """Make the tokenizer, the model and the rows that most parts use."""
+    """Make the tokenizer, the model and the rows that most parts use.
+
+    Raises:
+        DataError: when there are no rows, or too few for a batch.
+    """
     corpus = shortened(find_corpus(settings.rows), settings.num_rows, settings.validation_rows)
-    tell(f"{len(corpus.train)} rows to train on: {corpus.name}")
+    require_batch(corpus, settings.batch_size)
+    tell(f"{len(corpus.train)} rows to train on: {corpus.name}; making tokenizer and model ...")
     shape = dataclasses.asdict(settings.model)
     make_tokenizer(corpus, shape["vocab_size"], folder / "tokenizer")
     make_model(folder / "model", shape, folder / "tokenizer", seed)

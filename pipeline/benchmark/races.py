@@ -64,6 +64,7 @@ def record_seconds(
     Of our snapshots only those are scored that a bisection asks for.
     """
     (theirs, their_outcome), (ours, our_outcome) = played[MLX_LM], played[OURS]
+    contest.say(f"round {number}: scoring adapters ...")
     target = scorer.loss(Path(theirs.output))
     steps = range(0, ours.num_steps + 1, ours.steps_per_snapshot)
 
@@ -71,7 +72,7 @@ def record_seconds(
         return scorer.loss(Path(ours.output) / f"step-{step:08d}" if step else None)
 
     index = bisect.bisect_left(steps, True, key=lambda step: loss(step) <= target)
-    around = [step for step in steps[max(0, index - 1) : index + 1] if step >= 0]
+    around = steps[max(0, index - 1) : index + 1]
     curve = [(sum(our_outcome.seconds[WARMUP_STEPS:step]), loss(step)) for step in around]
     contest.board.add(part, "validation_loss", MLX_LM, number, target)
     try:
@@ -116,8 +117,9 @@ def large_vocabulary(contest: Contest) -> None:
     shape = dataclasses.asdict(contest.settings.large_vocabulary)
     tokenizer = contest.folder / "tokenizer"
     make_model(folder / "model", shape, tokenizer, contest.seed)
+    num_rows = max(LONG_ROWS, contest.settings.batch_size)
     texts = joined(
-        contest.corpus, load_tokenizer(tokenizer), contest.settings.long_row_tokens, LONG_ROWS
+        contest.corpus, load_tokenizer(tokenizer), contest.settings.long_row_tokens, num_rows
     )
     material = make_material(folder, folder / "model", texts, shape)
     job = dataclasses.replace(contest.job(material, MEMORY_STEPS), grad_checkpoint=True)

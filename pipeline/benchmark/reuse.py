@@ -106,4 +106,5 @@ def sweep(contest: Contest) -> None:
         run_train_stage(contest.folder / part / name, inputs, [*grid, *own])
         seconds = time.monotonic() - began
         contest.board.add(part, "seconds", name, 1, seconds)
+        contest.keep()
         contest.say(f"six trainings, {name}: {seconds:,.0f} s")

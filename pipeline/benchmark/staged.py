@@ -4,16 +4,13 @@
 folder, so that nothing of the repository is used or touched.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from pipeline.benchmark.child import run_module
 from pipeline.benchmark.contest import Contest
 from pipeline.benchmark.contestants import SHOWN_CHARACTERS, NotMeasured
 from pipeline.benchmark.corpus import Material
 from pipeline.benchmark.terms import SCALE, TARGETS, WEIGHT_DECAY
-from pipeline.inputs import ROOT
 
 VALIDATION_DOCUMENTS = 8
 
@@ -58,15 +55,8 @@ def run_train_stage(folder: Path, inputs: Path, arguments: list[str]) -> None:
     root = folder / "root"
     root.mkdir(parents=True)
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'run'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.train", *arguments, f"inputs={inputs}", *places],
-        cwd=ROOT,
-        env={**os.environ, "DVC_ROOT": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
+    done = run_module(
+        "stages.train", [*arguments, f"inputs={inputs}", *places], {"DVC_ROOT": str(root)}
     )
     if done.returncode:
         last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())

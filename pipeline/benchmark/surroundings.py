@@ -19,6 +19,7 @@ from pipeline.benchmark.growth import growth
 from pipeline.benchmark.staged import lay_out_inputs, overrides, run_train_stage
 from pipeline.data.prepare import prepare
 from pipeline.device import mx
+from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.inputs import ROOT
 from pipeline.machine import allowed_cores
@@ -48,9 +49,10 @@ def surroundings(contest: Contest) -> None:
         contest.say(f"{title} ...")
         try:
             measure(contest)
-        except NotMeasured as reason:
+        except (NotMeasured, PipelineError) as reason:
             contest.board.miss(PART, OURS, str(reason))
             contest.say(f"{title}: {reason}")
+        contest.keep()
 
 
 def disk(contest: Contest) -> None:

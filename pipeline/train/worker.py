@@ -4,11 +4,9 @@ It is started early: it imports, opens the data and waits, without weights, unti
 on where another process stopped. It never outlives its supervisor.
 """
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +20,7 @@ from pipeline.device import (
     nn,
 )
 from pipeline.errors import CheckpointError, DeviceError, PipelineError
-from pipeline.machine import footprint_bytes
+from pipeline.machine import die_with_parent, footprint_bytes
 from pipeline.train.channel import Receiver, Sender
 from pipeline.train.faults import Faults
 from pipeline.train.loop import Trainer
@@ -37,7 +35,6 @@ from pipeline.train.task import Task
 from pipeline.train.watch import Watch
 
 FORECAST_EVERY_STEPS = 10
-PR_SET_PDEATHSIG = 1
 ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory")
 
 
@@ -89,8 +86,7 @@ def outlive_nobody() -> None:
     """Leave signals to the supervisor, and die with it."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
 
 
 def is_allocation_failure(error: Exception) -> bool:

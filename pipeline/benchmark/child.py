@@ -1,0 +1,67 @@
+"""Processes of the comparison: none of them goes on when it has ended, however it ended.
+
+`python -m pipeline.benchmark.child PARENT PROGRAM ARGUMENT...` is the program itself, bound to its
+parent.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from pipeline.inputs import ROOT
+from pipeline.machine import die_with_parent
+
+GRACE_SECONDS = 10
+
+
+def run_module(
+    module: str, arguments: list[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of Python as a process, and wait for its end; end it when that is broken off.
+
+    Args:
+        module: what is started.
+        arguments: of its command line.
+        environment: what it finds in its environment besides ours.
+
+    Returns:
+        Its exit status, and what it has said on either stream.
+    """
+    program = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__, str(os.getpid()), *program],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            said, _ = process.communicate()
+        except BaseException:
+            end(process)
+            raise
+    return subprocess.CompletedProcess(program, process.returncode, said)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Ask a process for its end, and kill it when that takes too long."""
+    process.terminate()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def become(parent: int, program: list[str]) -> None:
+    """Turn into a program that dies with its parent, unless that has died already."""
+    die_with_parent()
+    if os.getppid() == parent:
+        os.execv(program[0], program)
+
+
+if __name__ == "__main__":
+    become(int(sys.argv[1]), sys.argv[2:])
