@@ -29,6 +29,11 @@ def trains(process):
         return False
 
 
+def heed_hang_ups():
+    """Undo what a `nohup` before the tests would do."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Comparison:
     """The stage as a process, with small models."""
 
@@ -50,6 +55,7 @@ class Comparison:
                 cwd=ROOT,
                 env=os.environ | {"TMPDIR": str(self.temporary), "MLX_DISABLE_COMPILE": "1"},
                 stderr=log,
+                preexec_fn=heed_hang_ups,
             )
 
     def wait_for(self, text):

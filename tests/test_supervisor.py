@@ -25,7 +25,7 @@ LONG = {"train__num_steps": 44, "train__steps_per_eval": 11}
 @pytest.mark.parametrize(
     ("mode", "interval", "size"),
     [
-        ("lora", 1, {}),
+        ("lora", 4, {}),
         ("full", 5, {}),
         *(
             pytest.param(mode, interval, LONG, marks=EXHAUSTIVE)
