@@ -138,6 +138,18 @@ def test_the_peak_of_lanes_is_predicted(tmp_path, shape, asked):
     assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
 
 
+def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tmp_path):
+    write_llama(tmp_path, **WIDE)
+    none, one, two = (
+        predict(request_of(tmp_path, num_layers=1, cached=True, rows=2, lanes=lanes, longest=size))
+        for lanes, size in ((1, 2), (1, 129), (2, 129))
+    )
+    held = one.weight_bytes + one.trainable_bytes + one.state_bytes
+    own = one.phases["frozen blocks"] - held
+    assert own > none.phases["frozen blocks"] - held > 0
+    assert two.phases["frozen blocks"] - held == 2 * own
+
+
 RECOMPUTED_BESIDE = (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "lanes": 2})
 
 
