@@ -5,7 +5,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.fields import RowError
@@ -111,6 +111,8 @@ def test_names_of_splits(tmp_path, name, split):
         max_size=4,
     )
 )
+@example(2**70)
+@example({"text": "a"})
 def test_a_line_is_its_json(value):
     for ensure_ascii in (True, False):
         for row in (value, {"text": value}):

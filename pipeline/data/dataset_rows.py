@@ -54,6 +54,7 @@ class DatasetRows:
             DataError: when it cannot read the folder.
         """
         place = self.folder / self.split
+        row_of = self.splitter.rows_of(place)
         for line, row in enumerate(self.rows(), start=1):
             counts["rows"] += 1
             raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
@@ -62,7 +63,7 @@ class DatasetRows:
             except RowError as error:
                 bad.add(place, line, raw, str(error))
                 continue
-            yield Row(place, line, raw, record, self.splitter.split(place, record))
+            yield row_of(line, raw, record)
 
     def rows(self) -> Iterator[Any]:
         """Read the split as it is on disk; nothing is shuffled, cached or run.

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.chat import Piece, conversation_pieces
 from pipeline.data.fields import RowError
 from pipeline.data.records import Answer, Conversation, Record, Text
-from pipeline.data.word_cache import CachedTokenizer
+from pipeline.data.word_cache import ID, CachedTokenizer
 
 
 class Encoded(NamedTuple):
@@ -54,7 +54,8 @@ class Encoder:
         self.tokenizer, self.train_on = tokenizer, train_on
         self.bos: Any = tokenizer.bos_token_id
         self.eos: Any = tokenizer.eos_token_id
-        self.closing = np.array([self.eos], np.int32)
+        self.closing = np.array([self.eos], ID).tobytes()
+        self.opening_twice = b"" if self.bos is None else np.array([self.bos] * 2, ID).tobytes()
         self.cached = CachedTokenizer(tokenizer.backend_tokenizer)
         self.all_but_first = all_but_first(1024)
         self.control_tokens = frozenset(tokenizer.added_tokens_decoder) | {self.eos}
@@ -77,14 +78,15 @@ class Encoder:
     def encode_texts(self, records: Sequence[Record]) -> list[Encoded | RowError]:
         """Give what `encode_others` would give of texts of weight 1, without the weights."""
         texts = [record.content.text for record in records if isinstance(record.content, Text)]
-        return [self.close_text(ids) for ids in self.cached.encode(texts, add_special_tokens=True)]
+        return [*map(self.close_text, self.cached.encode(texts, add_special_tokens=True))]
 
-    def close_text(self, ids: Int32[np.ndarray, " length"]) -> Encoded | RowError:
+    def close_text(self, data: bytes) -> Encoded | RowError:
         """Close a text, all of which is to be learnt."""
-        if self.opens_twice(ids):
+        if self.opening_twice and data.startswith(self.opening_twice):
             return self.opening_error()
-        if not self.is_closed(ids, from_template=False):
-            ids = np.concatenate((ids, self.closing))
+        if not data.endswith(self.closing):
+            data += self.closing
+        ids = np.frombuffer(data, ID)
         if len(ids) > len(self.all_but_first):
             self.all_but_first = all_but_first(2 * len(ids))
         return Encoded(ids, self.all_but_first[: len(ids)])
@@ -121,7 +123,7 @@ class Encoder:
         for is_opening in (True, False):
             texts = [piece.text for piece in pieces if piece.is_opening == is_opening]
             found[is_opening] = iter(self.cached.encode(texts, add_special_tokens=is_opening))
-        return [next(found[piece.is_opening]) for piece in pieces]
+        return [np.frombuffer(next(found[piece.is_opening]), ID) for piece in pieces]
 
     def assemble(
         self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " _"]]]
@@ -134,7 +136,7 @@ class Encoder:
             runs.append((ids, piece.weight))
         last, last_ids = parts[-1]
         if last.weight and not self.is_closed(last_ids, from_template=not parts[0][0].is_opening):
-            runs.append((self.closing, last.weight))
+            runs.append((np.frombuffer(self.closing, ID), last.weight))
         ids = np.concatenate([ids for ids, _ in runs])
         if self.opens_twice(ids):
             return self.opening_error()

@@ -25,6 +25,7 @@ class Row(NamedTuple):
         line: its number, from 1.
         raw: the bytes of the line.
         record: what they say.
+        content_hash: of the record.
         split: where it belongs.
     """
 
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     line: int
     raw: bytes
     record: Record
+    content_hash: bytes
     split: Split
 
 
@@ -107,12 +109,18 @@ class Splitter:
         test_fraction = 0.0 if "test" in named else self.test_fraction
         return Splitter(self.validation_fraction, test_fraction, by_name=True)
 
-    def split(self, file: Path, record: Record) -> Split:
-        """Choose the split of a row."""
+    def rows_of(self, file: Path) -> Callable[[int, bytes, Record], Row]:
+        """Make what turns the records of a file into rows, from their line and its bytes."""
         named = split_named_by(file) if self.by_name else None
-        if named in ("validation", "test"):
-            return named
-        return split_of(record.split_key(), self.validation_fraction, self.test_fraction)
+        held_out = named if named != "train" else None
+        fractions = self.validation_fraction, self.test_fraction
+
+        def row(line: int, raw: bytes, record: Record) -> Row:
+            content_hash = record.content_hash()
+            split = held_out or split_of(record.split_key(content_hash), *fractions)
+            return Row(file, line, raw, record, content_hash, split)
+
+        return row
 
 
 @dataclass(frozen=True)
@@ -145,18 +153,18 @@ class JsonlRows:
         files = jsonl_files(self.path)
         splitter = self.splitter.for_files(self.path, files)
         for file in files:
+            row_of = splitter.rows_of(file)
             for line, raw in iterate_lines(file, self.max_line_bytes, counts):
                 if not raw.strip():
                     counts["blank_lines"] += 1
                     continue
                 counts["rows"] += 1
                 try:
-                    row = parse_line(raw, self.max_line_bytes)
-                    record = parse_record(row, self.with_metadata)
+                    record = parse_record(parse_line(raw, self.max_line_bytes), self.with_metadata)
                 except RowError as error:
                     bad.add(file, line, raw, str(error))
                     continue
-                yield Row(file, line, raw, record, splitter.split(file, record))
+                yield row_of(line, raw, record)
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,7 @@ class WorldRows:
 
     def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
         """Give the rows; none of them is bad."""
+        row_of = self.splitter.rows_of(WORLD)
         for line, row in enumerate(self.make(), start=1):
             counts["rows"] += 1
-            record = parse_record(row)
-            yield Row(WORLD, line, b"", record, self.splitter.split(WORLD, record))
+            yield row_of(line, b"", parse_record(row))

@@ -5,8 +5,7 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.data.fields import MAX_WEIGHT, RowError, checked_number, checked_text, kind_of
 from pipeline.data.messages import checked_messages, checked_tools
@@ -19,9 +18,8 @@ HASH_BYTES = 16
 ALIASES = {"authority_weight": "auth_weight", "provenance_entropy": "prov_entropy"}
 
 
-@dataclass(frozen=True)
-class Text:
-    """A document, all of it to be learnt."""
+class Text(NamedTuple):
+    """A document, all of it to be learnt; a tuple, because it is the most frequent content."""
 
     text: str
 
@@ -62,9 +60,8 @@ class Conversation:
             yield json.dumps(part, sort_keys=True, ensure_ascii=False)
 
 
-@dataclass(frozen=True)
-class Record:
-    """A row and where its content comes from.
+class Record(NamedTuple):
+    """A row and where its content comes from; a tuple, because there are millions of them.
 
     Attributes:
         content: what is to be learnt.
@@ -82,16 +79,13 @@ class Record:
     metadata: Metadata = NO_METADATA
     weight: float = 1.0
 
-    @cached_property
     def content_hash(self) -> bytes:
-        """Hash of the content; case, white space and Unicode composition do not count."""
+        """Hash the content; case, white space and Unicode composition do not count."""
         return digest(type(self.content).__name__, *map(normalised, self.content.parts()))
 
-    def split_key(self) -> bytes:
+    def split_key(self, content_hash: bytes) -> bytes:
         """Give what decides the split: the cluster where there is one, else the content."""
-        if self.cluster is None:
-            return self.content_hash
-        return digest("cluster", self.cluster)
+        return content_hash if self.cluster is None else digest("cluster", self.cluster)
 
 
 def normalised(text: str) -> str:

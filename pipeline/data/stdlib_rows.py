@@ -46,7 +46,7 @@ class StdlibRows:
                 except RowError as error:
                     bad.add(file, 1, raw, str(error))
                     continue
-                yield Row(file, 1, raw, record, self.splitter.split(file, record))
+                yield self.splitter.rows_of(file)(1, raw, record)
 
 
 def decoded(raw: bytes) -> str | None:

@@ -4,11 +4,10 @@ The tokenizers library goes through every text character by character, however o
 came before. Here each different word goes through it once.
 """
 
-from collections.abc import Sequence
-from itertools import chain, product
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise, product
 
 import numpy as np
-from jaxtyping import Int32
 from tokenizers import Tokenizer
 
 from pipeline.data.cutters import cutter_of
@@ -17,13 +16,30 @@ ID = np.dtype(np.int32)
 MAX_BYTES = 1 << 24
 """About what all words may take; beyond it they are forgotten, and learnt anew."""
 FIRST_WORDS, NEW_SHARE = 1 << 14, 0.2
-"""Once so many words are known, a new one costs about five times its share of a whole text."""
+"""Once so many words are known, texts with a larger share of new ones are left to the library."""
 BYTES_PER_WORD, BYTES_PER_CHARACTER = 200, 5
+WORDS_PER_TEXT = 256
 PROBES = (
     "".join(map("".join, product("aZ9 \n\r\t.'/é猫", repeat=3))),
     " ".join(map("".join, product("aZ9\n.'/é猫", repeat=3))),
 )
 """Texts with every three of these characters in a row, and words of any two kinds."""
+
+
+UNKNOWN = b"?"
+"""Stands for the ids of a word, and is shorter than one."""
+
+
+class Memory(dict[str, bytes]):
+    """The ids of words; those that are looked for and not known are noted, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unknown = list[str]()
+
+    def __missing__(self, word: str) -> bytes:
+        self.unknown.append(word)
+        return UNKNOWN
 
 
 class CachedTokenizer:
@@ -39,61 +55,113 @@ class CachedTokenizer:
 
     def __init__(self, backend: Tokenizer) -> None:
         self.backend = backend
-        self._ids: dict[str, bytes] = {}
-        self._bytes = self.num_texts = self.num_cut = 0
         before, after = special_ids(backend)
         self._special = {True: (before, after), False: (b"", b"")}
         self._cutter = cutter_of(backend)
-        if self._cutter and not self.agrees():
+        for self._separator in (separator_of(backend), None):
+            self._memory, self._bytes, self.num_texts, self.num_cut = Memory(), 0, 0, 0
+            if self._cutter and self.agrees():
+                break
+        else:
             self._cutter = None
         self.num_texts = self.num_cut = 0
 
-    def encode(
-        self, texts: Sequence[str], add_special_tokens: bool
-    ) -> list[Int32[np.ndarray, " _"]]:
-        """Give the ids of each text, as the tokenizer does; arrays that are not to be changed."""
-        cut = self._cutter.cut if self._cutter else lambda text: None
-        words = [cut(text) for text in texts]
-        if not self.learn([parts for parts in words if parts is not None]):
-            words = [None] * len(texts)
-        whole = [text for text, parts in zip(texts, words, strict=True) if parts is None]
+    def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[bytes]:
+        """Give the ids of each text, as the tokenizer does: 32-bit integers, in their bytes."""
+        found: list[bytes | None] = [None] * len(texts)
+        if self._cutter:
+            found = self.remembered(self._cutter.cut, texts, add_special_tokens)
+        whole = [text for text, ids in zip(texts, found, strict=True) if ids is None]
         self.num_texts += len(texts)
         self.num_cut += len(texts) - len(whole)
-        encodings = iter(
-            self.backend.encode_batch_fast(whole, add_special_tokens=add_special_tokens)
-        )
-        before, after = self._special[add_special_tokens]
-        ids_of = self._ids.__getitem__
-        return [
-            np.array(next(encodings).ids, ID)
-            if parts is None
-            else np.frombuffer(b"".join([before, *map(ids_of, parts), after]), ID)
-            for parts in words
-        ]
+        rest = self.tokenized(whole, add_special_tokens)
+        return [next(rest) if ids is None else ids for ids in found]
 
-    def learn(self, words: list[list[str]]) -> bool:
-        """Tokenize those words that are new, all at once so that the library uses its threads.
+    def remembered(
+        self,
+        cut: Callable[[str], list[str] | None],
+        texts: Sequence[str],
+        add_special_tokens: bool,
+    ) -> list[bytes | None]:
+        """Give the ids of texts word by word; None where a text must stay whole, or rather does.
+
+        Each text is looked up as soon as it is cut, while its words are in the processor's cache.
+        """
+        before, after = self._special[add_special_tokens]
+        look_up, unknown = self._memory.__getitem__, self._memory.unknown
+        found, lacking = list[bytes | None](), list[tuple[int, list[bytes]]]()
+        count = 0
+        for index, text in enumerate(texts):
+            words = cut(text)
+            if words is None:
+                found.append(None)
+                continue
+            pieces = [before, *map(look_up, words), after]
+            found.append(b"".join(pieces))
+            if len(unknown) > count:
+                lacking.append((index, pieces))
+                count = len(unknown)
+        are_known = self.learn(sum(len(pieces) for _, pieces in lacking))
+        words_in_order = iter(unknown)
+        for index, pieces in lacking:
+            found[index] = self.completed(pieces, words_in_order) if are_known else None
+        unknown.clear()
+        return found
+
+    def completed(self, pieces: list[bytes], unknown: Iterator[str]) -> bytes:
+        """Join the ids of a text, now that its words are known."""
+        at = -1
+        for _ in range(pieces.count(UNKNOWN)):
+            at = pieces.index(UNKNOWN, at + 1)
+            pieces[at] = self._memory[next(unknown)]
+        return b"".join(pieces)
+
+    def learn(self, num_words: int) -> bool:
+        """Tokenize the unknown words.
+
+        Args:
+            num_words: of all texts that hold some.
 
         Returns:
-            Whether all are known now; else so many are new that whole texts cost less.
+            Whether they are known now; else so many are new that whole texts cost less.
         """
-        different = set(chain.from_iterable(words))
-        new = list(different - self._ids.keys())
-        if len(self._ids) > FIRST_WORDS and len(new) > NEW_SHARE * sum(map(len, words)):
+        new = list(dict.fromkeys(self._memory.unknown))
+        if len(self._memory) > FIRST_WORDS and len(new) > NEW_SHARE * num_words:
             return False
         if self._bytes + memory_of(new) > MAX_BYTES:
-            self._ids, self._bytes, new = {}, 0, list(different)
+            self._memory.clear()
+            self._bytes = 0
         self._bytes += memory_of(new)
-        encodings = self.backend.encode_batch_fast(new, add_special_tokens=False)
-        for word, encoding in zip(new, encodings, strict=True):
-            self._ids[word] = np.array(encoding.ids, ID).tobytes()
+        self._memory.update(zip(new, self.word_ids(new), strict=True))
         return True
+
+    def word_ids(self, words: list[str]) -> Iterator[bytes]:
+        """Give the ids of each word.
+
+        The library takes longer to be asked than to answer. So it is given texts of many words,
+        with a control token between them.
+        """
+        if self._separator is None:
+            yield from self.tokenized(words)
+            return
+        text, id = self._separator
+        groups = [words[at : at + WORDS_PER_TEXT] for at in range(0, len(words), WORDS_PER_TEXT)]
+        border = np.array(id, ID).tobytes()
+        for data in self.tokenized([text.join(group) for group in groups]):
+            starts = np.flatnonzero(np.frombuffer(border + data, ID) == id) * ID.itemsize
+            for start, end in pairwise([*starts.tolist(), len(data) + len(border)]):
+                yield data[start : end - len(border)]
+
+    def tokenized(self, texts: Sequence[str], add_special_tokens: bool = False) -> Iterator[bytes]:
+        """Let the library give the ids of texts, all at once so that it uses its threads."""
+        for encoding in self.backend.encode_batch_fast(
+            texts, add_special_tokens=add_special_tokens
+        ):
+            yield np.array(encoding.ids, ID).tobytes()
 
     def agrees(self) -> bool:
         """Tell whether texts that are hard to cut get the ids that the tokenizer gives."""
-        expected = self.backend.encode_batch_fast(PROBES, add_special_tokens=True)
-        found = self.encode(PROBES, add_special_tokens=True)
-        return [ids.tolist() for ids in found] == [encoding.ids for encoding in expected]
+        return self.encode(PROBES, True) == [*self.tokenized(PROBES, True)]
 
 
 def memory_of(words: list[str]) -> int:
@@ -112,3 +180,26 @@ def special_ids(backend: Tokenizer) -> tuple[bytes, bytes]:
     )
     before, after = full[:start], full[start + len(bare) :]
     return np.array(before, ID).tobytes(), np.array(after, ID).tobytes()
+
+
+def separator_of(backend: Tokenizer) -> tuple[str, int] | None:
+    """Find a control token that is found wherever it stands between two words, and its id."""
+    tokens = backend.get_added_tokens_decoder()
+    for id, token in sorted(tokens.items()):
+        takes_more = token.lstrip or token.rstrip or token.single_word or token.normalized
+        others = (other.content for other in tokens.values())
+        if not takes_more and not any(overlap(token.content, other) for other in others):
+            return token.content, id
+    return None
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether two texts may share characters, or a text with another like it."""
+    if one == other:
+        return any(one.endswith(one[:size]) for size in range(1, len(one)))
+    return (
+        one in other
+        or other in one
+        or any(one.endswith(other[:size]) for size in range(1, len(other)))
+        or any(other.endswith(one[:size]) for size in range(1, len(one)))
+    )
