@@ -83,10 +83,20 @@ def output_names(description: dict[str, Any]) -> list[str]:
 
 def maker_of(name: str) -> str:
     """Find the stage that writes a file or folder."""
-    for stage_name, description in dvc_stages().items():
-        if any(name == out or name.startswith(f"{out}/") for out in output_names(description)):
+    for out, stage_name in makers().items():
+        if name == out or name.startswith(f"{out}/"):
             return stage_name
     return ""
+
+
+@functools.cache
+def makers() -> dict[str, str]:
+    """Give the stage that writes each output; read once, because that takes longer than hashing."""
+    return {
+        out: stage_name
+        for stage_name, description in dvc_stages().items()
+        for out in output_names(description)
+    }
 
 
 def dependency_hashes(stage_name: str, paths: Paths) -> dict[str, str]:

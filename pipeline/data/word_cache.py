@@ -4,7 +4,7 @@ The tokenizers library goes through every text character by character, however o
 came before. Here each different word goes through it once.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 
 import numpy as np

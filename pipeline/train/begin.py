@@ -19,15 +19,16 @@ from pipeline.errors import PipelineError
 from pipeline.train.channel import Receiver, Sender
 
 LOWEST_PRIORITY = 19
-TOKENIZERS = {
+SPARED = {
+    "huggingface_hub": ("snapshot_download",),
     "transformers": ("AutoTokenizer", "PreTrainedTokenizer", "PreTrainedTokenizerFast"),
     "transformers.tokenization_utils_base": ("PreTrainedTokenizerBase",),
 }
-"""What mlx-lm takes from transformers when it is imported."""
+"""What mlx-lm takes from the Hugging Face libraries when it is imported."""
 
 
 class NotNeeded:
-    """Stands for a class of transformers; mlx-lm derives from one and registers it."""
+    """Stands for what is spared; mlx-lm derives from one of the classes and registers it."""
 
     @classmethod
     def register(cls, *arguments: object, **options: object) -> None:
@@ -35,12 +36,12 @@ class NotNeeded:
 
 
 @contextlib.contextmanager
-def without_tokenizers() -> Iterator[None]:
-    """Let mlx-lm be imported without transformers, which takes as long as all the rest.
+def without_hugging_face() -> Iterator[None]:
+    """Let mlx-lm be imported without the Hugging Face libraries, which take longer than the rest.
 
-    A worker reads prepared tokens and never makes a tokenizer.
+    A worker reads prepared tokens and never makes a tokenizer, and its model is on the disk.
     """
-    for module, names in TOKENIZERS.items():
+    for module, names in SPARED.items():
         stand_in: Any = types.ModuleType(module)
         stand_in.__path__ = []
         for name in names:
@@ -49,7 +50,7 @@ def without_tokenizers() -> Iterator[None]:
     try:
         yield
     finally:
-        for module in TOKENIZERS:
+        for module in SPARED:
             del sys.modules[module]
 
 
@@ -61,7 +62,7 @@ def import_quietly(module: str) -> None:
         if sys.platform == "linux":  # elsewhere a priority is that of the whole process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         try:
-            with without_tokenizers():
+            with without_hugging_face():
                 importlib.import_module(module)
         except BaseException as error:
             errors.append(error)
