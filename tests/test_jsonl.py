@@ -111,7 +111,7 @@ def test_names_of_splits(tmp_path, name, split):
         max_size=4,
     )
 )
-@example(2**70)
+@example(2**70 + 1)
 @example({"text": "a"})
 def test_a_line_is_its_json(value):
     for ensure_ascii in (True, False):

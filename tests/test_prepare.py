@@ -1,6 +1,7 @@
 """Rows become stores: the same bytes each time, every row accounted for, in constant memory."""
 
 import dataclasses
+import gc
 import json
 import shutil
 import subprocess
@@ -793,6 +794,17 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 12e6, f"footprints {peaks} for 2 and 12 MB of rows"
+
+
+def test_objects_of_libraries_are_left_alone_while_rows_are_read(tmp_path):
+    file, counts = tmp_path / "rows.jsonl", []
+    file.write_text("".join(json.dumps(row) + "\n" for row in texts(*sentences(100))))
+    before = gc.get_freeze_count()
+    settings = dataclasses.replace(SETTINGS, path=file)
+    (tmp_path / "out").mkdir()
+    prepare(settings, tmp_path / "out", lambda what, rows: counts.append(gc.get_freeze_count()))
+    assert min(counts) > before + 10_000
+    assert gc.get_freeze_count() == before
 
 
 # --- provenance ---
