@@ -179,6 +179,30 @@ def test_words_are_parted_by_a_control_token():
     assert separators == {kind: None if kind == "first mark" else ("<s>", 0) for kind in KNOWN}
 
 
+def test_words_that_hold_the_id_between_words_are_tokenized_one_by_one(monkeypatch):
+    cached = CachedTokenizer(KNOWN["marks"])
+    unknown = KNOWN["marks"].token_to_id("<unk>")
+    monkeypatch.setattr(cached, "_separator", ("<unk>", unknown))
+    assert same(KNOWN["marks"], cached, ["the 😀 cat", "😀", "sat 😀😀 on"])
+    monkeypatch.setattr(cached, "_separator", ("<nowhere>", 3))  # never found
+    assert same(KNOWN["marks"], cached, ["whose mat", "dog's"])
+
+
+def test_control_tokens_that_are_read_as_text_part_nothing():
+    tokenizer = Tokenizer.from_str(KNOWN["gpt2"].to_str())
+    tokenizer.encode_special_tokens = True
+    assert word_cache.separator_of(tokenizer) is None
+    assert same(tokenizer, CachedTokenizer(tokenizer), [*CORPUS, "the <s> sat"])
+
+
+def test_what_stands_for_unknown_characters_parts_nothing():
+    tokenizer = Tokenizer(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"))
+    tokenizer.add_special_tokens([AddedToken("<unk>", special=True)])
+    assert word_cache.separator_of(tokenizer) is None
+    tokenizer.add_special_tokens([AddedToken("</s>", special=True)])
+    assert word_cache.separator_of(tokenizer) == ("</s>", 2)
+
+
 @pytest.mark.parametrize(
     ("tokens", "chosen"),
     [

@@ -139,18 +139,22 @@ class CachedTokenizer:
         """Give the ids of each word.
 
         The library takes longer to be asked than to answer. So it is given texts of many words,
-        with a control token between them.
+        with a control token between them. Where words have its id among theirs, as that of what a
+        vocabulary lacks, they are given one by one after all.
         """
         if self._separator is None:
             yield from self.tokenized(words)
             return
         text, id = self._separator
         groups = [words[at : at + WORDS_PER_TEXT] for at in range(0, len(words), WORDS_PER_TEXT)]
-        border = np.array(id, ID).tobytes()
-        for data in self.tokenized([text.join(group) for group in groups]):
-            starts = np.flatnonzero(np.frombuffer(border + data, ID) == id) * ID.itemsize
-            for start, end in pairwise([*starts.tolist(), len(data) + len(border)]):
-                yield data[start : end - len(border)]
+        joined = self.tokenized([text.join(group) for group in groups])
+        for group, data in zip(groups, joined, strict=True):
+            borders = np.flatnonzero(np.frombuffer(data, ID) == id) * ID.itemsize
+            if len(borders) != len(group) - 1:
+                yield from self.tokenized(group)
+                continue
+            for before, after in pairwise([-ID.itemsize, *borders.tolist(), len(data)]):
+                yield data[before + ID.itemsize : after]
 
     def tokenized(self, texts: Sequence[str], add_special_tokens: bool = False) -> Iterator[bytes]:
         """Let the library give the ids of texts, all at once so that it uses its threads."""
@@ -184,8 +188,13 @@ def special_ids(backend: Tokenizer) -> tuple[bytes, bytes]:
 
 def separator_of(backend: Tokenizer) -> tuple[str, int] | None:
     """Find a control token that is found wherever it stands between two words, and its id."""
+    if backend.encode_special_tokens:  # as any other text
+        return None
     tokens = backend.get_added_tokens_decoder()
+    unknown = getattr(backend.model, "unk_token", None)
     for id, token in sorted(tokens.items()):
+        if token.content == unknown:
+            continue
         takes_more = token.lstrip or token.rstrip or token.single_word or token.normalized
         others = (other.content for other in tokens.values())
         if not takes_more and not any(overlap(token.content, other) for other in others):
