@@ -57,7 +57,7 @@ def test_different_content_has_different_hashes(first, second):
         for one, two in [(first, second), (second, first)]
     ]
     same = normalised(f"x{first}") == normalised(f"x{second}")
-    assert (records[0].content_hash() == records[1].content_hash) == same
+    assert (records[0].content_hash() == records[1].content_hash()) == same
     assert len(records[0].content_hash()) == HASH_BYTES
 
 
