@@ -112,11 +112,13 @@ class Training:
         self.wait_until(lambda: self.newest_step() >= step)
 
     def wait_until(self, condition):
+        """Wait for a condition; give what it was."""
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while not condition():
+        while not (found := condition()):
             assert self.process.poll() is None, f"ended too early\n{self.text()}"
             assert time.monotonic() < deadline, f"waited too long\n{self.text()}"
             time.sleep(0.002)
+        return found
 
     def most_held(self, until=float("inf")):
         """Sample what all processes hold, until they end or hold that much; give the maximum."""
