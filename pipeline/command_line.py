@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from pipeline import rules
 from pipeline.errors import ConfigError, report_problems
-from pipeline.inputs import ROOT
+from pipeline.files import ROOT
 
 COMPOSITION_ERRORS = (HydraException, yaml.YAMLError)
 CONF = ROOT / "conf"

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.files import cache_folder
+from pipeline.files import ROOT, cache_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 

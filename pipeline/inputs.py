@@ -12,10 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.download import DownloadError, download
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, report_problems
-from pipeline.files import cached_sha256_file
+from pipeline.files import ROOT, cached_sha256_file
 from pipeline.stdlib import stdlib_fingerprint, stdlib_root
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = "scratch"
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -32,8 +32,7 @@ from pipeline.command_line import (
     usual_spelling,
 )
 from pipeline.errors import ConfigError, PipelineError, report_problems
-from pipeline.files import sha256_path
-from pipeline.inputs import ROOT
+from pipeline.files import ROOT, sha256_path
 
 
 @dataclass(frozen=True)

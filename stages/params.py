@@ -26,9 +26,8 @@ from pipeline.command_line import (
     usual_spelling,
 )
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import write_text
+from pipeline.files import ROOT, write_text
 from pipeline.inputs import fingerprints
-from pipeline.stage import ROOT
 from pipeline.sweep_table import flat
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"

@@ -17,7 +17,7 @@ from pipeline.data.metadata import NO_METADATA
 from pipeline.data.sources import source_of
 from pipeline.download import DownloadError
 from pipeline.errors import ConfigError, DataError
-from pipeline.stage import ROOT
+from pipeline.files import ROOT
 from tests.provenance import tables
 from tests.test_prepare import SETTINGS
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import inputs
+from pipeline import files, inputs
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError
 
 
@@ -91,7 +91,7 @@ def test_paths_are_those_of_the_repository_or_absolute(root, monkeypatch):
     assert inputs.external("rows") == root / "rows"
     assert inputs.external(str(root / "rows")) == root / "rows"
     monkeypatch.delenv("DVC_ROOT")
-    assert inputs.external("rows") == inputs.ROOT / "rows"
+    assert inputs.external("rows") == files.ROOT / "rows"
     monkeypatch.setenv("HOME", str(root))
     assert inputs.external("~/rows") == root / "rows"
 

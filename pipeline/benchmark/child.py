@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from pipeline.inputs import ROOT
+from pipeline.files import ROOT
 from pipeline.machine import die_with_parent
 
 GRACE_SECONDS = 10

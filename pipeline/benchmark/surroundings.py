@@ -20,8 +20,7 @@ from pipeline.benchmark.staged import lay_out_inputs, overrides, run_train_stage
 from pipeline.data.prepare import prepare
 from pipeline.device import mx
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
-from pipeline.inputs import ROOT
+from pipeline.files import ROOT, read_json
 from pipeline.stage import dvc_stages, output_names
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
 

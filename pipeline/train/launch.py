@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
-from pipeline.inputs import ROOT
+from pipeline.files import ROOT
 from pipeline.machine import footprint_bytes
 from pipeline.train.channel import Message, Receiver, Sender
 from pipeline.train.task import Task

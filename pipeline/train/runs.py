@@ -11,8 +11,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import CheckpointError
-from pipeline.files import FileLock, sha256_bytes
-from pipeline.inputs import ROOT
+from pipeline.files import ROOT, FileLock, sha256_bytes
 from pipeline.stage import Paths, dependency_hashes
 from pipeline.train.status import Status
 
