@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.benchmark.bars import Row, write_outputs
-from pipeline.benchmark.peers import compare
+from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
 from pipeline.schema import Peers, Scratch
 from pipeline.stage import Paths, stage

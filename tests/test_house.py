@@ -56,7 +56,7 @@ PACKAGES = {"data", "model", "train", "evaluate", "formats", "benchmark", "serve
 MAY_IMPORT = {
     "mlx": {"pipeline/device.py"},
     "mlx_lm": {
-        "pipeline/benchmark/mlx_lm_lora.py",  # mlx-lm itself, in a process of its own
+        "pipeline/benchmark/peers/mlx_lm_lora.py",  # mlx-lm itself, in a process of its own
         "pipeline/generate.py",
         "pipeline/model/upstream.py",
     },

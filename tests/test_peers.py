@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.benchmark import contest as contest_module
-from pipeline.benchmark import peers, races, reuse, surroundings
 from pipeline.benchmark.bars import draw, write_table
-from pipeline.benchmark.board import COLUMNS, SPEEDUPS, Board, quotient, seconds_to_loss, slope
-from pipeline.benchmark.board import summary as summary_of
-from pipeline.benchmark.contestants import (
+from pipeline.benchmark.peers import compare, prefix_cache, speed, system
+from pipeline.benchmark.peers import rounds as contest_module
+from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined, source_passages
+from pipeline.benchmark.peers.growth import growth
+from pipeline.benchmark.peers.job import Job, Outcome
+from pipeline.benchmark.peers.mlx_lm_lora import configuration, outcome_of
+from pipeline.benchmark.peers.programs import (
     FLOAT32,
     INSTALLED,
     MLX_LM,
@@ -23,11 +25,16 @@ from pipeline.benchmark.contestants import (
     NotMeasured,
     run,
 )
-from pipeline.benchmark.corpus import SAMPLES, find_corpus, joined, source_passages
-from pipeline.benchmark.growth import growth
-from pipeline.benchmark.job import Job, Outcome
-from pipeline.benchmark.mlx_lm_lora import configuration, outcome_of
-from pipeline.benchmark.scoring import Scorer
+from pipeline.benchmark.peers.results import (
+    COLUMNS,
+    SPEEDUPS,
+    Board,
+    quotient,
+    seconds_to_loss,
+    slope,
+)
+from pipeline.benchmark.peers.results import summary as summary_of
+from pipeline.benchmark.peers.scoring import Scorer
 from pipeline.benchmark.throughput import comparison_rows
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer
@@ -66,12 +73,12 @@ def settings_with(rows, *overrides):
 
 def set_up(rows, folder, *overrides, num_steps=6, num_rounds=1):
     settings = settings_with(rows, *overrides)
-    return peers.set_up(settings, num_steps, num_rounds, 3, folder, lambda text: None)
+    return compare.set_up(settings, num_steps, num_rounds, 3, folder, lambda text: None)
 
 
 def results(settings, folder, num_steps=2, tell=lambda text: None):
     """Compare, and read the metrics that were written."""
-    peers.compare(settings, num_steps, 1, 3, Paths(folder), tell)
+    compare.compare(settings, num_steps, 1, 3, Paths(folder), tell)
     return read_json(folder / "metrics/benchmark.json")
 
 
@@ -272,7 +279,7 @@ def test_the_peer_as_installed_is_carried_over_by_its_rate():
 
 def test_every_wanted_key_has_its_ratio():
     assert set(WANTED) <= SPEEDUPS.keys()
-    assert set(peers.PARTS) == set(composed(["benchmark=peers"]).benchmark.peers.parts)
+    assert set(compare.PARTS) == set(composed(["benchmark=peers"]).benchmark.peers.parts)
 
 
 # Rows and models
@@ -285,7 +292,8 @@ def test_rows_are_those_named_else_samples_else_source_code(rows, tmp_path, monk
     monkeypatch.setenv(SAMPLES, str(tmp_path))
     assert find_corpus(None).name == "WikiSQL"
     monkeypatch.setattr(
-        "pipeline.benchmark.corpus.source_passages", lambda: iter([f"x = {i}" for i in range(40)])
+        "pipeline.benchmark.peers.corpus.source_passages",
+        lambda: iter([f"x = {i}" for i in range(40)]),
     )
     monkeypatch.setenv(SAMPLES, str(tmp_path / "data"))
     found = find_corpus(None)
@@ -356,7 +364,7 @@ def jobs_of(rows, folder, monkeypatch, part, *overrides):
 
     monkeypatch.setattr(contest_module, "run", remember)
     contest = set_up(rows, folder, *overrides)
-    peers.PARTS[part](contest)
+    compare.PARTS[part](contest)
     return jobs
 
 
@@ -411,10 +419,10 @@ def test_keys_of_rows(rows, tmp_path):
 
 def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(reuse, "run_train_stage", lambda *call: calls.append(call[2]))
+    monkeypatch.setattr(prefix_cache, "run_train_stage", lambda *call: calls.append(call[2]))
     contest, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
     contest.keep = lambda: kept.append(len(calls))
-    reuse.sweep(contest)
+    prefix_cache.sweep(contest)
     assert kept == [1, 2]
     without, with_cache = calls
     assert without == [*with_cache, "train.prefix_cache_gb=0"]
@@ -431,8 +439,8 @@ def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monke
     def fails(contest):
         raise error("it rained")
 
-    monkeypatch.setitem(peers.PARTS, "head", fails)
-    monkeypatch.setitem(peers.PARTS, "sweep", lambda contest: done.append(contest.place))
+    monkeypatch.setitem(compare.PARTS, "head", fails)
+    monkeypatch.setitem(compare.PARTS, "sweep", lambda contest: done.append(contest.place))
     settings = settings_with(rows, "benchmark.peers.parts=[head,sweep]")
     metrics = results(settings, tmp_path)
     assert done == ["[2/2 sweep]"]
@@ -455,7 +463,7 @@ def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeyp
     parts = "benchmark.peers.parts=[as_installed,torch_peft]"
     settings = settings_with(rows, parts)
     with pytest.raises(AssertionError, match="broken"):
-        peers.compare(settings, 2, 2, 3, Paths(tmp_path), said.append)
+        compare.compare(settings, 2, 2, 3, Paths(tmp_path), said.append)
     row = "as_installed,targets_per_second,mlx_lm_as_installed,1,2.5"
     assert row in seen[0]  # while it goes on
     assert row in (tmp_path / "plots/peers.csv").read_text()
@@ -471,30 +479,30 @@ def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatc
         raise AssertionError
 
     said = []
-    monkeypatch.setitem(peers.PARTS, "head", broken)
+    monkeypatch.setitem(compare.PARTS, "head", broken)
     settings = settings_with(rows, "benchmark.peers.parts=[head]")
     with pytest.raises(AssertionError):
-        peers.compare(settings, 2, 1, 3, Paths(tmp_path), said.append)
+        compare.compare(settings, 2, 1, 3, Paths(tmp_path), said.append)
     assert said[-1] == "[1/1 head] ended before anything was measured: nothing is written"
     assert not list(tmp_path.iterdir())
 
 
 def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "measure", lambda contest: None)
+    monkeypatch.setattr(compare, "measure", lambda contest: None)
     said = []
     settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]")
-    peers.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
+    compare.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
     assert "What will be run, 7 steps each" in said[0]
     assert "  all_blocks: ours, mlx_lm; rounds: 5" in said[0]
     assert "  large_vocabulary: ours, mlx_lm; rounds: 2" in said[0]
-    assert said[0].endswith(peers.FOR_LESS)
-    composed(["benchmark=peers", *peers.FOR_LESS.split()])
+    assert said[0].endswith(compare.FOR_LESS)
+    composed(["benchmark=peers", *compare.FOR_LESS.split()])
 
 
 def test_who_will_run_is_who_runs(rows, tmp_path, monkeypatch):
-    for part in peers.PARTS.keys() - {"sweep", "surroundings"}:
+    for part in compare.PARTS.keys() - {"sweep", "surroundings"}:
         jobs = jobs_of(rows, tmp_path / part, monkeypatch, part)
-        assert set(peers.CONTESTANTS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
+        assert set(compare.CONTESTANTS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
 
 
 @pytest.mark.parametrize(
@@ -520,7 +528,7 @@ def test_contradictions(overrides, problem):
 
 
 def test_stand_ins_write_what_stages_write(tmp_path):
-    surroundings.stand_in_graph(tmp_path)
+    system.stand_in_graph(tmp_path)
     graph = dvc_stages()
     for name, description in graph.items():
         for dependency in description["deps"]:
@@ -531,16 +539,16 @@ def test_stand_ins_write_what_stages_write(tmp_path):
             )
             assert made or (tmp_path / dependency).exists(), dependency
         if name != "params":
-            command = " && ".join(map(surroundings.touch, output_names(description)))
+            command = " && ".join(map(system.touch, output_names(description)))
             subprocess.run(command, shell=True, cwd=tmp_path, check=True)
         assert all((tmp_path / out).exists() for out in output_names(description))
 
 
 def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(surroundings, "PREPARED_BYTES", 20_000)
+    monkeypatch.setattr(system, "PREPARED_BYTES", 20_000)
     contest = set_up(rows, tmp_path)
-    surroundings.disk(contest)
-    surroundings.preparation(contest)
+    system.disk(contest)
+    system.preparation(contest)
     assert contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd").value > 0
     rate = contest.board.rounds("surroundings", "prepare_mb_per_second", OURS)[1]
     assert rate > 0
@@ -558,12 +566,12 @@ def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatc
         """Other: it is."""
         done.append(contest)
 
-    monkeypatch.setattr(surroundings, "disk", fails)
+    monkeypatch.setattr(system, "disk", fails)
     for name in ("preparation", "reloads", "idle_repro", "growth"):
-        monkeypatch.setattr(surroundings, name, works)
+        monkeypatch.setattr(system, name, works)
     contest = set_up(rows, tmp_path)
     contest.keep = lambda: kept.append(len(done))
-    surroundings.surroundings(contest)
+    system.surroundings(contest)
     assert len(done) == 4
     assert kept == [0, 1, 2, 3, 4]
     with pytest.raises(NotMeasured, match="full"):
@@ -626,6 +634,6 @@ def test_bisection_finds_the_first_snapshot_that_is_good_enough(rows, tmp_path):
         OURS: (job, Outcome([1.0] * 8, [1] * 8)),
         MLX_LM: (theirs, Outcome([3.0] * 8, [1] * 8)),
     }
-    races.record_seconds(contest, "all_blocks", 1, played, Fake(contest.material))
+    speed.record_seconds(contest, "all_blocks", 1, played, Fake(contest.material))
     found = contest.board.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)
     assert found.value == pytest.approx(21 / 4)  # of 7 steps each; half way from step 4 to 6

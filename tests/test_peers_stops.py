@@ -11,9 +11,9 @@ import time
 import psutil
 import pytest
 
-from pipeline.benchmark import child
-from pipeline.benchmark.child import run_module
-from pipeline.benchmark.stops import StopAtSignal
+from pipeline.benchmark.peers import child
+from pipeline.benchmark.peers.child import run_module
+from pipeline.benchmark.peers.signals import StopAtSignal
 from pipeline.errors import Stopped
 from pipeline.inputs import ROOT
 from tests.small_peers import lay_out_rows, small
@@ -22,7 +22,7 @@ from tests.small_peers import lay_out_rows, small
 def trains(process):
     """Tell whether a process has become a contestant."""
     try:
-        return {"pipeline.benchmark.ours", "pipeline.benchmark.mlx_lm_lora"} & {
+        return {"pipeline.benchmark.peers.ours", "pipeline.benchmark.peers.mlx_lm_lora"} & {
             *process.cmdline()[:3]
         }
     except psutil.NoSuchProcess:

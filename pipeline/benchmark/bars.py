@@ -11,8 +11,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.benchmark.board import COLUMNS
-from pipeline.benchmark.contestants import OURS
+from pipeline.benchmark.peers.programs import OURS
+from pipeline.benchmark.peers.results import COLUMNS
 from pipeline.files import write_json, write_text
 from pipeline.stage import Paths
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.benchmark.corpus import Material
+from pipeline.benchmark.peers.corpus import Material
 from pipeline.data.batches import evaluation_batches
 from pipeline.data.store import TokenStore
 from pipeline.likelihood import document_losses

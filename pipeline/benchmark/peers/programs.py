@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.benchmark.child import run_module
-from pipeline.benchmark.job import Job, Outcome
+from pipeline.benchmark.peers.child import run_module
+from pipeline.benchmark.peers.job import Job, Outcome
 from pipeline.blas.choose import SETTING
 from pipeline.files import read_json, write_json
 
@@ -36,12 +36,12 @@ OURS, UNCACHED = "ours", "ours_uncached"
 MLX_LM, INSTALLED = "mlx_lm", "mlx_lm_as_installed"
 FLOAT32, BFLOAT16 = "torch_peft_float32", "torch_peft_bfloat16"
 CONTESTANTS = {
-    OURS: Contestant("pipeline.benchmark.ours"),
-    UNCACHED: Contestant("pipeline.benchmark.ours"),
-    MLX_LM: Contestant("pipeline.benchmark.mlx_lm_lora"),
-    INSTALLED: Contestant("pipeline.benchmark.mlx_lm_lora", {SETTING: "none"}),
-    FLOAT32: Contestant("pipeline.benchmark.torch_peft"),
-    BFLOAT16: Contestant("pipeline.benchmark.torch_peft", dtype="bfloat16"),
+    OURS: Contestant("pipeline.benchmark.peers.ours"),
+    UNCACHED: Contestant("pipeline.benchmark.peers.ours"),
+    MLX_LM: Contestant("pipeline.benchmark.peers.mlx_lm_lora"),
+    INSTALLED: Contestant("pipeline.benchmark.peers.mlx_lm_lora", {SETTING: "none"}),
+    FLOAT32: Contestant("pipeline.benchmark.peers.torch_peft"),
+    BFLOAT16: Contestant("pipeline.benchmark.peers.torch_peft", dtype="bfloat16"),
 }
 
 

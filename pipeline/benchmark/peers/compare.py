@@ -7,9 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.benchmark.bars import write_outputs
-from pipeline.benchmark.board import summary
-from pipeline.benchmark.contest import Contest
-from pipeline.benchmark.contestants import (
+from pipeline.benchmark.peers.corpus import (
+    find_corpus,
+    make_material,
+    make_model,
+    make_tokenizer,
+    require_batch,
+    shortened,
+)
+from pipeline.benchmark.peers.prefix_cache import head, last_quarter, sweep
+from pipeline.benchmark.peers.programs import (
     BFLOAT16,
     FLOAT32,
     INSTALLED,
@@ -18,24 +25,17 @@ from pipeline.benchmark.contestants import (
     UNCACHED,
     NotMeasured,
 )
-from pipeline.benchmark.corpus import (
-    find_corpus,
-    make_material,
-    make_model,
-    make_tokenizer,
-    require_batch,
-    shortened,
-)
-from pipeline.benchmark.races import (
+from pipeline.benchmark.peers.results import summary
+from pipeline.benchmark.peers.rounds import Contest
+from pipeline.benchmark.peers.signals import StopAtSignal
+from pipeline.benchmark.peers.speed import (
     MEMORY_ROUNDS,
     all_blocks,
     as_installed,
     large_vocabulary,
     torch_peft,
 )
-from pipeline.benchmark.reuse import head, last_quarter, sweep
-from pipeline.benchmark.stops import StopAtSignal
-from pipeline.benchmark.surroundings import surroundings
+from pipeline.benchmark.peers.system import surroundings
 from pipeline.benchmark.throughput import machine
 from pipeline.errors import PipelineError
 from pipeline.schema import Peers

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmark.board import slope
-from pipeline.benchmark.contest import Contest
-from pipeline.benchmark.contestants import OURS
-from pipeline.benchmark.terms import SCALE, TARGETS
+from pipeline.benchmark.peers.common_settings import SCALE, TARGETS
+from pipeline.benchmark.peers.programs import OURS
+from pipeline.benchmark.peers.results import slope
+from pipeline.benchmark.peers.rounds import Contest
 from pipeline.benchmark.throughput import Workload, training_speed
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.device import mx

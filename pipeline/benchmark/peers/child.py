@@ -1,7 +1,7 @@
 """Processes of the comparison: none of them goes on when it has ended, however it ended.
 
-`python -m pipeline.benchmark.child PARENT PROGRAM ARGUMENT...` is the program itself, bound to its
-parent.
+`python -m pipeline.benchmark.peers.child PARENT PROGRAM ARGUMENT...` is the program itself, bound
+to its parent.
 """
 
 import os

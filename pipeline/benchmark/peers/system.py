@@ -12,11 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.benchmark.contest import Contest
-from pipeline.benchmark.contestants import OURS, SHOWN_CHARACTERS, NotMeasured
-from pipeline.benchmark.corpus import prepare_settings, write_rows
-from pipeline.benchmark.growth import growth
-from pipeline.benchmark.staged import lay_out_inputs, overrides, run_train_stage
+from pipeline.benchmark.peers.corpus import prepare_settings, write_rows
+from pipeline.benchmark.peers.growth import growth
+from pipeline.benchmark.peers.programs import OURS, SHOWN_CHARACTERS, NotMeasured
+from pipeline.benchmark.peers.rounds import Contest
+from pipeline.benchmark.peers.train_stage import lay_out_inputs, overrides, run_train_stage
 from pipeline.data.prepare import prepare
 from pipeline.device import mx
 from pipeline.errors import PipelineError

@@ -5,9 +5,9 @@ import dataclasses
 import statistics
 from pathlib import Path
 
-from pipeline.benchmark.board import seconds_to_loss
-from pipeline.benchmark.contest import Contest, Played
-from pipeline.benchmark.contestants import (
+from pipeline.benchmark.peers.corpus import joined, make_material, make_model
+from pipeline.benchmark.peers.job import WARMUP_STEPS, Job
+from pipeline.benchmark.peers.programs import (
     BFLOAT16,
     FLOAT32,
     INSTALLED,
@@ -15,9 +15,9 @@ from pipeline.benchmark.contestants import (
     OURS,
     NotMeasured,
 )
-from pipeline.benchmark.corpus import joined, make_material, make_model
-from pipeline.benchmark.job import WARMUP_STEPS, Job
-from pipeline.benchmark.scoring import Scorer
+from pipeline.benchmark.peers.results import seconds_to_loss
+from pipeline.benchmark.peers.rounds import Contest, Played
+from pipeline.benchmark.peers.scoring import Scorer
 from pipeline.data.tokenizer import load_tokenizer
 
 SNAPSHOTS = 12

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.benchmark.contestants import (
+from pipeline.benchmark.peers.programs import (
     BFLOAT16,
     FLOAT32,
     INSTALLED,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.benchmark.board import Board
-from pipeline.benchmark.contestants import NotMeasured, run
-from pipeline.benchmark.corpus import Corpus, Material
-from pipeline.benchmark.job import WARMUP_STEPS, Job, Outcome
+from pipeline.benchmark.peers.corpus import Corpus, Material
+from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
+from pipeline.benchmark.peers.programs import NotMeasured, run
+from pipeline.benchmark.peers.results import Board
 from pipeline.schema import Peers
 
 GB = 10**9

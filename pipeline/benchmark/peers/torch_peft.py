@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmark.job import Job, Outcome, answer
-from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.benchmark.peers.common_settings import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.benchmark.peers.job import Job, Outcome, answer
 from pipeline.data.tokenizer import load_tokenizer
 
 IGNORED = -100

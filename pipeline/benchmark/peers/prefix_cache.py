@@ -4,11 +4,11 @@ import dataclasses
 import math
 import time
 
-from pipeline.benchmark.contest import Contest, Played
-from pipeline.benchmark.contestants import MLX_LM, OURS, UNCACHED
-from pipeline.benchmark.corpus import Material, make_material, shortened
-from pipeline.benchmark.job import WARMUP_STEPS
-from pipeline.benchmark.staged import lay_out_inputs, overrides, run_train_stage
+from pipeline.benchmark.peers.corpus import Material, make_material, shortened
+from pipeline.benchmark.peers.job import WARMUP_STEPS
+from pipeline.benchmark.peers.programs import MLX_LM, OURS, UNCACHED
+from pipeline.benchmark.peers.rounds import Contest, Played
+from pipeline.benchmark.peers.train_stage import lay_out_inputs, overrides, run_train_stage
 from pipeline.data.store import TokenStore
 
 BUDGET = "train.prefix_cache_gb"

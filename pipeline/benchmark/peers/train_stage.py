@@ -6,11 +6,11 @@ folder, so that nothing of the repository is used or touched.
 
 from pathlib import Path
 
-from pipeline.benchmark.child import run_module
-from pipeline.benchmark.contest import Contest
-from pipeline.benchmark.contestants import SHOWN_CHARACTERS, NotMeasured
-from pipeline.benchmark.corpus import Material
-from pipeline.benchmark.terms import SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.benchmark.peers.child import run_module
+from pipeline.benchmark.peers.common_settings import SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.benchmark.peers.corpus import Material
+from pipeline.benchmark.peers.programs import SHOWN_CHARACTERS, NotMeasured
+from pipeline.benchmark.peers.rounds import Contest
 
 VALIDATION_DOCUMENTS = 8
 

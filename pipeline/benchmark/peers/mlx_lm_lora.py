@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.job import Job, Outcome, answer
-from pipeline.benchmark.terms import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.benchmark.peers.common_settings import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
+from pipeline.benchmark.peers.job import Job, Outcome, answer
 from pipeline.device import keep_open_file_limit
 
 REPORTER = "tidewheel"
