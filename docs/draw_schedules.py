@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.device import mx
-from pipeline.schedules import FALLS, RateSettings, make_schedule
+from pipeline.optim.schedules import FALLS, RateSettings, make_schedule
 
 PICTURE = Path(__file__).parent / "schedules.png"
 NUM_STEPS, BEYOND_STEPS = 200, 20

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pipeline.data.conflicts import AUTHORITIES, PRIMARIES
-from pipeline.distrust import document_weights, published_terms
+from pipeline.objective.distrust import document_weights, published_terms
 
 ENTROPIES = (0.7, 2.0, 4.0)
 

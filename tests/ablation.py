@@ -20,9 +20,9 @@ from pipeline.evaluate.compare import Pair, held_out_losses
 from pipeline.evaluate.statistics import paired_share_difference, ratio_estimate
 from pipeline.evaluate.suite import reference_options
 from pipeline.files import sha256_file
-from pipeline.likelihood import read_items, score_items, wilson
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import load_base
+from pipeline.objective.likelihood import read_items, score_items, wilson
 from tests.small import ROOT
 
 CONTROLS = ("two_primary", "two_authority")

@@ -12,13 +12,13 @@ import numpy as np
 
 from pipeline.data.batches import Batch
 from pipeline.device import mlx_memory, mx, reset_peak_memory
-from pipeline.likelihood import document_losses
 from pipeline.model.adapters import apply
 from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import checkpoint_blocks
 from pipeline.model.prefix import FrozenPrefix, find_prefix
-from pipeline.optim import make_optimizer
+from pipeline.objective.likelihood import document_losses
+from pipeline.optim.optimizer import make_optimizer
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.step import TrainStep
 from tests.plans import request_of

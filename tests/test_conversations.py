@@ -15,11 +15,11 @@ from pipeline.data.records import parse_record
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.device import mx
-from pipeline.likelihood import masked_losses
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize, llama_config
 from pipeline.model.split import Split
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.objective.likelihood import masked_losses
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
 from tests.chat_templates import CHATML, CONTROL_TOKENS
 from tests.small import TINY_SHAPE

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.order import BatchPlan, resample
-from pipeline.distrust import DistrustSettings, distrust, document_weights, published_terms
+from pipeline.objective.distrust import (
+    DistrustSettings,
+    distrust,
+    document_weights,
+    published_terms,
+)
 
 SETTINGS = DistrustSettings("weighted", alpha=2.7, min_weight=0.1, max_weight=1.9)
 

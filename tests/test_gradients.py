@@ -12,7 +12,7 @@ from pipeline.model.adapters import apply
 from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.trace import trace
 from pipeline.train.step import TrainStep
 from tests.modes import MODES, settings_of

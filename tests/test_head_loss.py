@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline import head_loss
 from pipeline.data.batches import Batch
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory, tree_map
-from pipeline.head_loss import chunk_rows, counted, evaluate, loss_sums, target_losses
-from pipeline.likelihood import masked_losses
 from pipeline.model.adapters import apply
 from pipeline.model.build import build
 from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
 from pipeline.model.split import Split, proven_split
 from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.objective import chunked_head
+from pipeline.objective.chunked_head import chunk_rows, counted, evaluate, loss_sums, target_losses
+from pipeline.objective.likelihood import masked_losses
 from pipeline.train.plan.trace import trace
 from tests import plain
 from tests.modes import settings_of
@@ -77,7 +77,7 @@ def assert_equal(found, wanted, tolerance=1e-5):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    monkeypatch.setattr(head_loss, "chunk_rows", lambda *_: CHUNK)
+    monkeypatch.setattr(chunked_head, "chunk_rows", lambda *_: CHUNK)
 
 
 MODELS = {

@@ -14,7 +14,7 @@ from pipeline.model.forward import checkpoint_blocks, random_key
 from pipeline.model.prefix import find_prefix
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import trainable_arrays
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.lanes import Lanes, Part
 from pipeline.train.step import TrainStep
 from tests.modes import MODES, settings_of

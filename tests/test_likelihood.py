@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.data.batches import evaluation_batches
 from pipeline.device import mx
-from pipeline.likelihood import (
+from pipeline.objective.likelihood import (
     ConflictItem,
     document_losses,
     option_log_likelihoods,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from pipeline.device import mx
-from pipeline.distrust import NOTHING, DistrustSettings, distrust
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.adapters import apply
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings
+from pipeline.objective.distrust import NOTHING, DistrustSettings, distrust
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train import state
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.feed import Feed

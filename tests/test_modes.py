@@ -14,7 +14,7 @@ from pipeline.model.build import build
 from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
 from tests.modes import MODES, settings_of
 

@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from pipeline.device import mx
-from pipeline.objective import losses_and_slopes, token_losses
+from pipeline.objective.cross_entropy import losses_and_slopes, token_losses
 from tests import plain
 
 TARGETS = mx.array([5, 6, 7, 0])

@@ -8,9 +8,9 @@ import pytest
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.model.tree import named_arrays
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
+from pipeline.optim.update_rules import bias_correction, orthogonalized
 from pipeline.train.tune import optim_settings
-from pipeline.update_rules import bias_correction, orthogonalized
 from stages.params import composed
 
 NAMES = ("adamw", "adam", "sgd", "lion", "muon", "adafactor")

@@ -15,7 +15,7 @@ from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.scratch import initialize
 from pipeline.model.split import noted
 from pipeline.model.tree import blocks, trainable_arrays
-from pipeline.optim import OptimSettings
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.lanes import Lanes
 from pipeline.train.loop import Trainer
 from pipeline.train.prefix import PrefixSettings

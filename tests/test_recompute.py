@@ -8,11 +8,11 @@ import pytest
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
-from pipeline.head_loss import loss_sums
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize
 from pipeline.model.split import Split
 from pipeline.model.tree import blocks, named_arrays, trainable_arrays
+from pipeline.objective.chunked_head import loss_sums
 from pipeline.train.plan import recompute
 from pipeline.train.plan.recompute import block_gradients, checkpointed_gradients
 

@@ -8,7 +8,7 @@ import pytest
 
 from docs.draw_schedules import PICTURE, draw
 from pipeline.device import mx
-from pipeline.schedules import FALLS, RateSettings, make_schedule
+from pipeline.optim.schedules import FALLS, RateSettings, make_schedule
 
 EACH = pytest.mark.parametrize("name", FALLS)
 

@@ -9,7 +9,7 @@ from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.forward import checkpoint_blocks
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep, global_norm
 from pipeline.train.tune import optim_settings
 from stages.params import composed

@@ -7,7 +7,7 @@ from pipeline.data.conflicts import suite_items
 from pipeline.data.suite import suite_rows
 from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluate.suite import item_log, summarize
-from pipeline.likelihood import ConflictItem, Scores
+from pipeline.objective.likelihood import ConflictItem, Scores
 
 
 @pytest.fixture(scope="module")

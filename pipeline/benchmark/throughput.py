@@ -25,7 +25,7 @@ from pipeline.generate import Generation, generate_greedy
 from pipeline.model.adapters import load_adapter, make_trainable
 from pipeline.model.base import load_base
 from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.roofline import Shape, matrix_passes, shape_of
 from pipeline.train.step import TrainStep
 

@@ -15,15 +15,15 @@ from pipeline.evaluate.statistics import Estimate, ratio_estimate, smallest_dete
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.files import write_text
 from pipeline.generate import generate_greedy
-from pipeline.likelihood import (
+from pipeline.model.adapters import load_adapter
+from pipeline.model.base import load_base
+from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
+from pipeline.objective.likelihood import (
     DocumentLosses,
     document_losses,
     read_items,
     score_items,
 )
-from pipeline.model.adapters import load_adapter
-from pipeline.model.base import load_base
-from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
 
 BATCH_TOKENS = 8192
 SAMPLE_PROMPT_TOKENS = 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pipeline.likelihood import Z_95
+from pipeline.objective.likelihood import Z_95
 
 
 @dataclass(frozen=True)

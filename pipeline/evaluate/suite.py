@@ -12,7 +12,7 @@ from pipeline.evaluate.statistics import (
     paired_share_difference,
     smallest_detectable_difference,
 )
-from pipeline.likelihood import ConflictItem, Scores, wilson
+from pipeline.objective.likelihood import ConflictItem, Scores, wilson
 
 CONTEST = "contest"
 

@@ -15,7 +15,7 @@ from pipeline.data.batches import (
 from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_lanes
-from pipeline.distrust import Distrust
+from pipeline.objective.distrust import Distrust
 from pipeline.train.settings import TrainSettings
 
 

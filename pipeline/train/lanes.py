@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.device import MOST_LANES, mx, products_on_one_thread
-from pipeline.head_loss import Stages, evaluate
+from pipeline.objective.chunked_head import Stages, evaluate
 
 Item = TypeVar("Item")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from pipeline.data.batches import Batch
 from pipeline.data.store import TokenStore
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
-from pipeline.distrust import NOTHING, Distrust
 from pipeline.errors import TrainingError
 from pipeline.files import write_json
-from pipeline.likelihood import document_losses
 from pipeline.model.forward import check_packable, checkpoint_blocks
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.objective.distrust import NOTHING, Distrust
+from pipeline.objective.likelihood import document_losses
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.feed import Feed
 from pipeline.train.prefix import PrefixSettings, make_prefix

@@ -12,7 +12,7 @@ from pipeline.files import write_json
 from pipeline.model.adapters import AdapterSettings
 from pipeline.model.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
-from pipeline.optim import OptimSettings
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.post import Orders

@@ -6,7 +6,7 @@ from pipeline.data.batches import resolve_arrangement
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_lanes
 from pipeline.model.adapters import AdapterSettings
-from pipeline.optim import OptimSettings
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.settings import EVALUATION_LOGITS, TrainSettings
 

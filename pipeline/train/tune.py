@@ -8,13 +8,13 @@ from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
-from pipeline.distrust import DistrustSettings, distrust
-from pipeline.likelihood import primary_share, read_items
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base, weights_identity
 from pipeline.model.table import trainable_table
 from pipeline.model.tree import trainable_arrays
-from pipeline.optim import OptimSettings
+from pipeline.objective.distrust import DistrustSettings, distrust
+from pipeline.objective.likelihood import primary_share, read_items
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
 from pipeline.train.plan.predict import PlanRequest

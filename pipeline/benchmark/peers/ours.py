@@ -13,7 +13,7 @@ from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import load_base, weights_identity
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
 from pipeline.train.plan.roofline import (
     SCORE_COPIES,

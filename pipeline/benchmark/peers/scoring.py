@@ -7,9 +7,9 @@ import numpy as np
 from pipeline.benchmark.peers.corpus import Material
 from pipeline.data.batches import evaluation_batches
 from pipeline.data.store import TokenStore
-from pipeline.likelihood import document_losses
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import load_base
+from pipeline.objective.likelihood import document_losses
 
 BATCH_TOKENS = 2048
 

@@ -17,7 +17,7 @@ from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings
+from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.plan.rehearsal import Rehearsal
 from pipeline.train.plan.roofline import Shape, estimated_bytes, shape_of
 from pipeline.train.plan.simulate import Saved

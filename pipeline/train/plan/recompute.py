@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ModelError
-from pipeline.head_loss import Stages
 from pipeline.model.tree import blocks, trainable_arrays
+from pipeline.objective.chunked_head import Stages
 
 Losses = Callable[[], tuple[mx.array, mx.array, Stages]]
 Call = Callable[[int, Callable[[mx.array], mx.array], mx.array], mx.array]

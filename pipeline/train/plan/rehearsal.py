@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, tree_unflatten
-from pipeline.head_loss import Stages, target_losses
 from pipeline.model.prefix import FrozenPrefix
 from pipeline.model.split import Split
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim import OptimSettings, make_optimizer
+from pipeline.objective.chunked_head import Stages, target_losses
+from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.recompute import checkpointed_gradients
 from pipeline.train.plan.simulate import Simulation, simulate
 from pipeline.train.plan.trace import Graph, trace

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
-from pipeline.head_loss import CHUNK_COPIES
 from pipeline.model.blueprint import GROUP_SIZE
 from pipeline.model.folder import read_config
 from pipeline.model.quantize import quantizable
+from pipeline.objective.chunked_head import CHUNK_COPIES
 from pipeline.train.memory import GB
 from pipeline.train.plan.predict import (
     FORWARD_BACKWARD,

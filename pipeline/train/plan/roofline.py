@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.device import mx, nn
-from pipeline.head_loss import CHUNK_COPIES, chunk_rows
 from pipeline.model.split import Split
 from pipeline.model.targets import EMBEDDINGS, LINEAR
 from pipeline.model.tree import blocks, dimensions, named_arrays, trainable_arrays
+from pipeline.objective.chunked_head import CHUNK_COPIES, chunk_rows
 
 SCORE_COPIES = 2.5
 """Score matrices that a block keeps (arXiv 2205.05198 §4.1: 5 · heads · s² bytes in 16 bits)."""

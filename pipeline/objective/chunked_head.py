@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from pipeline.data.batches import Batch
 from pipeline.device import is_cpu, mx
 from pipeline.model.split import Split
-from pipeline.objective import Losses, losses_and_slopes, token_losses
+from pipeline.objective.cross_entropy import Losses, losses_and_slopes, token_losses
 
 CHUNK_LOGITS_CPU, CHUNK_LOGITS_GPU = 1 << 21, 1 << 24
 """Logits of a chunk. Each chunk reads the whole matrix of the head, which is nothing beside the

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
 from pipeline.device import nn
-from pipeline.head_loss import counted, evaluate, target_losses
 from pipeline.model.split import Split, proven_split
+from pipeline.objective.chunked_head import counted, evaluate, target_losses
 
 Z_95 = 1.959963984540054
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pipeline import update_rules
 from pipeline.device import mx, optimizers, tree_map_with_path
 from pipeline.errors import ConfigError, report_problems
 from pipeline.model.tree import named_arrays
-from pipeline.schedules import RateSettings, make_schedule
+from pipeline.optim import update_rules
+from pipeline.optim.schedules import RateSettings, make_schedule
 
 USUAL_PATTERNS = ("*norm*", "*bias")
 """Patterns of `optim.no_decay` that may match nothing: an adapter trains no norm and no bias."""
