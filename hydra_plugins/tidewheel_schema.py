@@ -1,5 +1,5 @@
 """Hydra imports this by itself, in the stages and inside `dvc exp run` alike."""
 
-from pipeline.schema import register
+from pipeline.config.schema import register
 
 register()

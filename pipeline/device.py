@@ -15,9 +15,9 @@ import numpy as np
 
 from pipeline.blas.choose import SETTING, confirm_blas, route_blas
 from pipeline.errors import DeviceError
+from pipeline.external.offline import go_offline
 from pipeline.files import sha256_bytes
 from pipeline.machine import available_memory_bytes, footprint_bytes, memory_limits
-from pipeline.offline import go_offline
 
 go_offline()
 BLAS = route_blas()

@@ -7,7 +7,7 @@ import sys
 from types import TracebackType
 
 from pipeline.errors import PipelineError
-from pipeline.offline import go_offline
+from pipeline.external.offline import go_offline
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.benchmark.bars import Row, write_outputs
 from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
-from pipeline.schema import Peers, Scratch
-from pipeline.stage import Paths, stage
+from pipeline.config.schema import Peers, Scratch
+from pipeline.config.stage import Paths, stage
 
 
 @stage(

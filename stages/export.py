@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig
 
+from pipeline.config.stage import Paths, stage
 from pipeline.files import write_json
 from pipeline.formats.export import export
-from pipeline.stage import Paths, stage
 
 
 @stage("export")

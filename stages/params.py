@@ -18,17 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import rules, schema
-from pipeline.command_line import (
+from pipeline.config import rules, schema
+from pipeline.config.command_line import (
     COMPOSITION_ERRORS,
     composition_error,
     unknown_candidates,
     usual_spelling,
 )
+from pipeline.config.sweep_table import flat
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.external.inputs import fingerprints
 from pipeline.files import ROOT, write_text
-from pipeline.inputs import fingerprints
-from pipeline.sweep_table import flat
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"
 ABSENT = "(absent)"

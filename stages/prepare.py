@@ -6,16 +6,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.schema import Provenance
+from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
 from pipeline.data.prepare import prepare
 from pipeline.data.provenance.explain import explain
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
+from pipeline.external.hub import locate
+from pipeline.external.inputs import SCRATCH, check_unchanged, data_root
 from pipeline.files import new_folder, write_json
-from pipeline.hub import locate
-from pipeline.inputs import SCRATCH, check_unchanged, data_root
 from pipeline.model.folder import max_positions, read_config
-from pipeline.schema import Provenance
-from pipeline.stage import Paths, stage
 
 
 @stage(

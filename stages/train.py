@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from pipeline.config.stage import Paths, stage
 from pipeline.files import new_folder, write_json
-from pipeline.stage import Paths, stage
 from pipeline.train.picture import draw_memory
 from pipeline.train.runs import RunFolder, activations_home, statuses
 from pipeline.train.segment import supervisor_settings

@@ -2,10 +2,10 @@
 
 from omegaconf import DictConfig
 
+from pipeline.config.stage import Paths, stage
 from pipeline.evaluate.compare import evaluate
 from pipeline.evaluate.picture import draw
 from pipeline.files import new_folder, write_json
-from pipeline.stage import Paths, stage
 
 
 @stage("data.arrangement", "model.dtype", "validate")

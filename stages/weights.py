@@ -6,14 +6,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from pipeline.config.stage import Paths, stage
 from pipeline.data.tokenizer import tokenizer_hash
 from pipeline.errors import ModelError
+from pipeline.external.hub import locate
+from pipeline.external.inputs import SCRATCH, check_unchanged
 from pipeline.files import new_folder, write_json
-from pipeline.hub import locate
-from pipeline.inputs import SCRATCH, check_unchanged
 from pipeline.model.base import write_manifest
 from pipeline.model.quantize import write_quantized
-from pipeline.stage import Paths, stage
 from pipeline.train.runs import RunFolder
 from pipeline.train.segment import SupervisorSettings
 from pipeline.train.supervisor import Supervisor

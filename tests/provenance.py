@@ -4,10 +4,10 @@ from functools import cache
 
 from omegaconf import OmegaConf
 
+from pipeline.config.schema import Provenance
 from pipeline.data.metadata import NO_METADATA, parse_metadata
 from pipeline.data.provenance.score import Scorer
 from pipeline.data.provenance.tables import Tables
-from pipeline.schema import Provenance
 from stages.params import composed
 
 

@@ -10,13 +10,13 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import inputs
 from pipeline.data.dataset_rows import DatasetRows, check_card
 from pipeline.data.ingest import BadRows, Splitter
 from pipeline.data.metadata import NO_METADATA
 from pipeline.data.sources import source_of
-from pipeline.download import DownloadError
 from pipeline.errors import ConfigError, DataError
+from pipeline.external import inputs
+from pipeline.external.download import DownloadError
 from pipeline.files import ROOT
 from tests.provenance import tables
 from tests.test_prepare import SETTINGS
@@ -221,7 +221,7 @@ def test_a_hub_id_is_fetched_by_its_revision(folder, monkeypatch):
         asked.append(request)
         return folder
 
-    monkeypatch.setattr("pipeline.inputs.download", download)
+    monkeypatch.setattr("pipeline.external.inputs.download", download)
     config = config_of("organisation/name", allow_network=True)
     config.data.huggingface.revision = "v2"
     assert sorted(inputs.data_fingerprint(config)) == ["test.jsonl", "train.jsonl"]
@@ -232,7 +232,7 @@ def test_a_download_that_fails(monkeypatch):
     def download(*request):
         raise DownloadError("no such thing")
 
-    monkeypatch.setattr("pipeline.inputs.download", download)
+    monkeypatch.setattr("pipeline.external.inputs.download", download)
     match = r"could not be fetched \(no such thing\)\.\nLook at the id, data\.huggingface\.revision"
     with pytest.raises(DataError, match=match):
         inputs.dataset_folder(config_of("organisation/name", allow_network=True).data)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import device, offline
+from pipeline import device
 from pipeline.device import mx
 from pipeline.errors import DeviceError
+from pipeline.external import offline
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -136,7 +137,7 @@ def test_limits_can_be_set_again_after_a_failed_import():
 
 def test_importing_the_device_goes_offline_unless_told_otherwise():
     code = (
-        "import os; from pipeline import device, offline\n"
+        "import os; from pipeline import device; from pipeline.external import offline\n"
         "print(*(os.environ[name] for name in offline.OFFLINE))\n"
         "import huggingface_hub.constants as hub; print(hub.HF_HUB_OFFLINE)"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import rules
+from pipeline.config import rules
 from pipeline.files import sha256_file
 from pipeline.train.post import Orders
 from pipeline.train.task import Task

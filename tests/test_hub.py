@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from pipeline.download import OFFLINE, download
 from pipeline.errors import ConfigError, ModelError
-from pipeline.hub import locate
-from pipeline.inputs import ROOT
+from pipeline.external.download import OFFLINE, download
+from pipeline.external.hub import locate
+from pipeline.external.inputs import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {

@@ -5,8 +5,9 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import files, inputs
+from pipeline import files
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError
+from pipeline.external import inputs
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from pipeline import inputs
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.external import inputs
 from stages import params
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,11 +36,11 @@ from pipeline.benchmark.peers.results import (
 from pipeline.benchmark.peers.results import summary as summary_of
 from pipeline.benchmark.peers.scoring import Scorer
 from pipeline.benchmark.throughput import comparison_rows
+from pipeline.config.stage import Paths, dvc_stages, output_names
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.files import read_json
-from pipeline.stage import Paths, dvc_stages, output_names
 from stages.benchmark import peers_of
 from stages.params import composed
 from tests.small_peers import SHAPE, lay_out_rows, small

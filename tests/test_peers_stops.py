@@ -15,7 +15,7 @@ from pipeline.benchmark.peers import child
 from pipeline.benchmark.peers.child import run_module
 from pipeline.benchmark.peers.signals import StopAtSignal
 from pipeline.errors import Stopped
-from pipeline.inputs import ROOT
+from pipeline.external.inputs import ROOT
 from tests.small_peers import lay_out_rows, small
 
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.command_line import quoted, usual_spelling
+from pipeline.config.command_line import quoted, usual_spelling
 from pipeline.data.provenance.explain import explain
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables

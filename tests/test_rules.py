@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import rules
+from pipeline.config import rules
 from pipeline.errors import ConfigError
 from stages.params import composed
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from pipeline.config.stage import Paths
 from pipeline.errors import CheckpointError
 from pipeline.files import FileLock
-from pipeline.stage import Paths
 from pipeline.train import runs
 from pipeline.train.runs import RunFolder, run_key
 

@@ -9,8 +9,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from pipeline import stage as module
-from pipeline import sweep_table
+from pipeline.config import stage as module
+from pipeline.config import sweep_table
+from pipeline.config.stage import Paths, stage
 from pipeline.errors import (
     CheckpointError,
     ConfigError,
@@ -21,7 +22,6 @@ from pipeline.errors import (
     WorkerError,
 )
 from pipeline.files import sha256_path, write_json
-from pipeline.stage import Paths, stage
 from stages.params import composed
 
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -390,7 +390,7 @@ def test_a_missing_output_names_the_stage_to_run(tmp_path, monkeypatch, name, ma
 
 
 def test_only_outputs_have_a_maker():
-    assert module.maker_of("pipeline/stage.py") == ""
+    assert module.maker_of("pipeline/config/stage.py") == ""
     assert module.maker_of("data/prepared_too") == ""
 
 

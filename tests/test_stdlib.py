@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import inputs
 from pipeline.data.ingest import BadRows, Splitter
 from pipeline.data.stdlib_rows import StdlibRows
 from pipeline.errors import DataError
-from pipeline.stdlib import stdlib_files, stdlib_fingerprint, stdlib_root
+from pipeline.external import inputs
+from pipeline.external.stdlib import stdlib_files, stdlib_fingerprint, stdlib_root
 
 CONFIG = {"data": {"source": "stdlib"}}
 
@@ -75,7 +75,7 @@ def test_the_fingerprint_sees_every_byte_and_nothing_else(root):
 
 
 def test_the_fingerprint_goes_into_params_yaml(root, monkeypatch):
-    monkeypatch.setattr("pipeline.inputs.stdlib_root", lambda: root)
+    monkeypatch.setattr("pipeline.external.inputs.stdlib_root", lambda: root)
     assert inputs.data_fingerprint(OmegaConf.create(CONFIG)) == stdlib_fingerprint(root)
     assert inputs.data_root(OmegaConf.create(CONFIG).data) == root
 

@@ -6,9 +6,9 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import sweep_table
+from pipeline.config import sweep_table
+from pipeline.config.sweep_table import SweepTable, flat, write_table
 from pipeline.errors import PipelineError
-from pipeline.sweep_table import SweepTable, flat, write_table
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from pipeline.benchmark.peers.programs import OURS
 from pipeline.benchmark.peers.results import COLUMNS
+from pipeline.config.stage import Paths
 from pipeline.files import write_json, write_text
-from pipeline.stage import Paths
 
 NOTHING = "tokens_per_second"
 """Whose empty panel is drawn where nothing was measured."""

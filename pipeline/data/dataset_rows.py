@@ -15,7 +15,7 @@ from pipeline.data.fields import RowError, strings_in
 from pipeline.data.ingest import BadRows, Row, Splitter
 from pipeline.data.records import parse_record
 from pipeline.errors import ConfigError, DataError
-from pipeline.inputs import dataset_files
+from pipeline.external.inputs import dataset_files
 
 CARD, SETTINGS = "README.md", ".huggingface.yaml"
 SAVED = ("state.json", "dataset_dict.json")

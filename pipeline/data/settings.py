@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.rules import overlap_problem
+from pipeline.config.schema import Provenance
 from pipeline.errors import ConfigError
-from pipeline.rules import overlap_problem
-from pipeline.schema import Provenance
 
 DEFAULT_MAX_SEQ_LEN = 2048
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.data.fields import RowError
 from pipeline.data.ingest import BadRows, Row, Splitter
 from pipeline.data.records import parse_record
-from pipeline.stdlib import stdlib_files
+from pipeline.external.stdlib import stdlib_files
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import ModelError
+from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.files import sha256_file
-from pipeline.inputs import TOKENIZER_FILES
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 

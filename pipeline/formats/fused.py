@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.device import mx, nn
+from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.files import write_json
-from pipeline.inputs import TOKENIZER_FILES
 from pipeline.model.check import QUANTIZED
 from pipeline.model.fuse import fuse
 from pipeline.model.upstream import dequantize_model, load_model, save_model

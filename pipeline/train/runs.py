@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.stage import Paths, dependency_hashes
 from pipeline.errors import CheckpointError
 from pipeline.files import ROOT, FileLock, sha256_bytes
-from pipeline.stage import Paths, dependency_hashes
 from pipeline.train.status import Status
 
 WITHOUT_EFFECT = frozenset(

@@ -37,9 +37,9 @@ from pipeline.benchmark.peers.speed import (
 )
 from pipeline.benchmark.peers.system import surroundings
 from pipeline.benchmark.throughput import machine
+from pipeline.config.schema import Peers
+from pipeline.config.stage import Paths
 from pipeline.errors import PipelineError
-from pipeline.schema import Peers
-from pipeline.stage import Paths
 
 PARTS: dict[str, Callable[[Contest], None]] = {
     "all_blocks": all_blocks,

@@ -20,10 +20,10 @@ from pipeline.data.stdlib_rows import decoded
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.device import mx
 from pipeline.errors import DataError
-from pipeline.inputs import external
+from pipeline.external.inputs import external
+from pipeline.external.stdlib import stdlib_files, stdlib_root
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_scratch
-from pipeline.stdlib import stdlib_files, stdlib_root
 
 SAMPLES = "TIDEWHEEL_SAMPLES"
 SHORTEST, LONGEST = 100, 600

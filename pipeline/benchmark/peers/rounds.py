@@ -11,7 +11,7 @@ from pipeline.benchmark.peers.corpus import Corpus, Material
 from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
 from pipeline.benchmark.peers.programs import NotMeasured, run
 from pipeline.benchmark.peers.results import Board
-from pipeline.schema import Peers
+from pipeline.config.schema import Peers
 
 GB = 10**9
 Played = tuple[Job, Outcome]

@@ -17,11 +17,11 @@ from pipeline.benchmark.peers.growth import growth
 from pipeline.benchmark.peers.programs import OURS, SHOWN_CHARACTERS, NotMeasured
 from pipeline.benchmark.peers.rounds import Contest
 from pipeline.benchmark.peers.train_stage import lay_out_inputs, overrides, run_train_stage
+from pipeline.config.stage import dvc_stages, output_names
 from pipeline.data.prepare import prepare
 from pipeline.device import mx
 from pipeline.errors import PipelineError
 from pipeline.files import ROOT, read_json
-from pipeline.stage import dvc_stages, output_names
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
 
 PART = "surroundings"

@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import Any
 
+from pipeline.config.schema import Provenance
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.records import Record
-from pipeline.schema import Provenance
 
 NUMBERS: tuple[str, ...] = ("authority_weight", "provenance_entropy")
 

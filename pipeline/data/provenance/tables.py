@@ -4,10 +4,10 @@ import math
 import re
 from collections.abc import Iterator
 
+from pipeline.config.schema import Provenance
 from pipeline.data.metadata import Metadata
 from pipeline.data.provenance.terms import Terms
 from pipeline.errors import ConfigError, report_problems
-from pipeline.schema import Provenance
 
 CITATION = "citation"
 """The class of markers that a row's own number of citations takes the place of."""

@@ -1,7 +1,7 @@
 """One table of what a multirun varied and what came out of it.
 
 A Hydra callback. Hydra does not call it when a job has failed; by hand then:
-`python -m pipeline.sweep_table runs/train/sweep_...`.
+`python -m pipeline.config.sweep_table runs/train/sweep_...`.
 """
 
 import csv

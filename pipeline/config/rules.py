@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.schema import Params
 from pipeline.errors import ConfigError, report_problems
-from pipeline.schema import Params
 
 
 def leaves(kind: type = Params, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

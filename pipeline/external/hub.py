@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.download import DownloadError, download
 from pipeline.errors import ModelError
-from pipeline.inputs import TOKENIZER_FILES, is_hub_id, model_folder, require_network
+from pipeline.external.download import DownloadError, download
+from pipeline.external.inputs import TOKENIZER_FILES, is_hub_id, model_folder, require_network
 
 SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json")

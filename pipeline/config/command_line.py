@@ -12,7 +12,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pipeline import rules
+from pipeline.config import rules
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import ROOT
 

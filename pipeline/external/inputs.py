@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.download import DownloadError, download
 from pipeline.errors import ConfigError, DataError, ModelError, PipelineError, report_problems
+from pipeline.external.download import DownloadError, download
+from pipeline.external.stdlib import stdlib_fingerprint, stdlib_root
 from pipeline.files import ROOT, cached_sha256_file
-from pipeline.stdlib import stdlib_fingerprint, stdlib_root
 
 SCRATCH = "scratch"
 TOKENIZER_FILES = (

@@ -1,6 +1,6 @@
 """The only process that may use the network: fetches a repository of a hub into a folder.
 
-It runs by itself (`python -m pipeline.download`); every other process is set offline.
+It runs by itself (`python -m pipeline.external.download`); every other process is set offline.
 """
 
 import os

@@ -22,9 +22,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import rules
-from pipeline.command_line import (
+from pipeline.config import rules
+from pipeline.config.command_line import (
     COMPOSITION_ERRORS,
+    CONF,
     composition_error,
     help_text,
     null_sections_told,
@@ -180,7 +181,7 @@ def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
                 tell_place(out)
             return result
 
-        main = hydra.main(version_base="1.3", config_path="../conf", config_name="config")(run)
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)
 
         @functools.wraps(function)
         def entrypoint() -> None:
