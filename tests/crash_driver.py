@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
 
 DONE, NOTHING, REFUSED, BROKEN = 0, 3, 4, 5
 """Exit statuses of a child: saved; found nothing to read; a CheckpointError; any other error."""

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.data import activations
-from pipeline.data.activations import DIGESTS, HEADER, VALUES, ActivationCache
+from pipeline.train.prefix import store as activations
+from pipeline.train.prefix.store import DIGESTS, HEADER, VALUES, ActivationCache
 
 POSITIONS, WIDTH = np.array([3, 1, 5, 2000]), 8
 BUDGET = 10**9

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
-from pipeline.train import checkpoint as module
-from pipeline.train import manifest
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
-from pipeline.train.manifest import ARRAYS, MANIFEST, STATE
+from pipeline.train.checkpoints import folder as module
+from pipeline.train.checkpoints import manifest
+from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoints.manifest import ARRAYS, MANIFEST, STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -330,7 +330,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tests.test_checkpoint import made
 from pipeline.errors import CheckpointError
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.checkpoints.folder import CheckpointFolder
 folder = CheckpointFolder(Path(sys.argv[1]), keep=2)
 folder.save(made(1))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -357,9 +357,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tests.test_checkpoint import made, names
 from pipeline.errors import CheckpointError
-from pipeline.train import checkpoint
-from pipeline.train.checkpoint import CheckpointFolder
-checkpoint.DISK_MARGIN = 0  # let the disk itself refuse
+from pipeline.train.checkpoints import folder as module
+from pipeline.train.checkpoints.folder import CheckpointFolder
+module.DISK_MARGIN = 0  # let the disk itself refuse
 folder = CheckpointFolder(Path(sys.argv[1]) / "run", keep=1)
 folder.save(made(1))
 subprocess.run(sys.argv[3], shell=True, check=True)
@@ -416,7 +416,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tests.test_checkpoint import made
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.checkpoints.folder import CheckpointFolder
 folder = CheckpointFolder(Path(sys.argv[1]), keep=2)
 newest = folder.newest()
 step = newest.step if newest else 0

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import CheckpointError
-from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.manifest import ARRAYS, flaw
+from pipeline.train.checkpoints.folder import CheckpointFolder
+from pipeline.train.checkpoints.manifest import ARRAYS, flaw
 from tests.crash_driver import DONE, REFUSED, sample
 from tests.syscalls import STRACE, Driver, Recording, points, readable, write_state
 

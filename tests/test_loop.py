@@ -15,11 +15,11 @@ from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective.distrust import NOTHING, DistrustSettings, distrust
 from pipeline.optim.optimizer import OptimSettings
-from pipeline.train import state
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.checkpoints import state
+from pipeline.train.checkpoints.folder import CheckpointFolder
+from pipeline.train.checkpoints.series import MACHINE_COLUMNS, TRAIN_COLUMNS
 from pipeline.train.feed import Feed
 from pipeline.train.loop import Trainer
-from pipeline.train.series import MACHINE_COLUMNS, TRAIN_COLUMNS
 from pipeline.train.settings import TrainSettings
 from pipeline.train.tune import optim_settings
 from pipeline.train.watch import Watch

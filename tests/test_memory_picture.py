@@ -5,8 +5,8 @@ import csv
 import pytest
 from matplotlib.image import imread
 
+from pipeline.train.checkpoints.series import TRAIN_COLUMNS
 from pipeline.train.picture import draw_memory, read_columns
-from pipeline.train.series import TRAIN_COLUMNS
 
 
 @pytest.fixture

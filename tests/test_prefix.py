@@ -18,7 +18,7 @@ from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.lanes import Lanes
 from pipeline.train.loop import Trainer
-from pipeline.train.prefix import PrefixSettings
+from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.watch import Watch
 from tests.small import random_documents
 from tests.test_loop import SETTINGS, result
@@ -265,7 +265,7 @@ WAYS = {
 @pytest.fixture
 def side_by_side(monkeypatch):
     """Work on two rows, and on two documents, side by side, as with two threads of the BLAS."""
-    for module in ("feed", "prefix"):
+    for module in ("feed", "prefix.replay"):
         monkeypatch.setattr(f"pipeline.train.{module}.num_lanes", lambda: 2)
 
 
@@ -347,7 +347,9 @@ def test_nothing_is_taken_that_was_made_of_something_else(run, stores, monkeypat
         table["length"][0] -= 1
         table.tofile(stores[0].folder / "documents.bin")
     if what == "numerics":
-        monkeypatch.setattr("pipeline.train.prefix.numerics_fingerprint", lambda: {"mlx": "0"})
+        monkeypatch.setattr(
+            "pipeline.train.prefix.replay.numerics_fingerprint", lambda: {"mlx": "0"}
+        )
     second = run("second", num_steps=2, **other)
     names = [
         trainer.prefix.facts(trainer.progress)["stores"]["train"] for trainer in (first, second)

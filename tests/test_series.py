@@ -7,8 +7,8 @@ import os
 import pytest
 
 from pipeline.errors import CheckpointError
-from pipeline.train import series as module
-from pipeline.train.series import Series
+from pipeline.train.checkpoints import series as module
+from pipeline.train.checkpoints.series import Series
 
 
 @pytest.fixture

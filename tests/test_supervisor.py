@@ -408,7 +408,7 @@ def test_without_a_part_of_the_state_the_bits_differ(training, undisturbed, what
 import json, shutil
 from pathlib import Path
 from pipeline.device import mx
-from pipeline.train.manifest import write_parts
+from pipeline.train.checkpoints.manifest import write_parts
 folder = max(Path({str(run.run)!r}).glob("step-*"))
 arrays = mx.load(str(folder / "arrays.safetensors"))
 mx.eval(arrays)

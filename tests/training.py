@@ -16,8 +16,8 @@ from pipeline.files import sha256_file
 from pipeline.machine import footprint_bytes
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import initialize, llama_config, save_scratch
+from pipeline.train.checkpoints.series import MACHINE_COLUMNS
 from pipeline.train.journal import Journal
-from pipeline.train.series import MACHINE_COLUMNS
 from pipeline.train.task import Task
 from tests.drive import parameters
 from tests.small import ROOT, TINY_SHAPE, random_documents

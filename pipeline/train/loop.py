@@ -19,21 +19,21 @@ from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.objective.distrust import NOTHING, Distrust
 from pipeline.objective.likelihood import document_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
-from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.feed import Feed
-from pipeline.train.prefix import PrefixSettings, make_prefix
-from pipeline.train.profile import Profile
-from pipeline.train.report import StepReport, measured
-from pipeline.train.saver import Saver
-from pipeline.train.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
-from pipeline.train.settings import TrainSettings
-from pipeline.train.state import (
+from pipeline.train.checkpoints.durable_save import Saver
+from pipeline.train.checkpoints.folder import CheckpointFolder
+from pipeline.train.checkpoints.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
+from pipeline.train.checkpoints.state import (
     Progress,
     capture,
     changed_numerics,
     put_back,
     refuse_inexact,
 )
+from pipeline.train.feed import Feed
+from pipeline.train.prefix.replay import PrefixSettings, make_prefix
+from pipeline.train.profile import Profile
+from pipeline.train.report import StepReport, measured
+from pipeline.train.settings import TrainSettings
 from pipeline.train.step import StepResult, TrainStep
 from pipeline.train.watch import Watch
 

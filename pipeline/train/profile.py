@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.train.series import Series
+from pipeline.train.checkpoints.series import Series
 
 PARTS: tuple[str, ...] = ("batches", "gradients", "update", "validation", "saving")
 

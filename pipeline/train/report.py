@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.device import mlx_memory
-from pipeline.train.state import Progress
+from pipeline.train.checkpoints.state import Progress
 from pipeline.train.step import StepResult
 from pipeline.train.watch import Watch
 

@@ -19,7 +19,7 @@ from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.post import Orders
-from pipeline.train.prefix import PrefixSettings
+from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
 from pipeline.train.task import Task

@@ -22,7 +22,7 @@ from pipeline.train.plan.roofline import (
     matrix_passes,
     shape_of,
 )
-from pipeline.train.prefix import PrefixSettings
+from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.report import StepReport
 from pipeline.train.settings import TrainSettings
 

@@ -22,7 +22,7 @@ from pipeline.data.prepare import prepare
 from pipeline.device import mx
 from pipeline.errors import PipelineError
 from pipeline.files import ROOT, read_json
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
 
 PART = "surroundings"
 MIB, MB = 1 << 20, 10**6

@@ -14,7 +14,7 @@ from pipeline.device import (
 from pipeline.errors import CheckpointError
 from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.train.checkpoint import Checkpoint
+from pipeline.train.checkpoints.folder import Checkpoint
 
 MODEL, OPTIMIZER, RANDOM_KEY = "model/", "optimizer/", "random/key"
 

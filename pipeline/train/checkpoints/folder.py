@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
 from pipeline.files import make_folder, read_json, sync_folder
-from pipeline.train.manifest import ARRAYS, STATE, flaw, write_parts
+from pipeline.train.checkpoints.manifest import ARRAYS, STATE, flaw, write_parts
 
 STEP_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
 DISK_MARGIN = 1.2

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder
-from pipeline.train.series import Series
-from pipeline.train.state import weights_of
+from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoints.series import Series
+from pipeline.train.checkpoints.state import weights_of
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt
 
-from pipeline.data.activations import ActivationCache, ActivationStore
 from pipeline.data.batches import Batch
 from pipeline.data.store import TOKENS, TokenStore
 from pipeline.device import mx, nn, num_lanes, numerics_fingerprint
@@ -35,8 +34,9 @@ from pipeline.errors import ModelError
 from pipeline.files import cached_sha256_file
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.tree import blocks
+from pipeline.train.checkpoints.state import Progress
 from pipeline.train.lanes import Lanes
-from pipeline.train.state import Progress
+from pipeline.train.prefix.store import ActivationCache, ActivationStore
 from pipeline.train.watch import Watch
 
 UNSIGNED = {2: mx.uint16, 4: mx.uint32}
