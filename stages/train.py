@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 from pipeline.config.stage import Paths, stage
 from pipeline.files import new_folder, write_json
 from pipeline.train.picture import draw_memory
-from pipeline.train.runs import RunFolder, activations_home, statuses
-from pipeline.train.segment import supervisor_settings
-from pipeline.train.supervisor import Supervisor
+from pipeline.train.supervise.run_folder import RunFolder, activations_home, statuses
+from pipeline.train.supervise.settings import supervisor_settings
+from pipeline.train.supervise.supervisor import Supervisor
 from pipeline.train.task import Task, plain
 
 SERIES = ("train.csv", "validation.csv")
@@ -60,7 +60,7 @@ def supervisor(config: DictConfig, paths: Paths, run: RunFolder, output: Path) -
     """Describe the run to who keeps it going."""
     task = Task(
         title="train",
-        module="pipeline.train.tune",
+        module="pipeline.train.finetune",
         parameters=plain(config),
         base=str(paths.read("models/base").resolve()),
         prepared=str(paths.read("data/prepared").resolve()),

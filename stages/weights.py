@@ -14,9 +14,9 @@ from pipeline.external.inputs import SCRATCH, check_unchanged
 from pipeline.files import new_folder, write_json
 from pipeline.model.base import write_manifest
 from pipeline.model.quantize import write_quantized
-from pipeline.train.runs import RunFolder
-from pipeline.train.segment import SupervisorSettings
-from pipeline.train.supervisor import Supervisor
+from pipeline.train.supervise.run_folder import RunFolder
+from pipeline.train.supervise.settings import SupervisorSettings
+from pipeline.train.supervise.supervisor import Supervisor
 from pipeline.train.task import Task, plain
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.train.runs import RunFolder
-from pipeline.train.segment import SupervisorSettings
-from pipeline.train.supervisor import Supervisor
+from pipeline.train.supervise.run_folder import RunFolder
+from pipeline.train.supervise.settings import SupervisorSettings
+from pipeline.train.supervise.supervisor import Supervisor
 from pipeline.train.task import Task
 
 PARAMETERS = {

@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from pipeline.train.ancestor import Ancestor
+from pipeline.train.supervise.dvc_parent import Ancestor
 
 
 def test_a_stage_that_is_run_by_hand_has_none(monkeypatch):
@@ -24,7 +24,7 @@ def test_shells_between_are_passed_over(monkeypatch):
 
 @pytest.mark.parametrize("is_reaped", [False, True])
 def test_its_end_is_noticed(is_reaped, monkeypatch):
-    monkeypatch.setattr("pipeline.train.ancestor.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.train.supervise.dvc_parent.LOOK_SECONDS", 0.0)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         ancestor = Ancestor(psutil.Process(process.pid))
         assert not ancestor.is_gone()

@@ -1,6 +1,6 @@
 """Attempts: counted since the run last got on."""
 
-from pipeline.train.attempts import MAX_ATTEMPTS, Attempts
+from pipeline.train.supervise.retry import MAX_ATTEMPTS, Attempts
 
 
 def test_deaths_add_up_until_a_run_gets_on():

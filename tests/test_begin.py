@@ -9,8 +9,8 @@ from tests.small import ROOT
 LOOK = """
 import sys
 import pipeline.device
-from pipeline.train import begin
-begin.import_quietly("pipeline.train.tune")
+from pipeline.train.worker import main
+main.import_quietly("pipeline.train.finetune")
 from pipeline.model import upstream
 absent = {"transformers", "huggingface_hub"}.isdisjoint(sys.modules)
 print(absent, upstream.load_model.__module__)
@@ -32,7 +32,7 @@ def test_mlx_lm_is_imported_without_libraries_which_stay_there_for_others():
 
 
 def test_a_module_that_cannot_be_imported_says_why():
-    code = "from pipeline.train import begin; begin.import_quietly('pipeline.train.nowhere')"
+    code = "from pipeline.train.worker import main; main.import_quietly('pipeline.train.nowhere')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

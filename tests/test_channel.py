@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from pipeline.train.channel import Receiver, Sender
+from pipeline.train.protocol import Receiver, Sender
 
 
 @pytest.fixture

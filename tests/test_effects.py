@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from pipeline.config import rules
 from pipeline.files import sha256_file
-from pipeline.train.post import Orders
+from pipeline.train.finetune import Tuning
+from pipeline.train.observer import Watch
 from pipeline.train.task import Task
-from pipeline.train.tune import Tuning
-from pipeline.train.watch import Watch
+from pipeline.train.worker.link import Orders
 from tests.drive import PARAMETERS
 from tests.small import ROOT
 

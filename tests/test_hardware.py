@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from pipeline.model.adapters import AdapterSettings
+from pipeline.train.finetune import optim_settings
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import GB, make_plan
-from pipeline.train.tune import optim_settings
 from stages.params import composed
 from tests.conftest import ROOT
 from tests.published import write_config

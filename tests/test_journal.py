@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.train.journal import Journal
+from pipeline.train.supervise.journal import Journal
 
 
 def test_it_adds_up(tmp_path):

@@ -15,7 +15,7 @@ from pipeline.model.prefix import find_prefix
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
-from pipeline.train.lanes import Lanes, Part
+from pipeline.train.cpu_streams import Lanes, Part
 from pipeline.train.step import TrainStep
 from tests.modes import MODES, settings_of
 
@@ -137,7 +137,7 @@ class Gate:
 
 def test_parts_are_evaluated_by_threads_of_their_own(monkeypatch):
     gate = Gate(2)
-    monkeypatch.setattr("pipeline.train.lanes.evaluate_part", gate)
+    monkeypatch.setattr("pipeline.train.cpu_streams.evaluate_part", gate)
     lanes = Lanes()
     for _ in range(3):
         lanes.evaluate([Part(mx.array(0.0), {}, []), Part(mx.array(0.0), {}, [])])
@@ -155,7 +155,7 @@ def test_what_one_lane_raises_is_raised_when_the_others_are_done(monkeypatch):
         done.wait(0.2)
         done.set()
 
-    monkeypatch.setattr("pipeline.train.lanes.evaluate_part", fail_or_finish)
+    monkeypatch.setattr("pipeline.train.cpu_streams.evaluate_part", fail_or_finish)
     parts = [Part(mx.array(value), {}, []) for value in (1.0, 0.0)]
     with pytest.raises(ValueError, match="no"):
         Lanes().evaluate(parts)
@@ -168,7 +168,7 @@ def test_lanes_make_their_products_alone(monkeypatch):
         device, "BLAS", Blas("fast", "lib", 2, lambda count: asked.append(count) or count)
     )
     monkeypatch.setattr(
-        "pipeline.train.lanes.evaluate_part", lambda part: during.append(list(asked))
+        "pipeline.train.cpu_streams.evaluate_part", lambda part: during.append(list(asked))
     )
     Lanes().evaluate([Part(mx.array(0.0), {}, [])] * 2)
     assert during == [[1], [1]]

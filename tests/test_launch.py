@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pipeline.train.launch import exit_text, is_memory_death
+from pipeline.train.supervise.launch import exit_text, is_memory_death
 
 
 @pytest.mark.parametrize(

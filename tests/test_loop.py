@@ -19,10 +19,10 @@ from pipeline.train.checkpoints import state
 from pipeline.train.checkpoints.folder import CheckpointFolder
 from pipeline.train.checkpoints.series import MACHINE_COLUMNS, TRAIN_COLUMNS
 from pipeline.train.feed import Feed
+from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
+from pipeline.train.observer import Watch
 from pipeline.train.settings import TrainSettings
-from pipeline.train.tune import optim_settings
-from pipeline.train.watch import Watch
 from stages.params import composed
 from tests.modes import MODES, settings_of
 from tests.test_split import PositionedHead

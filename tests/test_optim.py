@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.model.tree import named_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.optim.update_rules import bias_correction, orthogonalized
-from pipeline.train.tune import optim_settings
+from pipeline.train.finetune import optim_settings
 from stages.params import composed
 
 NAMES = ("adamw", "adam", "sgd", "lion", "muon", "adafactor")

@@ -14,8 +14,8 @@ from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.base import load_base, write_manifest
 from pipeline.model.tree import trainable_arrays
+from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
-from pipeline.train.tune import optim_settings
 from stages.params import composed
 from tests.plain import loss_sums
 from tests.test_loop import SETTINGS

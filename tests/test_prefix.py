@@ -16,10 +16,10 @@ from pipeline.model.scratch import initialize
 from pipeline.model.split import noted
 from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
-from pipeline.train.lanes import Lanes
+from pipeline.train.cpu_streams import Lanes
 from pipeline.train.loop import Trainer
+from pipeline.train.observer import Watch
 from pipeline.train.prefix.replay import PrefixSettings
-from pipeline.train.watch import Watch
 from tests.small import random_documents
 from tests.test_loop import SETTINGS, result
 

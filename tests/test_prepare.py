@@ -25,7 +25,7 @@ from pipeline.data.store import TokenStore
 from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.external.stdlib import stdlib_root
-from pipeline.train.tune import train_settings
+from pipeline.train.finetune import train_settings
 from stages.params import composed
 from stages.prepare import settings_of
 from tests.provenance import tables

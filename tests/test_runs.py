@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 from pipeline.config.stage import Paths
 from pipeline.errors import CheckpointError
 from pipeline.files import FileLock
-from pipeline.train import runs
-from pipeline.train.runs import RunFolder, run_key
+from pipeline.train.supervise import run_folder
+from pipeline.train.supervise.run_folder import RunFolder, run_key
 
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.setattr(runs, "dependency_hashes", lambda stage, paths: {"code": "1"})
+    monkeypatch.setattr(run_folder, "dependency_hashes", lambda stage, paths: {"code": "1"})
     return OmegaConf.create(
         {"seed": 0, "train": {"num_steps": 3, "steps_per_save": 5, "prefix_cache_gb": 1.0}}
     )
@@ -30,7 +30,7 @@ def test_what_changes_the_result_changes_the_key(config, monkeypatch):
     other.train.num_steps = 4
     assert run_key("train", other, paths) != key
     assert run_key("weights", config, paths) != key
-    monkeypatch.setattr(runs, "dependency_hashes", lambda stage, paths: {"code": "2"})
+    monkeypatch.setattr(run_folder, "dependency_hashes", lambda stage, paths: {"code": "2"})
     assert run_key("train", config, paths) != key
 
 
@@ -59,7 +59,7 @@ def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_pa
             "print(FileLock(Path(sys.argv[1])).acquire())",
             str(folder.lock.path),
         ],
-        cwd=runs.ROOT,
+        cwd=run_folder.ROOT,
         capture_output=True,
         text=True,
         check=True,

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from pipeline.errors import Stopped
-from pipeline.train.signals import StopSignals
+from pipeline.train.supervise.signals import StopSignals
 
 
 def test_the_first_signal_is_remembered_and_the_second_one_raises():

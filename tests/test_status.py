@@ -1,6 +1,6 @@
 """What another process is told of a running training."""
 
-from pipeline.train.status import Status
+from pipeline.train.supervise.status import Status
 
 STATUS = Status(
     title="train",

@@ -10,8 +10,8 @@ from pipeline.model.forward import checkpoint_blocks
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
+from pipeline.train.finetune import optim_settings
 from pipeline.train.step import TrainStep, global_norm
-from pipeline.train.tune import optim_settings
 from stages.params import composed
 
 LORA = AdapterSettings("lora", 4, 8.0, 0.0, None, ("*",))

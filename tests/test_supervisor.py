@@ -325,7 +325,7 @@ def saboteur(tmp_path):
         (folder / "sitecustomize.py").write_text(
             "import os, pathlib, sys\n"
             f"count = pathlib.Path({str(folder / 'count')!r})\n"
-            "if 'pipeline.train.begin' in sys.orig_argv:\n"
+            "if 'pipeline.train.worker.main' in sys.orig_argv:\n"
             "    number = int(count.read_text()) if count.exists() else 0\n"
             "    count.write_text(str(number + 1))\n"
             f"    if {condition}:\n"

@@ -5,10 +5,10 @@ from omegaconf import OmegaConf
 
 from pipeline.device import mx
 from pipeline.files import read_json, sha256_path
-from pipeline.train.post import Orders
+from pipeline.train.finetune import OWN_HEAD, Tuning, adapter_settings
+from pipeline.train.observer import Watch
 from pipeline.train.task import Task
-from pipeline.train.tune import OWN_HEAD, Tuning, adapter_settings
-from pipeline.train.watch import Watch
+from pipeline.train.worker.link import Orders
 from tests.drive import parameters
 
 ORDERS = Orders(0, 10**10, None, 0, False, 1, 0, "none")

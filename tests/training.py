@@ -17,7 +17,7 @@ from pipeline.machine import footprint_bytes
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.train.checkpoints.series import MACHINE_COLUMNS
-from pipeline.train.journal import Journal
+from pipeline.train.supervise.journal import Journal
 from pipeline.train.task import Task
 from tests.drive import parameters
 from tests.small import ROOT, TINY_SHAPE, random_documents
@@ -74,7 +74,7 @@ class Training:
         self.run, self.output, self.file = place / "run", self.folder / "out", self.folder / "drive"
         task = Task(
             title="train",
-            module="pipeline.train.tune",
+            module="pipeline.train.finetune",
             parameters=parameters(**self.changes),
             base=str(self.world / "base"),
             prepared=str(self.world / "prepared"),

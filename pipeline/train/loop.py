@@ -30,12 +30,12 @@ from pipeline.train.checkpoints.state import (
     refuse_inexact,
 )
 from pipeline.train.feed import Feed
+from pipeline.train.observer import Watch
 from pipeline.train.prefix.replay import PrefixSettings, make_prefix
 from pipeline.train.profile import Profile
 from pipeline.train.report import StepReport, measured
 from pipeline.train.settings import TrainSettings
 from pipeline.train.step import StepResult, TrainStep
-from pipeline.train.watch import Watch
 
 log = logging.getLogger(__name__)
 

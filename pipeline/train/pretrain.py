@@ -14,12 +14,12 @@ from pipeline.model.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
+from pipeline.train.observer import Watch
 from pipeline.train.plan.predict import PlanRequest
-from pipeline.train.post import Orders
 from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
 from pipeline.train.task import Task, plain
-from pipeline.train.watch import Watch
+from pipeline.train.worker.link import Orders
 
 NUM_VALIDATIONS = 5
 STEPS_PER_SAVE = 100

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.device import mlx_memory
 from pipeline.train.checkpoints.state import Progress
+from pipeline.train.observer import Watch
 from pipeline.train.step import StepResult
-from pipeline.train.watch import Watch
 
 
 @dataclass(frozen=True)

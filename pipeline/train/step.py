@@ -12,7 +12,7 @@ from pipeline.model.forward import random_key
 from pipeline.model.split import Split, noted, proven_split
 from pipeline.model.tree import blocks, every_array, named_arrays
 from pipeline.objective.chunked_head import Stages, evaluate, loss_sums
-from pipeline.train.lanes import Lanes, Part
+from pipeline.train.cpu_streams import Lanes, Part
 from pipeline.train.profile import Profile
 
 

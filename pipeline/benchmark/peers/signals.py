@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 
 from pipeline.errors import Stopped
-from pipeline.train.signals import STOPPING
+from pipeline.train.supervise.signals import STOPPING
 
 
 class StopAtSignal:

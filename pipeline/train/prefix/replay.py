@@ -35,9 +35,9 @@ from pipeline.files import cached_sha256_file
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.tree import blocks
 from pipeline.train.checkpoints.state import Progress
-from pipeline.train.lanes import Lanes
+from pipeline.train.cpu_streams import Lanes
+from pipeline.train.observer import Watch
 from pipeline.train.prefix.store import ActivationCache, ActivationStore
-from pipeline.train.watch import Watch
 
 UNSIGNED = {2: mx.uint16, 4: mx.uint32}
 """Types as wide as floating-point numbers; NumPy does not have all of those."""

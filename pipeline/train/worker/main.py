@@ -1,4 +1,4 @@
-"""Starts a worker: `python -m pipeline.train.begin MODULE TASK_FILE`.
+"""Starts a worker: `python -m pipeline.train.worker.main MODULE TASK_FILE`.
 
 While a stand-by imports, another worker trains. Threads of a BLAS that wait for each other slow
 down many times over when a third one wants a core, so the imports run in a thread of the lowest
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.train.channel import Receiver, Sender
+from pipeline.train.protocol import Receiver, Sender
 
 LOWEST_PRIORITY = 19
 SPARED = {
@@ -85,7 +85,7 @@ def main() -> None:
     except PipelineError as error:  # as for a BLAS that cannot be used
         sender.send({"event": "error", "kind": type(error).__name__, "text": str(error)})
         sys.exit(1)
-    worker = importlib.import_module("pipeline.train.worker")
+    worker = importlib.import_module("pipeline.train.worker.serve")
     worker.work(sys.modules[module].make, Path(task_file), receiver, sender)
 
 

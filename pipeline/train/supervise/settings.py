@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pipeline.errors import PipelineError
-from pipeline.train.launch import WorkerProcess
+from pipeline.train.supervise.launch import WorkerProcess
 
 
 @dataclass(frozen=True)

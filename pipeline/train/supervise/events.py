@@ -7,12 +7,12 @@ from typing import Any
 
 from pipeline import errors
 from pipeline.console import TrainingProgress
-from pipeline.train.attempts import Attempts
-from pipeline.train.channel import Message
-from pipeline.train.crew import Crew
-from pipeline.train.journal import Journal
-from pipeline.train.segment import Segment, SupervisorSettings
-from pipeline.train.status import Status
+from pipeline.train.protocol import Message
+from pipeline.train.supervise.journal import Journal
+from pipeline.train.supervise.retry import Attempts
+from pipeline.train.supervise.settings import Segment, SupervisorSettings
+from pipeline.train.supervise.status import Status
+from pipeline.train.supervise.workers import Crew
 
 STATUS_SECONDS = 1.0
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.config.stage import Paths, dependency_hashes
 from pipeline.errors import CheckpointError
 from pipeline.files import ROOT, FileLock, sha256_bytes
-from pipeline.train.status import Status
+from pipeline.train.supervise.status import Status
 
 WITHOUT_EFFECT = frozenset(
     {

@@ -21,18 +21,18 @@ from pipeline.device import (
 )
 from pipeline.errors import CheckpointError, DeviceError, PipelineError
 from pipeline.machine import die_with_parent, footprint_bytes
-from pipeline.train.channel import Receiver, Sender
-from pipeline.train.faults import Faults
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB, MemoryGuard
+from pipeline.train.observer import Watch
 from pipeline.train.plan.fit import require_fit
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import Plan, make_plan
-from pipeline.train.post import Interrupted, NoteHandler, Orders, Post
+from pipeline.train.protocol import Receiver, Sender
 from pipeline.train.report import StepReport
-from pipeline.train.signals import STOPPING
+from pipeline.train.supervise.signals import STOPPING
 from pipeline.train.task import Task
-from pipeline.train.watch import Watch
+from pipeline.train.worker.fault_injection import Faults
+from pipeline.train.worker.link import Interrupted, NoteHandler, Orders, Post
 
 FORECAST_EVERY_STEPS = 10
 ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory")

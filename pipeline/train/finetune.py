@@ -17,13 +17,13 @@ from pipeline.objective.likelihood import primary_share, read_items
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
+from pipeline.train.observer import Watch
 from pipeline.train.plan.predict import PlanRequest
-from pipeline.train.post import Orders
 from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
 from pipeline.train.task import Task
-from pipeline.train.watch import Watch
+from pipeline.train.worker.link import Orders
 
 CONFLICTS = "conflicts.jsonl"
 OWN_HEAD = "the head is a matrix of its own from here on: only export.formats=[fused] can hold it"

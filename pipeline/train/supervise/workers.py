@@ -4,8 +4,8 @@ import contextlib
 from pathlib import Path
 
 from pipeline.machine import footprint_bytes
-from pipeline.train.launch import WorkerProcess
-from pipeline.train.runs import RunFolder
+from pipeline.train.supervise.launch import WorkerProcess
+from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.task import Task
 
 

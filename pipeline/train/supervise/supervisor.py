@@ -12,16 +12,16 @@ from typing import Any
 
 from pipeline.errors import DeviceError, Stopped, WorkerError
 from pipeline.machine import footprint_bytes
-from pipeline.train.ancestor import Ancestor
-from pipeline.train.attempts import Attempts
-from pipeline.train.crew import Crew
-from pipeline.train.events import Events
-from pipeline.train.journal import Journal
-from pipeline.train.launch import exit_text, is_memory_death
 from pipeline.train.memory import GB, memory_limit_bytes
-from pipeline.train.runs import RunFolder
-from pipeline.train.segment import Segment, SupervisorSettings
-from pipeline.train.signals import StopSignals
+from pipeline.train.supervise.dvc_parent import Ancestor
+from pipeline.train.supervise.events import Events
+from pipeline.train.supervise.journal import Journal
+from pipeline.train.supervise.launch import exit_text, is_memory_death
+from pipeline.train.supervise.retry import Attempts
+from pipeline.train.supervise.run_folder import RunFolder
+from pipeline.train.supervise.settings import Segment, SupervisorSettings
+from pipeline.train.supervise.signals import StopSignals
+from pipeline.train.supervise.workers import Crew
 from pipeline.train.task import Task
 
 POLL_SECONDS = 0.1

@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.files import ROOT
 from pipeline.machine import footprint_bytes
-from pipeline.train.channel import Message, Receiver, Sender
+from pipeline.train.protocol import Message, Receiver, Sender
 from pipeline.train.task import Task
 
-BEGIN = "pipeline.train.begin"
+BEGIN = "pipeline.train.worker.main"
 ENVIRONMENT = {"OPENBLAS_THREAD_TIMEOUT": "18"}
 """Threads of OpenBLAS wait for the next product with a busy loop of 2^18 clock ticks (0.1 ms). Its
 own 2^26 last longer than whole steps, and take the cores from what is worked on side by side."""

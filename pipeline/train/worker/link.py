@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.machine import footprint_bytes
-from pipeline.train.channel import Message, Receiver, Sender
+from pipeline.train.observer import Watch
+from pipeline.train.protocol import Message, Receiver, Sender
 from pipeline.train.settings import TrainSettings
-from pipeline.train.watch import Watch
 
 BEAT_SECONDS = 1.0
 
