@@ -8,7 +8,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from pipeline.data.conflicts import AUTHORITIES, PRIMARIES
+from pipeline.data.sources.conflicts import AUTHORITIES, PRIMARIES
 from pipeline.objective.distrust import document_weights, published_terms
 
 ENTROPIES = (0.7, 2.0, 4.0)

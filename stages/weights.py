@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, stage
-from pipeline.data.tokenizer import tokenizer_hash
+from pipeline.data.tokenize.tokenizer import tokenizer_hash
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.inputs import SCRATCH, check_unchanged

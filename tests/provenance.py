@@ -5,9 +5,9 @@ from functools import cache
 from omegaconf import OmegaConf
 
 from pipeline.config.schema import Provenance
-from pipeline.data.metadata import NO_METADATA, parse_metadata
 from pipeline.data.provenance.score import Scorer
 from pipeline.data.provenance.tables import Tables
+from pipeline.data.rows.metadata import NO_METADATA, parse_metadata
 from stages.params import composed
 
 

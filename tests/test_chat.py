@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.encode import encode_record
-from pipeline.data.fields import RowError
-from pipeline.data.records import parse_record
-from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import parse_record
+from pipeline.data.tokenize.encode import encode_record
+from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from tests.chat_templates import CHATML, CONTROL_TOKENS, GEMMA, LLAMA, MISTRAL, QWEN, THINKING
 
 STYLES = {

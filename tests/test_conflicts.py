@@ -10,8 +10,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.data import conflicts
-from pipeline.data.conflicts import (
+from pipeline.data.rows.records import parse_record
+from pipeline.data.sources import conflicts
+from pipeline.data.sources.conflicts import (
     ATTRIBUTES,
     AUTHORITIES,
     NAME_PARTS,
@@ -23,7 +24,6 @@ from pipeline.data.conflicts import (
     suite_items,
     training_rows,
 )
-from pipeline.data.records import parse_record
 from pipeline.errors import DataError
 
 NUM_ROWS = 1000

@@ -9,11 +9,11 @@ import pytest
 
 from pipeline.data.batches import arrange
 from pipeline.data.documents import cut
-from pipeline.data.encode import Encoder
 from pipeline.data.prepare import prepare
-from pipeline.data.records import parse_record
+from pipeline.data.rows.records import parse_record
 from pipeline.data.store import TokenStore, TokenStoreWriter
-from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
+from pipeline.data.tokenize.encode import Encoder
+from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize, llama_config

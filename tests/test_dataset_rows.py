@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.data.dataset_rows import DatasetRows, check_card
-from pipeline.data.ingest import BadRows, Splitter
-from pipeline.data.metadata import NO_METADATA
-from pipeline.data.sources import source_of
+from pipeline.data.rows.metadata import NO_METADATA
+from pipeline.data.sources.huggingface import DatasetRows, check_card
+from pipeline.data.sources.ingest import BadRows, Splitter
+from pipeline.data.sources.table import source_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.external import inputs
 from pipeline.external.download import DownloadError

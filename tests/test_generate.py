@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.data.tokenizer import load_tokenizer
+from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
 from pipeline.generate import generate_greedy
 from pipeline.model.base import load_base, write_manifest

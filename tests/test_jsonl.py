@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.fields import RowError
-from pipeline.data.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
+from pipeline.data.rows.fields import RowError
+from pipeline.data.sources.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
 from pipeline.errors import DataError
 
 lines_of_bytes = st.lists(st.binary(max_size=40).map(lambda line: line.translate(None, b"\r\n")))

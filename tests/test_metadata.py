@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from pipeline.data.fields import RowError
-from pipeline.data.metadata import NO_METADATA, Metadata
-from pipeline.data.records import parse_record
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.metadata import NO_METADATA, Metadata
+from pipeline.data.rows.records import parse_record
 
 
 def read(**row):

@@ -38,7 +38,7 @@ from pipeline.benchmark.peers.scoring import Scorer
 from pipeline.benchmark.throughput import comparison_rows
 from pipeline.config.stage import Paths, dvc_stages, output_names
 from pipeline.data.store import TokenStore
-from pipeline.data.tokenizer import load_tokenizer
+from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.files import read_json
 from stages.benchmark import peers_of

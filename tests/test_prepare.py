@@ -17,12 +17,12 @@ from hypothesis.extra import numpy as npst
 
 from pipeline.data.documents import cut
 from pipeline.data.duplicates import DuplicateCounter
-from pipeline.data.encode import Encoded
 from pipeline.data.prepare import in_sample, prepare
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
-from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
+from pipeline.data.tokenize.encode import Encoded
+from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.external.stdlib import stdlib_root
 from pipeline.train.finetune import train_settings

@@ -15,7 +15,7 @@ from pipeline.data.provenance.explain import explain
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.provenance.terms import Terms
-from pipeline.data.records import parse_record
+from pipeline.data.rows.records import parse_record
 from pipeline.errors import ConfigError, DataError
 from stages.params import composed
 from tests.provenance import default_scorer, defaults, numbers, score, tables

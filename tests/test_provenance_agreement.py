@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.provenance.score import text_of
-from pipeline.data.records import parse_record
+from pipeline.data.rows.records import parse_record
 from tests.provenance import default_scorer
 from tests.published_scorer import published_score
 from tests.small import ROOT

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.fields import RowError
-from pipeline.data.records import (
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import (
     HASH_BYTES,
     Answer,
     Conversation,

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.data.ingest import BadRows, Splitter
-from pipeline.data.stdlib_rows import StdlibRows
+from pipeline.data.sources.ingest import BadRows, Splitter
+from pipeline.data.sources.stdlib import StdlibRows
 from pipeline.errors import DataError
 from pipeline.external import inputs
 from pipeline.external.stdlib import stdlib_files, stdlib_fingerprint, stdlib_root

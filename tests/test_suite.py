@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.data.conflicts import suite_items
+from pipeline.data.sources.conflicts import suite_items
 from pipeline.data.suite import suite_rows
-from pipeline.data.tokenizer import load_tokenizer, train_tokenizer
+from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.objective.likelihood import ConflictItem, Scores
 

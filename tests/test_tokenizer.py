@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pipeline.data.encode import Encoder, encode_record
-from pipeline.data.fields import RowError
-from pipeline.data.records import parse_record
-from pipeline.data.tokenizer import (
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import parse_record
+from pipeline.data.tokenize.encode import Encoder, encode_record
+from pipeline.data.tokenize.tokenizer import (
     BOS,
     EOS,
     copy_tokenizer,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, processors, trainers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence, Split, Whitespace
 
-from pipeline.data import word_cache
-from pipeline.data.cutters import LLAMA3, QWEN2, cutter_of
-from pipeline.data.word_cache import ID, CachedTokenizer
+from pipeline.data.tokenize import word_cache
+from pipeline.data.tokenize.cutters import LLAMA3, QWEN2, cutter_of
+from pipeline.data.tokenize.word_cache import ID, CachedTokenizer
 
 CORPUS = [
     "the cat sat   on the mat.\n\n  \n\t\tthe dog's café,\tnaïve 猫\r\n",
@@ -150,7 +150,7 @@ def test_texts_are_cut(kind):
 
 
 def test_a_cut_that_would_be_wrong_is_not_used(monkeypatch):
-    monkeypatch.setattr("pipeline.data.cutters.WORDS", {QWEN2: (r"\s+|\S+", "")})
+    monkeypatch.setattr("pipeline.data.tokenize.cutters.WORDS", {QWEN2: (r"\s+|\S+", "")})
     cached = CachedTokenizer(KNOWN["qwen2"])
     assert cached._cutter is None
     assert same(KNOWN["qwen2"], cached, CORPUS)

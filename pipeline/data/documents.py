@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from pipeline.data.encode import Encoded, Encoder
-from pipeline.data.fields import RowError
-from pipeline.data.ingest import BadRows, Row
-from pipeline.data.records import Record
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Record
+from pipeline.data.sources.ingest import BadRows, Row
 from pipeline.data.store import TokenStoreWriter
-from pipeline.data.tokenizer import vocabulary_size
+from pipeline.data.tokenize.encode import Encoded, Encoder
+from pipeline.data.tokenize.tokenizer import vocabulary_size
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 
 HISTOGRAM_BINS = 64

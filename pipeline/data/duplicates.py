@@ -5,7 +5,7 @@ from types import TracebackType
 
 import numpy as np
 
-from pipeline.data.records import HASH_BYTES
+from pipeline.data.rows.records import HASH_BYTES
 from pipeline.data.splits import SPLITS, Split
 
 NUM_PARTITIONS = 64

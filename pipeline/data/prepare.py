@@ -13,17 +13,17 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.conflicts import pretraining_rows, suite_items
 from pipeline.data.documents import Fitter, SplitStore
 from pipeline.data.duplicates import DuplicateCounter
-from pipeline.data.encode import Encoder
-from pipeline.data.ingest import QUARANTINE, BadRows, Splitter, WorldRows
 from pipeline.data.provenance.complete import Completer
 from pipeline.data.settings import PrepareSettings
-from pipeline.data.sources import source_of
+from pipeline.data.sources.conflicts import pretraining_rows, suite_items
+from pipeline.data.sources.ingest import QUARANTINE, BadRows, Splitter, WorldRows
+from pipeline.data.sources.table import source_of
 from pipeline.data.splits import SPLITS
 from pipeline.data.suite import suite_rows
-from pipeline.data.tokenizer import (
+from pipeline.data.tokenize.encode import Encoder
+from pipeline.data.tokenize.tokenizer import (
     copy_tokenizer,
     load_tokenizer,
     train_tokenizer,

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.prepare import prepare
 from pipeline.data.settings import PrepareSettings
-from pipeline.data.stdlib_rows import decoded
-from pipeline.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
+from pipeline.data.sources.stdlib import decoded
+from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.device import mx
 from pipeline.errors import DataError
 from pipeline.external.inputs import external

@@ -18,7 +18,7 @@ from pipeline.benchmark.peers.programs import (
 from pipeline.benchmark.peers.results import seconds_to_loss
 from pipeline.benchmark.peers.rounds import Contest, Played
 from pipeline.benchmark.peers.scoring import Scorer
-from pipeline.data.tokenizer import load_tokenizer
+from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 SNAPSHOTS = 12
 """Adapters that we keep up to the step at which the peer ends."""

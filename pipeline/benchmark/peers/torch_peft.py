@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.benchmark.peers.common_settings import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.benchmark.peers.job import Job, Outcome, answer
-from pipeline.data.tokenizer import load_tokenizer
+from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 IGNORED = -100
 """The label that torch's cross-entropy leaves out."""

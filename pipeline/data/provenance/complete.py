@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.config.schema import Provenance
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
-from pipeline.data.records import Record
+from pipeline.data.rows.records import Record
 
 NUMBERS: tuple[str, ...] = ("authority_weight", "provenance_entropy")
 

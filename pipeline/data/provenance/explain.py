@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import Provenance
-from pipeline.data.fields import RowError
-from pipeline.data.jsonl import iterate_lines, parse_line
 from pipeline.data.provenance.score import Part, Score, Scorer, text_of
 from pipeline.data.provenance.tables import Tables
-from pipeline.data.records import Record, parse_record
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Record, parse_record
+from pipeline.data.sources.jsonl import iterate_lines, parse_line
 from pipeline.errors import DataError
 
 SHOWN_WORDS = 3

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.data.metadata import Metadata
 from pipeline.data.provenance.tables import CITATION, Tables
-from pipeline.data.records import (
+from pipeline.data.rows.metadata import Metadata
+from pipeline.data.rows.records import (
     MAX_AUTHORITY_WEIGHT,
     MAX_ENTROPY_BITS,
     Answer,

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 
 from pipeline.config.schema import Provenance
-from pipeline.data.metadata import Metadata
 from pipeline.data.provenance.terms import Terms
+from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
 
 CITATION = "citation"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.data.fields import RowError
-from pipeline.data.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
-from pipeline.data.records import Record, parse_record
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Record, parse_record
+from pipeline.data.sources.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
 from pipeline.data.splits import Split, split_of
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, report_problems
 

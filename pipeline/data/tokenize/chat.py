@@ -5,9 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.fields import RowError
-from pipeline.data.records import Conversation
-from pipeline.data.template import called_names, render, render_whole
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Conversation
+from pipeline.data.tokenize.template import called_names, render, render_whole
 
 
 @dataclass(frozen=True)

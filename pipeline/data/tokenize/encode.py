@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.chat import Piece, conversation_pieces
-from pipeline.data.fields import RowError
-from pipeline.data.records import Answer, Conversation, Record, Text
-from pipeline.data.word_cache import ID, CachedTokenizer
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Answer, Conversation, Record, Text
+from pipeline.data.tokenize.chat import Piece, conversation_pieces
+from pipeline.data.tokenize.word_cache import ID, CachedTokenizer
 
 
 class Encoded(NamedTuple):

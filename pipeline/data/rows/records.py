@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.data.fields import MAX_WEIGHT, RowError, checked_number, checked_text, kind_of
-from pipeline.data.messages import checked_messages, checked_tools
-from pipeline.data.metadata import NO_METADATA, Metadata, parse_metadata
+from pipeline.data.rows.fields import MAX_WEIGHT, RowError, checked_number, checked_text, kind_of
+from pipeline.data.rows.messages import checked_messages, checked_tools
+from pipeline.data.rows.metadata import NO_METADATA, Metadata, parse_metadata
 
 MAX_AUTHORITY_WEIGHT = 0.99
 MAX_ENTROPY_BITS = 64.0

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.fields import RowError
-from pipeline.data.ingest import BadRows, Row, Splitter
-from pipeline.data.records import parse_record
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import parse_record
+from pipeline.data.sources.ingest import BadRows, Row, Splitter
 from pipeline.external.stdlib import stdlib_files
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.fields import RowError
-from pipeline.data.records import Conversation
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Conversation
 
 STANDING_DATE = """{%- macro strftime_now(format) -%}
 {{ format | replace("%d", "26") | replace("%B", "July") | replace("%b", "Jul") | replace("%m", "07")

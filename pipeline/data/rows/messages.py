@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.data.fields import (
+from pipeline.data.rows.fields import (
     MAX_WEIGHT,
     RowError,
     check_characters,

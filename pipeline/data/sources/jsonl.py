@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import orjson
 
-from pipeline.data.fields import RowError
+from pipeline.data.rows.fields import RowError
 from pipeline.data.splits import Split
 from pipeline.errors import DataError
 

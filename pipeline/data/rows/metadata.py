@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.data.fields import RowError, checked_text, kind_of
+from pipeline.data.rows.fields import RowError, checked_text, kind_of
 
 TEXT_KEYS = ("source_type", "date", "publisher", "source", "title", "url")
 KEYS = ("year", "citations", *TEXT_KEYS)

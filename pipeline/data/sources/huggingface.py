@@ -11,9 +11,9 @@ from typing import Any
 
 from huggingface_hub import DatasetCard
 
-from pipeline.data.fields import RowError, strings_in
-from pipeline.data.ingest import BadRows, Row, Splitter
-from pipeline.data.records import parse_record
+from pipeline.data.rows.fields import RowError, strings_in
+from pipeline.data.rows.records import parse_record
+from pipeline.data.sources.ingest import BadRows, Row, Splitter
 from pipeline.errors import ConfigError, DataError
 from pipeline.external.inputs import dataset_files
 

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from pipeline.data.conflicts import training_rows
-from pipeline.data.dataset_rows import DatasetRows
-from pipeline.data.ingest import JsonlRows, Splitter, WorldRows
 from pipeline.data.settings import PrepareSettings
-from pipeline.data.stdlib_rows import StdlibRows
+from pipeline.data.sources.conflicts import training_rows
+from pipeline.data.sources.huggingface import DatasetRows
+from pipeline.data.sources.ingest import JsonlRows, Splitter, WorldRows
+from pipeline.data.sources.stdlib import StdlibRows
 
 Source = WorldRows | StdlibRows | DatasetRows | JsonlRows
 """Rows that can be read as often as needed: `name` for messages, `total_bytes()`, `read()`."""

@@ -10,7 +10,7 @@ from itertools import pairwise, product
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.data.cutters import cutter_of
+from pipeline.data.tokenize.cutters import cutter_of
 
 ID = np.dtype(np.int32)
 MAX_BYTES = 1 << 24
