@@ -21,9 +21,9 @@ install_import_hook(MODULES, "beartype.beartype")  # shapes and types are checke
 from pipeline.data.store import TokenStore, TokenStoreWriter  # noqa: E402
 from pipeline.device import mx  # noqa: E402
 from pipeline.model.scratch import initialize, llama_config, save_scratch  # noqa: E402
-from tests.repository import smoke  # noqa: E402, F401
-from tests.small import TINY_SHAPE, random_documents  # noqa: E402
-from tests.training import real_world, training, undisturbed, world  # noqa: E402, F401
+from tests.support.repository import smoke  # noqa: E402, F401
+from tests.support.small import TINY_SHAPE, random_documents  # noqa: E402
+from tests.support.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
 LONGEST = (
     "test_interruptions",

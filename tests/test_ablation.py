@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import ablation
+from tests.support import ablation
 
 SEED = 7
 

@@ -21,9 +21,9 @@ from pipeline.model.split import Split
 from pipeline.objective.likelihood import masked_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
-from tests.chat_templates import CHATML, CONTROL_TOKENS
-from tests.small import TINY_SHAPE
-from tests.test_prepare import SETTINGS
+from tests.data.test_prepare import SETTINGS
+from tests.support.chat_templates import CHATML, CONTROL_TOKENS
+from tests.support.small import TINY_SHAPE
 
 LORA = AdapterSettings("lora", 4, 8.0, 0.0, None, ("*",))
 WEIGHTS = (1.0, 0.25, 0.0, 0.7, 1.0)

@@ -11,8 +11,8 @@ import pytest
 from pipeline.errors import CheckpointError
 from pipeline.train.checkpoints.folder import CheckpointFolder
 from pipeline.train.checkpoints.manifest import ARRAYS, flaw
-from tests.crash_driver import DONE, REFUSED, sample
-from tests.syscalls import STRACE, Driver, Recording, points, readable, write_state
+from tests.support.crash_driver import DONE, REFUSED, sample
+from tests.support.syscalls import STRACE, Driver, Recording, points, readable, write_state
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="strace is absent: no call can be stopped")
 SAMPLED = 6

@@ -16,8 +16,8 @@ from pipeline.train.finetune import Tuning
 from pipeline.train.observer import Watch
 from pipeline.train.task import Task
 from pipeline.train.worker.link import Orders
-from tests.drive import PARAMETERS
-from tests.small import ROOT
+from tests.support.drive import PARAMETERS
+from tests.support.small import ROOT
 
 ORDERS = Orders(0, 0, None, 0, False, 1, 0, "none")
 ADDITIVE = {"objective.distrust.mode": "additive"}
@@ -83,7 +83,7 @@ TESTED_ELSEWHERE = {
         "test_shrinking_after_memory_deaths_is_said_and_recorded",
     ),
     "train.hang_timeout_seconds": ("test_supervisor", "test_a_worker_that_hangs_is_replaced"),
-    "train.resume": ("test_runs", "test_a_run_can_be_started_afresh"),
+    "train.resume": ("test_run_folder", "test_a_run_can_be_started_afresh"),
     "train.resume_allow_inexact": (
         "test_faults",
         "test_going_on_inexactly_is_recorded_in_the_metrics",
@@ -183,5 +183,6 @@ def test_every_key_of_the_training_has_such_a_test():
 @pytest.mark.parametrize("name", TESTED_ELSEWHERE)
 def test_what_is_tested_elsewhere_is(name):
     module, test = TESTED_ELSEWHERE[name]
-    tree = ast.parse((ROOT / f"tests/{module}.py").read_text())
+    [file] = (ROOT / "tests").rglob(f"{module}.py")
+    tree = ast.parse(file.read_text())
     assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -15,8 +15,8 @@ from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.trace import trace
 from pipeline.train.step import TrainStep
-from tests.modes import MODES, settings_of
-from tests.plain import token_losses
+from tests.support.modes import MODES, settings_of
+from tests.support.plain import token_losses
 
 NUM_DIRECTIONS = 2
 CHANGE_NATS, LONGEST_STEP = 0.1, 0.05

@@ -15,7 +15,7 @@ from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import GB, make_plan
 from stages.params import composed
 from tests.conftest import ROOT
-from tests.published import write_config
+from tests.support.published import write_config
 
 PRESETS = sorted(path.stem for path in (ROOT / "conf/hardware").glob("*.yaml"))
 QUICK = ["cpu", "cuda_24gb", "mac_16gb", "mac_8gb"]

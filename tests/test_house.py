@@ -23,7 +23,7 @@ from pipeline.config.command_line import usual_spelling
 from pipeline.config.stage import maker_of, refuse_foreign_overrides
 from pipeline.errors import PipelineError
 from stages import params
-from tests.house import EXEMPT, ROOT, imports, reached, stages
+from tests.support.house import EXEMPT, ROOT, imports, reached, stages
 
 # Imports
 

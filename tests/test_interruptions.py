@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from pipeline.files import sha256_file
-from tests.repository import ENVIRONMENT, commit, read, run, stage, wait_for
+from tests.support.repository import ENVIRONMENT, commit, read, run, stage, wait_for
 
 
 @pytest.fixture(scope="module")

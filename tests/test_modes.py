@@ -16,7 +16,7 @@ from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
-from tests.modes import MODES, settings_of
+from tests.support.modes import MODES, settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])
 TIED = pytest.mark.parametrize("tied", [True, False])

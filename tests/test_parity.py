@@ -17,9 +17,9 @@ from pipeline.model.tree import trainable_arrays
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
 from stages.params import composed
-from tests.plain import loss_sums
-from tests.test_loop import SETTINGS
-from tests.test_prepare import SETTINGS as PREPARE
+from tests.data.test_prepare import SETTINGS as PREPARE
+from tests.support.plain import loss_sums
+from tests.train.test_loop import SETTINGS
 
 NUM_STEPS = 50
 LORA = AdapterSettings("lora", 8, 16.0, 0.0, None, ("*",))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.repository import STAGES, fresh_clone, ran, read, run
+from tests.support.repository import STAGES, fresh_clone, ran, read, run
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.files import sha256_file
-from tests.repository import ENVIRONMENT, ran, read, run, stage, wait_for
+from tests.support.repository import ENVIRONMENT, ran, read, run, stage, wait_for
 
 
 def test_every_output_is_there(smoke):

@@ -1,4 +1,4 @@
-"""The one door to what mlx-lm does not declare public; tests/test_upstream.py holds its contract.
+"""The one place that uses what mlx-lm does not declare public; its contract is tested.
 
 The version is pinned. Importing mlx-lm lowers the limit on open files; here that is undone.
 """

@@ -1,7 +1,7 @@
 """The graph of a computation, read without computing it: the arrays, and what needs which.
 
-The one door to `mx.export_function`, an experimental part of MLX; tests/test_trace.py holds its
-contract. Compiled functions are traced as they run under a gradient: operation by operation.
+The one place that uses `mx.export_function`, an experimental part of MLX; its contract is tested.
+Compiled functions are traced as they run under a gradient: operation by operation.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,639 @@
+"""Others beside us: that all train the same, what follows from figures, what fails aloud."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline.benchmark.bars import draw, write_table
+from pipeline.benchmark.peers import compare, prefix_cache, speed, system
+from pipeline.benchmark.peers import rounds as contest_module
+from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined, source_passages
+from pipeline.benchmark.peers.growth import growth
+from pipeline.benchmark.peers.job import Job, Outcome
+from pipeline.benchmark.peers.mlx_lm_lora import configuration, outcome_of
+from pipeline.benchmark.peers.programs import (
+    FLOAT32,
+    INSTALLED,
+    MLX_LM,
+    OURS,
+    UNCACHED,
+    NotMeasured,
+    run,
+)
+from pipeline.benchmark.peers.results import (
+    COLUMNS,
+    SPEEDUPS,
+    Board,
+    quotient,
+    seconds_to_loss,
+    slope,
+)
+from pipeline.benchmark.peers.results import summary as summary_of
+from pipeline.benchmark.peers.scoring import Scorer
+from pipeline.benchmark.throughput import comparison_rows
+from pipeline.config.stage import Paths, dvc_stages, output_names
+from pipeline.data.store import TokenStore
+from pipeline.data.tokenize.tokenizer import load_tokenizer
+from pipeline.errors import ConfigError, DataError, ModelError
+from pipeline.files import read_json
+from stages.benchmark import peers_of
+from stages.params import composed
+from tests.support.small_peers import SHAPE, lay_out_rows, small
+
+WANTED = (
+    "speedup_vs_mlx_lm",
+    "speedup_vs_mlx_lm_as_installed",
+    "speedup_vs_torch_peft",
+    "speedup_last_quarter_vs_mlx_lm",
+    "prefix_cache_share_of_flop_ratio",
+    "head_mode_share_of_flop_ratio",
+    "large_vocab_peak_memory_vs_mlx_lm",
+    "peak_memory_vs_floor",
+    "sweep_cost_with_prefix_cache",
+    "roofline_share",
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A folder of rows, as `benchmark.peers.rows` names it."""
+    return lay_out_rows(tmp_path_factory.mktemp("rows"))
+
+
+def settings_with(rows, *overrides):
+    """Give the settings of conf/, with models of a few thousand weights."""
+    config = composed([*small(rows), *overrides])
+    return peers_of(config.benchmark.peers)
+
+
+def set_up(rows, folder, *overrides, num_steps=6, num_rounds=1):
+    settings = settings_with(rows, *overrides)
+    return compare.set_up(settings, num_steps, num_rounds, 3, folder, lambda text: None)
+
+
+def results(settings, folder, num_steps=2, tell=lambda text: None):
+    """Compare, and read the metrics that were written."""
+    compare.compare(settings, num_steps, 1, 3, Paths(folder), tell)
+    return read_json(folder / "metrics/benchmark.json")
+
+
+# Contestants
+
+
+@pytest.fixture(scope="module")
+def compared(rows, tmp_path_factory):
+    """One real round of ourselves and mlx-lm; kernels are not built, for that takes longer."""
+    said, outcomes = [], {}
+
+    def kept(name, job):
+        outcomes[name] = run(name, job)
+        return outcomes[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DISABLE_COMPILE", "1")
+        patch.setattr(contest_module, "run", kept)
+        settings = settings_with(rows, "benchmark.peers.parts=[all_blocks]")
+        metrics = results(settings, tmp_path_factory.mktemp("run"), 12, said.append)
+    return metrics, said, outcomes
+
+
+def test_both_have_trained_to_the_same_loss(compared):
+    metrics, *_ = compared
+    assert metrics["not_measured"].keys().isdisjoint({"speedup_vs_mlx_lm", "roofline_share"})
+    seconds = metrics["measured"]["all_blocks"]["seconds_to_loss"]
+    assert metrics["speedup_vs_mlx_lm"] == pytest.approx(
+        seconds[MLX_LM]["median"] / seconds[OURS]["median"]
+    )
+    loss = metrics["measured"]["all_blocks"]["validation_loss"][MLX_LM]["median"]
+    assert loss < 0.95 * np.log(SHAPE["vocab_size"])
+    assert 0 < metrics["roofline_share"] < 1
+
+
+def test_every_key_is_there_with_a_value_or_a_reason(compared):
+    metrics, *_ = compared
+    assert set(WANTED) <= metrics.keys()
+    for name in WANTED:
+        assert (metrics[name] is None) == (name in metrics["not_measured"]), name
+        assert (metrics[name] is None) != (name in metrics["ranges"]), name
+    assert "leaves out last_quarter" in metrics["not_measured"]["speedup_last_quarter_vs_mlx_lm"]
+    assert metrics["train_rows"] == 24
+    assert metrics["machine"]["blas"]
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_one_sees_who_is_running_in_which_round_and_how_long_it_will_take(compared):
+    text = "\n".join(compared[1])
+    assert "[1/1 all_blocks] round 1/1: ours, 18 steps ..." in text
+    assert "[1/1 all_blocks] round 1/1: mlx_lm, 12 steps ..." in text
+    assert "left in this part" in text
+
+
+def test_an_epoch_has_the_same_targets_for_both(compared):
+    """The same files, and padding does not count: the sums over an epoch of six steps tell."""
+    ours, theirs = (compared[2][name] for name in (OURS, MLX_LM))
+    assert sum(ours.num_targets[:6]) == sum(theirs.num_targets[:6]) > 0
+    assert (len(ours.seconds), len(theirs.seconds)) == (18, 12)
+    assert min(ours.seconds + theirs.seconds) > 0
+
+
+def test_torch_has_the_same_targets_in_an_epoch(rows, tmp_path, readers):
+    readers("torch"), readers("peft")
+    contest = set_up(rows, tmp_path)
+    job = dataclasses.replace(contest.job(contest.material, 6), output=str(tmp_path / "torch"))
+    outcome = run(FLOAT32, job)
+    total = TokenStore(contest.material.prepared / "train").total_targets
+    assert sum(outcome.num_targets) == total
+    assert min(outcome.seconds) > 0
+
+
+def test_mlx_lm_is_told_what_we_do():
+    job = dataclasses.replace(
+        Job("m", "r", "p", "o", 7, 3, 0.1, 5, 11), num_layers=2, grad_checkpoint=True
+    )
+    found = configuration(job)
+    assert found["iters"] == 7
+    assert found["batch_size"] == 3
+    assert found["learning_rate"] == 0.1
+    assert found["seed"] == 11
+    assert found["num_layers"] == 2
+    assert found["grad_checkpoint"] is True
+    assert found["lora_parameters"]["rank"] == 5
+    assert found["optimizer_config"]["adamw"]["bias_correction"] is True
+    assert configuration(dataclasses.replace(job, num_layers=None))["num_layers"] == -1
+
+
+def test_padding_that_mlx_lm_trains_is_not_counted():
+    reports = [
+        {"iterations_per_second": 2.0, "trained_tokens": 40, "peak_memory": 1.5, "train_loss": 3.0},
+        {"iterations_per_second": 4.0, "trained_tokens": 70, "peak_memory": 1.0, "train_loss": 2.0},
+    ]
+    found = outcome_of(reports, batch_size=4)
+    assert (found.seconds, found.num_targets) == ([0.5, 0.25], [36, 26])
+    assert found.peak_bytes == 1_500_000_000
+    assert found.rate(1) == 104
+
+
+def test_a_contestant_that_fails_says_why_and_the_others_go_on(rows, tmp_path, monkeypatch):
+    said, contest = [], set_up(rows, tmp_path)
+    contest.tell = said.append
+    broken = dataclasses.replace(contest.job(contest.material, 2), model=str(tmp_path / "nowhere"))
+    outcome = Outcome([1.0, 1.0], [5, 5])
+
+    def some(name, job):
+        return outcome if name == OURS else run(name, job)
+
+    monkeypatch.setattr(contest_module, "run", some)
+    heard = []
+    contest.hold(
+        "x", {OURS: broken, MLX_LM: broken}, 2, lambda n, played: heard.append(set(played))
+    )
+    assert heard == [{OURS}, {OURS}]
+    assert sum("mlx_lm, 2 steps ..." in text for text in said) == 1  # it is not tried again
+    with pytest.raises(NotMeasured, match=r"mlx_lm ended with exit status 1: .*nowhere"):
+        contest.board.rounds("x", "targets_per_second", MLX_LM)
+
+
+def test_contestants_alternate(rows, tmp_path, monkeypatch):
+    contest, order = set_up(rows, tmp_path), []
+
+    def remember(name, job):
+        order.append((name, job.seed))
+        return Outcome([1.0], [5])
+
+    monkeypatch.setattr(contest_module, "run", remember)
+    job = contest.job(contest.material, 1)
+    contest.hold("x", {OURS: job, MLX_LM: job}, 3, lambda number, played: None)
+    assert order == [(OURS, 4), (MLX_LM, 4), (MLX_LM, 5), (OURS, 5), (OURS, 6), (MLX_LM, 6)]
+
+
+# What follows from figures
+
+
+def board_of(**figures):
+    board = Board()
+    for name, (part, contestant, values) in figures.items():
+        for number, value in enumerate(values, 1):
+            board.add(part, name.rstrip("_"), contestant, number, value)
+    return board
+
+
+def test_ratios_of_medians_have_the_noise_of_rounds_beside_them():
+    found = quotient({1: 2.0, 2: 4.0, 3: 9.0}, {1: 1.0, 2: 1.0, 3: 3.0})
+    assert (found.value, found.low, found.high) == (4.0, 2.0, 4.0)
+    found = quotient({1: 2.0}, {2: 4.0, 3: 1.0})
+    assert (found.low, found.high) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "target", "seconds"),
+    [
+        ([(0.0, 9.0), (10.0, 8.0)], 8.5, 5.0),
+        ([(0.0, 9.0), (10.0, 8.0)], 8.0, 10.0),
+        ([(4.0, 8.2), (8.0, 8.0)], 8.05, 7.0),
+    ],
+)
+def test_seconds_to_a_loss(curve, target, seconds):
+    assert seconds_to_loss(curve, target) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("target", "text"), [(7.0, "7.0000 is not reached"), (9.5, "no lower than that at the begin")]
+)
+def test_a_loss_that_gives_no_time(target, text):
+    with pytest.raises(NotMeasured, match=text):
+        seconds_to_loss([(0.0, 9.0), (10.0, 8.0)], target)
+
+
+def test_a_slope_is_the_power():
+    assert slope([64, 128, 256], [3 * size**1.5 for size in (64, 128, 256)]) == pytest.approx(1.5)
+
+
+def test_shares_of_what_the_operations_promise():
+    """Half the blocks: (1 + f) / 2f = 1.5 promised, 1.2 got."""
+    board = board_of(
+        targets_per_second=("last_quarter", OURS, [120.0]),
+        targets_per_second_=("last_quarter", UNCACHED, [100.0]),
+        passes=("last_quarter", OURS, [20.0]),
+        passes_=("last_quarter", UNCACHED, [30.0]),
+    )
+    found = summary_of(board)
+    assert found["prefix_cache_share_of_flop_ratio"] == pytest.approx(0.8)
+
+
+def test_the_peer_as_installed_is_carried_over_by_its_rate():
+    board = board_of(
+        seconds_to_loss=("all_blocks", OURS, [10.0]),
+        seconds_to_loss_=("all_blocks", MLX_LM, [20.0]),
+        targets_per_second=("all_blocks", MLX_LM, [500.0]),
+        targets_per_second_=("as_installed", INSTALLED, [25.0]),
+    )
+    found = summary_of(board)
+    assert found["speedup_vs_mlx_lm"] == 2.0
+    assert found["speedup_vs_mlx_lm_as_installed"] == 40.0
+
+
+def test_every_wanted_key_has_its_ratio():
+    assert set(WANTED) <= SPEEDUPS.keys()
+    assert set(compare.PARTS) == set(composed(["benchmark=peers"]).benchmark.peers.parts)
+
+
+# Rows and models
+
+
+def test_rows_are_those_named_else_samples_else_source_code(rows, tmp_path, monkeypatch):
+    assert len(find_corpus(str(rows)).train) == 24
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/wikisql").symlink_to(rows)
+    monkeypatch.setenv(SAMPLES, str(tmp_path))
+    assert find_corpus(None).name == "WikiSQL"
+    monkeypatch.setattr(
+        "pipeline.benchmark.peers.corpus.source_passages",
+        lambda: iter([f"x = {i}" for i in range(40)]),
+    )
+    monkeypatch.setenv(SAMPLES, str(tmp_path / "data"))
+    found = find_corpus(None)
+    assert found.name.startswith("standard library of Python 3.")
+    assert (len(found.train), len(found.validation)) == (36, 4)
+    assert not set(found.train) & set(found.validation)
+
+
+def test_passages_of_source_code_are_short_and_differ():
+    found = [text for text, _ in zip(source_passages(), range(200), strict=False)]
+    assert len(set(found)) == 200
+    assert all(100 <= len(text) <= 600 for text in found)
+
+
+@pytest.mark.parametrize("line", ["", "{", '{"prompt": "x"}', "[]"])
+def test_a_folder_without_text_rows_is_refused(tmp_path, line):
+    if line:
+        (tmp_path / "train.jsonl").write_text(line)
+    with pytest.raises(DataError, match=r"benchmark\.peers\.rows: .*train.jsonl cannot be used"):
+        find_corpus(str(tmp_path))
+
+
+@pytest.mark.parametrize("empty", ["train", "valid"])
+def test_a_file_without_rows_is_refused(rows, tmp_path, empty):
+    for name in ("train", "valid"):
+        text = (rows / f"{name}.jsonl").read_text()
+        (tmp_path / f"{name}.jsonl").write_text("\n" if name == empty else text)
+    expected = rf"benchmark\.peers\.rows: {tmp_path}/{empty}.jsonl has no rows\.\n.*another folder"
+    with pytest.raises(DataError, match=expected):
+        find_corpus(str(tmp_path))
+
+
+def test_a_batch_that_the_rows_cannot_fill_is_refused(rows, tmp_path):
+    set_up(rows, tmp_path / "fits", "benchmark.peers.batch_size=24")
+    with pytest.raises(DataError, match=r"batch_size=25: there are only 24 rows .*\n.*more rows"):
+        set_up(rows, tmp_path / "large", "benchmark.peers.batch_size=25")
+
+
+def test_long_rows_fill_a_batch(rows, tmp_path, monkeypatch):
+    override = "benchmark.peers.batch_size=12"
+    jobs = jobs_of(rows, tmp_path, monkeypatch, "large_vocabulary", override)
+    assert jobs["num_long"] == 12
+
+
+def test_long_rows_are_as_long_as_asked_for(rows, tmp_path):
+    contest = set_up(rows, tmp_path)
+    tokenizer = load_tokenizer(contest.folder / "tokenizer")
+    found = joined(contest.corpus, tokenizer, 100, 3)
+    lengths = [len(tokenizer.encode(text)) + 1 for text in found.train]
+    assert len(lengths) == 3
+    assert all(90 < length <= 100 for length in lengths)
+
+
+# Keys
+
+
+def jobs_of(rows, folder, monkeypatch, part, *overrides):
+    """List the jobs of a part, without doing them."""
+    jobs = {}
+
+    def remember(name, job):
+        jobs[name] = job
+        if part == "large_vocabulary":
+            store = TokenStore(contest.folder / "long/prepared/train")
+            jobs["longest"], jobs["num_long"] = int(store.lengths.max()), len(store)
+            jobs["config"] = read_json(contest.folder / "long/model/config.json")
+        raise NotMeasured("only asked")
+
+    monkeypatch.setattr(contest_module, "run", remember)
+    contest = set_up(rows, folder, *overrides)
+    compare.PARTS[part](contest)
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "contestant", "field", "expected"),
+    [
+        ("all_blocks", "batch_size", 3, MLX_LM, "batch_size", 3),
+        ("all_blocks", "learning_rate", 0.5, OURS, "learning_rate", 0.5),
+        ("all_blocks", "rank", 2, MLX_LM, "rank", 2),
+        ("as_installed", "installed_steps", 5, INSTALLED, "num_steps", 6),
+        ("torch_peft", "torch_steps", 9, FLOAT32, "num_steps", 10),
+        ("last_quarter", "epoch_rows", 12, OURS, "num_steps", 9),
+        ("last_quarter", "model.num_hidden_layers", 12, OURS, "num_layers", 3),
+    ],
+)
+def test_a_key_changes_what_contestants_do(
+    rows, tmp_path, monkeypatch, part, key, value, contestant, field, expected
+):
+    override = f"benchmark.peers.{key}={value}"
+    assert OmegaConf.select(composed(["benchmark=peers"]), f"benchmark.peers.{key}") != value
+    jobs = jobs_of(rows, tmp_path, monkeypatch, part, override)
+    assert getattr(jobs[contestant], field) == expected
+
+
+def test_only_the_cached_side_is_cached(rows, tmp_path, monkeypatch):
+    for part in ("last_quarter", "head"):
+        jobs = jobs_of(rows, tmp_path / part, monkeypatch, part)
+        assert (jobs[OURS].is_cached, jobs[UNCACHED].is_cached) == (True, False)
+        assert dataclasses.replace(jobs[OURS], is_cached=False, output="") == dataclasses.replace(
+            jobs[UNCACHED], output=""
+        )
+
+
+def test_keys_of_the_large_vocabulary(rows, tmp_path, monkeypatch):
+    keys = ["long_row_tokens=40", "large_vocabulary.vocab_size=999"]
+    jobs = jobs_of(
+        rows, tmp_path, monkeypatch, "large_vocabulary", *(f"benchmark.peers.{key}" for key in keys)
+    )
+    assert 36 < jobs["longest"] <= 40
+    assert jobs["config"]["vocab_size"] == 999
+    assert jobs[OURS].grad_checkpoint
+    assert jobs[MLX_LM].grad_checkpoint
+
+
+def test_keys_of_rows(rows, tmp_path):
+    contest = set_up(
+        rows, tmp_path, "benchmark.peers.num_rows=9", "benchmark.peers.validation_rows=3"
+    )
+    assert len(TokenStore(contest.material.prepared / "train")) == 9
+    assert len(TokenStore(contest.material.prepared / "validation")) == 3
+
+
+def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(prefix_cache, "run_train_stage", lambda *call: calls.append(call[2]))
+    contest, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
+    contest.keep = lambda: kept.append(len(calls))
+    prefix_cache.sweep(contest)
+    assert kept == [1, 2]
+    without, with_cache = calls
+    assert without == [*with_cache, "train.prefix_cache_gb=0"]
+    assert "lora.rank=4,8,16" in without
+    assert "train.reload_interval_steps=0,2" in without  # an epoch
+    assert "train.num_steps=6" in without
+    composed([item.split(",")[0] for item in without[3:] if "targets" not in item])
+
+
+@pytest.mark.parametrize("error", [NotMeasured, ModelError])
+def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
+    done = []
+
+    def fails(contest):
+        raise error("it rained")
+
+    monkeypatch.setitem(compare.PARTS, "head", fails)
+    monkeypatch.setitem(compare.PARTS, "sweep", lambda contest: done.append(contest.place))
+    settings = settings_with(rows, "benchmark.peers.parts=[head,sweep]")
+    metrics = results(settings, tmp_path)
+    assert done == ["[2/2 sweep]"]
+    assert metrics["not_measured"]["head_mode_share_of_flop_ratio"] == "it rained"
+    assert metrics["not_measured"]["head"] == "it rained"
+    assert "sweep" not in metrics["not_measured"]
+
+
+def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeypatch):
+    said, seen = [], []
+
+    def outcome(name, job):
+        if (tmp_path / "plots/peers.csv").exists():
+            seen.append((tmp_path / "plots/peers.csv").read_text())
+        if job.seed == 5:  # round 2
+            raise AssertionError("broken")
+        return Outcome([1.0, 2.0], [5, 5])
+
+    monkeypatch.setattr(contest_module, "run", outcome)
+    parts = "benchmark.peers.parts=[as_installed,torch_peft]"
+    settings = settings_with(rows, parts)
+    with pytest.raises(AssertionError, match="broken"):
+        compare.compare(settings, 2, 2, 3, Paths(tmp_path), said.append)
+    row = "as_installed,targets_per_second,mlx_lm_as_installed,1,2.5"
+    assert row in seen[0]  # while it goes on
+    assert row in (tmp_path / "plots/peers.csv").read_text()
+    assert (tmp_path / "plots/peers.png").stat().st_size
+    missing = read_json(tmp_path / "metrics/benchmark.json")["not_measured"]
+    for part in ("as_installed", "torch_peft"):
+        assert missing[part] == f"{part} was not done when this was written"
+    assert f"what was measured of as_installed is kept in {tmp_path}: metrics/" in said[-1]
+
+
+def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatch):
+    def broken(contest):
+        raise AssertionError
+
+    said = []
+    monkeypatch.setitem(compare.PARTS, "head", broken)
+    settings = settings_with(rows, "benchmark.peers.parts=[head]")
+    with pytest.raises(AssertionError):
+        compare.compare(settings, 2, 1, 3, Paths(tmp_path), said.append)
+    assert said[-1] == "[1/1 head] ended before anything was measured: nothing is written"
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "measure", lambda contest: None)
+    said = []
+    settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]")
+    compare.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
+    assert "What will be run, 7 steps each" in said[0]
+    assert "  all_blocks: ours, mlx_lm; rounds: 5" in said[0]
+    assert "  large_vocabulary: ours, mlx_lm; rounds: 2" in said[0]
+    assert said[0].endswith(compare.FOR_LESS)
+    composed(["benchmark=peers", *compare.FOR_LESS.split()])
+
+
+def test_who_will_run_is_who_runs(rows, tmp_path, monkeypatch):
+    for part in compare.PARTS.keys() - {"sweep", "surroundings"}:
+        jobs = jobs_of(rows, tmp_path / part, monkeypatch, part)
+        assert set(compare.CONTESTANTS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["benchmark=peers", "benchmark.peers.parts=[dance]"], "must be some of all_blocks"),
+        (["benchmark=peers", "benchmark.peers.parts=[]"], "must be some of all_blocks"),
+        (["benchmark=peers", "benchmark.prompt_tokens=3"], "nothing is generated"),
+        (["benchmark=peers", "benchmark.num_steps=1"], "num_steps=1 .*at least 2"),
+        (
+            ["benchmark=peers", "benchmark.peers.batch_size=9", "benchmark.peers.num_rows=8"],
+            "batch_size=9 and benchmark.peers.num_rows=8: there must be rows for a whole batch",
+        ),
+        (["benchmark.generated_tokens=null"], "does not go with this benchmark"),
+    ],
+)
+def test_contradictions(overrides, problem):
+    with pytest.raises(ConfigError, match=problem):
+        composed(overrides)
+
+
+# Around the steps
+
+
+def test_stand_ins_write_what_stages_write(tmp_path):
+    system.stand_in_graph(tmp_path)
+    graph = dvc_stages()
+    for name, description in graph.items():
+        for dependency in description["deps"]:
+            made = any(
+                dependency == out or dependency.startswith(f"{out}/")
+                for other in graph.values()
+                for out in output_names(other)
+            )
+            assert made or (tmp_path / dependency).exists(), dependency
+        if name != "params":
+            command = " && ".join(map(system.touch, output_names(description)))
+            subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+        assert all((tmp_path / out).exists() for out in output_names(description))
+
+
+def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(system, "PREPARED_BYTES", 20_000)
+    contest = set_up(rows, tmp_path)
+    system.disk(contest)
+    system.preparation(contest)
+    assert contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd").value > 0
+    rate = contest.board.rounds("surroundings", "prepare_mb_per_second", OURS)[1]
+    assert rate > 0
+
+
+@pytest.mark.parametrize("error", [NotMeasured, DataError])
+def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
+    done, kept = [], []
+
+    def fails(contest):
+        """Disk: it is."""
+        raise error("full")
+
+    def works(contest):
+        """Other: it is."""
+        done.append(contest)
+
+    monkeypatch.setattr(system, "disk", fails)
+    for name in ("preparation", "reloads", "idle_repro", "growth"):
+        monkeypatch.setattr(system, name, works)
+    contest = set_up(rows, tmp_path)
+    contest.keep = lambda: kept.append(len(done))
+    system.surroundings(contest)
+    assert len(done) == 4
+    assert kept == [0, 1, 2, 3, 4]
+    with pytest.raises(NotMeasured, match="full"):
+        contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd")
+
+
+def test_growth_with_each_size(rows, tmp_path):
+    contest = set_up(rows, tmp_path)
+    growth(contest)
+    for name in ("tokens", "blocks", "vocabulary"):
+        assert np.isfinite(contest.board.rounds("surroundings", f"slope_with_{name}", OURS)[1])
+
+
+# Table and picture
+
+
+def test_the_table_has_every_figure_and_the_picture_is_reproducible(tmp_path):
+    board = board_of(
+        targets_per_second=("all_blocks", OURS, [3.0, 2.0, 4.0]),
+        peak_bytes=("all_blocks", MLX_LM, [7.0]),
+    )
+    rows = list(board.rows())
+    write_table(tmp_path / "peers.csv", rows)
+    with (tmp_path / "peers.csv").open() as file:
+        found = list(csv.reader(file))
+    assert found[0] == list(COLUMNS)
+    assert found[1] == ["all_blocks", "targets_per_second", "ours", "1", "3.0"]
+    assert len(found) == 5
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / name, rows)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    draw(tmp_path / "c.png", rows[:1])
+    assert (tmp_path / "c.png").read_bytes() != (tmp_path / "a.png").read_bytes()
+    draw(tmp_path / "empty.png", [])
+
+
+def test_alone_we_stand_beside_the_bound():
+    metrics = {"train_tokens_per_second": 5.0, "roofline_tokens_per_second": 9.0}
+    assert [(row[2], row[4]) for row in comparison_rows(metrics)] == [
+        ("ours", 5.0),
+        ("machine", 9.0),
+    ]
+
+
+def test_bisection_finds_the_first_snapshot_that_is_good_enough(rows, tmp_path):
+    contest = set_up(rows, tmp_path)
+    job = dataclasses.replace(
+        contest.job(contest.material, 8), steps_per_snapshot=2, output=str(tmp_path)
+    )
+    losses = {0: 9.0, 2: 8.0, 4: 7.0, 6: 6.0, 8: 5.0}
+
+    class Fake(Scorer):
+        def loss(self, folder):
+            if folder is None:
+                return losses[0]
+            return 6.5 if folder == tmp_path / "theirs" else losses[int(folder.name[5:])]
+
+    theirs = dataclasses.replace(job, output=str(tmp_path / "theirs"))
+    played = {
+        OURS: (job, Outcome([1.0] * 8, [1] * 8)),
+        MLX_LM: (theirs, Outcome([3.0] * 8, [1] * 8)),
+    }
+    speed.record_seconds(contest, "all_blocks", 1, played, Fake(contest.material))
+    found = contest.board.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)
+    assert found.value == pytest.approx(21 / 4)  # of 7 steps each; half way from step 4 to 6

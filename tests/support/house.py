@@ -1,0 +1,71 @@
+"""What the house tests share: the import graph, read from the source without running it."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+EXEMPT = frozenset(
+    {
+        "pipeline/config/command_line.py",
+        "pipeline/console.py",
+        "pipeline/data/provenance/explain.py",
+        "pipeline/external/download.py",
+        "pipeline/errors.py",
+        "pipeline/files.py",
+        "pipeline/external/inputs.py",
+        "pipeline/external/hub.py",
+        "pipeline/external/offline.py",
+        "pipeline/config/rules.py",
+        "pipeline/config/schema.py",
+        "pipeline/config/sweep_table.py",
+        "pipeline/config/stage.py",
+        "pipeline/external/stdlib.py",
+    }
+)
+"""Modules that reach a stage only through values that `params:` tracks or formats tests hold."""
+MODULE_NAME = re.compile(r"pipeline(\.\w+)+")
+
+
+def stages() -> dict:
+    """Read the stages of dvc.yaml."""
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def module_file(name: str) -> str | None:
+    """Find the file of a dotted module name, relative to the repository."""
+    path = ROOT / name.replace(".", "/")
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.exists():
+            return candidate.relative_to(ROOT).as_posix()
+    return None
+
+
+@cache
+def imports(file: str) -> frozenset[str]:
+    """List the project's files that a file imports, inside functions too, or starts by name."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Constant) and MODULE_NAME.fullmatch(str(node.value)):
+            found.add(node.value)  # a module that is started as a process of its own
+    ours = {name for name in found if name.split(".")[0] in {"pipeline", "stages"}}
+    return frozenset(path for name in ours if (path := module_file(name)))
+
+
+def reached(file: str) -> set[str]:
+    """List all files of the project that a file reaches, itself included; empty ones left out."""
+    seen, todo = set(), [file]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo += imports(current)
+    return {path for path in seen if (ROOT / path).stat().st_size}

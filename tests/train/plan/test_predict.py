@@ -1,0 +1,175 @@
+"""Predicted and measured memory: nothing in the prediction was fitted to any of these."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.train.plan.predict import predict
+from tests.conftest import ROOT
+from tests.support.plans import request_of, write_llama
+
+NUM_STEPS = 20
+TOLERANCE = 0.1
+
+SMALL, WIDE = {"hidden": 64, "blocks": 2}, {"hidden": 128, "blocks": 3}
+MEASURED = {
+    "lora, long rows": (SMALL, {"rows": 1, "longest": 513}),
+    "lora, recomputed": (WIDE | {"blocks": 4}, {"rows": 2, "checkpoint": True}),
+    "lora, last block only": (WIDE, {"rows": 2, "num_layers": 1}),
+    "lora, others stored, packed, recomputed, accumulated, validation": (
+        WIDE | {"blocks": 5},
+        {"num_layers": 2, "cached": True, "checkpoint": True, "micro": 2}
+        | {"arrangement": "packed", "validation": 512},
+    ),
+    "head, blocks stored": (WIDE | {"blocks": 6}, {"mode": "head", "cached": True}),
+    "lora, dropout": (WIDE, {"rows": 2, "longest": 65, "dropout": 0.1}),
+    "lora, packed, validation": (SMALL, {"arrangement": "packed", "validation": 1024}),
+    "lora, vocabulary of Llama 3": (SMALL | {"vocab": 128256}, {"rows": 1, "longest": 33}),
+    "lora, several chunks": (SMALL | {"vocab": 32000}, {"rows": 2}),
+    "dora": (WIDE, {"mode": "dora"}),
+    "head": (WIDE, {"mode": "head"}),
+    "head, recomputed": (WIDE, {"mode": "head", "checkpoint": True, "micro": 2}),
+    "tensors": (WIDE, {"mode": "tensors"}),
+    "full": (WIDE, {"mode": "full"}),
+    "full, sgd": (WIDE, {"mode": "full", "optim": "sgd", "longest": 17}),
+    "full, muon": (WIDE, {"mode": "full", "optim": "muon", "longest": 17}),
+    "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65}),
+    "full, recomputed, accumulated": (
+        WIDE | {"blocks": 4},
+        {"mode": "full", "micro": 2, "checkpoint": True},
+    ),
+    "full, several chunks": (SMALL | {"vocab": 8192}, {"mode": "full", "rows": 5}),
+    "full, vocabulary of Llama 3": (
+        {"hidden": 32, "blocks": 1, "vocab": 128256, "tie_word_embeddings": False},
+        {"mode": "full", "rows": 1, "longest": 17},
+    ),
+}
+MORE = (
+    "lora, dropout",
+    "lora, several chunks",
+    "head, recomputed",
+    "full, sgd",
+    "full, accumulated",
+    "full, several chunks",
+    "full, recomputed, accumulated",
+)
+LARGE = {
+    "above 2 GB": ({"hidden": 256, "blocks": 2}, {"rows": 7, "longest": 1025}),
+    "above 2 GB, recomputed": (
+        {"hidden": 256, "blocks": 2, "vocab": 32000},
+        {"rows": 8, "longest": 1025, "checkpoint": True},
+    ),
+}
+LARGE_STEPS = 2
+BESIDE = {
+    "lora": (WIDE, {"rows": 4, "lanes": 2}),
+    "lora, long rows": (SMALL, {"rows": 3, "longest": 513, "lanes": 2}),
+    "lora, three lanes, accumulated, validation": (
+        WIDE,
+        {"rows": 5, "lanes": 3, "micro": 2, "validation": 512},
+    ),
+    "lora, others stored": (WIDE | {"blocks": 5}, {"num_layers": 2, "cached": True, "lanes": 2}),
+    "lora, vocabulary of Llama 3": (
+        SMALL | {"vocab": 128256},
+        {"rows": 2, "longest": 33, "lanes": 2},
+    ),
+    "head": (WIDE, {"mode": "head", "rows": 4, "lanes": 2}),
+    "full": (WIDE, {"mode": "full", "rows": 4, "lanes": 2}),
+    "full, short": (WIDE, {"mode": "full", "rows": 2, "longest": 17, "lanes": 2}),
+    "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65, "lanes": 2}),
+    "full, vocabulary of Llama 3": (
+        {"hidden": 32, "blocks": 1, "vocab": 128256, "tie_word_embeddings": False},
+        {"mode": "full", "rows": 2, "longest": 17, "lanes": 2},
+    ),
+}
+FIRST = ("lora, three lanes, accumulated, validation", "full, accumulated")
+
+
+def measured_peak(folder, asked, num_steps=NUM_STEPS, **environment):
+    """Train in a process of its own; give its peak in bytes."""
+    command = [sys.executable, "-m", "tests.support.measured_step"]
+    facts = json.dumps({"folder": str(folder), **asked})
+    done = subprocess.run(
+        [*command, facts, str(num_steps)],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def compare(tmp_path, shape, asked, num_steps=NUM_STEPS, **environment):
+    """Predict and measure; give both."""
+    folder = write_llama(tmp_path, **shape)
+    found = predict(request_of(folder, **asked))
+    assert found.problem == ""
+    measured = measured_peak(folder, asked, num_steps, **environment)
+    print(f"predicted {found.peak_bytes / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB, ", end="")
+    print(f"ratio {found.peak_bytes / measured:.3f}, {found.peak_phase}")
+    return found, measured
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.exhaustive] if name in MORE else [])
+        for name, case in MEASURED.items()
+    ],
+)
+def test_the_peak_is_predicted(tmp_path, shape, asked):
+    found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked"),
+    [
+        pytest.param(*case, id=name, marks=[] if name in FIRST else [pytest.mark.exhaustive])
+        for name, case in BESIDE.items()
+    ],
+)
+def test_the_peak_of_lanes_is_predicted(tmp_path, shape, asked):
+    found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tmp_path):
+    write_llama(tmp_path, **WIDE)
+    none, one, two = (
+        predict(request_of(tmp_path, num_layers=1, cached=True, rows=2, lanes=lanes, longest=size))
+        for lanes, size in ((1, 2), (1, 129), (2, 129))
+    )
+    held = one.weight_bytes + one.trainable_bytes + one.state_bytes
+    own = one.phases["frozen blocks"] - held
+    assert own > none.phases["frozen blocks"] - held > 0
+    assert two.phases["frozen blocks"] - held == 2 * own
+
+
+RECOMPUTED_BESIDE = (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "lanes": 2})
+
+
+def test_the_peak_of_recomputed_lanes_is_not_predicted_too_low(tmp_path):
+    # It is up to 18 % too high: peaks of parts are added up, and need not coincide.
+    found, measured = compare(tmp_path, *RECOMPUTED_BESIDE, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes > measured
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["adam", "lion", "adafactor"])
+def test_the_peak_of_other_optimizers_is_predicted(tmp_path, name):
+    asked = {"mode": "full", "optim": name, "longest": 17}
+    found, measured = compare(tmp_path, WIDE, asked, MLX_DISABLE_COMPILE="1")
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("shape", "asked"), LARGE.values(), ids=LARGE)
+def test_the_peak_of_a_large_step_is_predicted(tmp_path, shape, asked):
+    found, measured = compare(tmp_path, shape, asked, LARGE_STEPS)
+    assert measured > 2e9
+    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)

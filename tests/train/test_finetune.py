@@ -1,0 +1,101 @@
+"""Fine-tuning as a worker does it: what is read from the configuration, and what is written."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline.device import mx
+from pipeline.files import read_json, sha256_path
+from pipeline.train.finetune import OWN_HEAD, Tuning, adapter_settings
+from pipeline.train.observer import Watch
+from pipeline.train.task import Task
+from pipeline.train.worker.link import Orders
+from tests.support.drive import parameters
+
+ORDERS = Orders(0, 10**10, None, 0, False, 1, 0, "none")
+TENSORS = {"train__mode": "tensors", "train__tensors": ["*.q_proj.weight"]}
+
+
+class Reader(Watch):
+    """Collects what a person would read."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def tuned(world, tmp_path):
+    def tune(**changes):
+        changed = parameters(train__num_steps=2, **changes)
+        folders = {"run_folder": str(tmp_path / "run"), "output": str(tmp_path / "out")}
+        task = Task(
+            title="train",
+            module="",
+            parameters=changed,
+            base=str(world / "base"),
+            prepared=str(world / "prepared"),
+            **folders,
+        )
+        run, reader = Tuning(task), Reader()
+        trainer = run.load(ORDERS, reader)
+        trainer.restore()
+        list(trainer.steps())
+        return run.finish(trainer), reader.notes
+
+    return tune
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__mode": "lora"},
+        {"train__mode": "dora"},
+        {"train__mode": "head"},
+        {"train__mode": "full"},
+        TENSORS,
+    ],
+    ids=lambda changes: changes["train__mode"],
+)
+def test_each_mode_leaves_the_base_on_disk_and_says_what_it_trains(tuned, world, tmp_path, changes):
+    before = sha256_path(world / "base")
+    metrics, notes = tuned(**changes)
+    assert sha256_path(world / "base") == before
+    mode = changes["train__mode"]
+    assert notes[0].startswith(f"train.mode={mode} trains\n")
+    assert notes[1:] == ([OWN_HEAD] if mode == "head" else [])
+    for folder in ("out", "out/best"):
+        weights = mx.load(str(tmp_path / folder / "adapters.safetensors"))
+        assert sum(value.size for value in weights.values()) == metrics["trainable_parameters"]
+    assert f"{metrics['trainable_parameters']:,}" in notes[0].splitlines()[-1]
+    assert read_json(tmp_path / "out/adapter_config.json")["fine_tune_type"] in {
+        mode,
+        "full",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("lora__rank", 5, "rank"),
+        ("lora__alpha", 3.0, "alpha"),
+        ("lora__rslora", True, "rslora"),
+        ("lora__dropout", 0.7, "dropout"),
+        ("lora__num_layers", 1, "num_layers"),
+        ("lora__targets", ("q_proj",), "targets"),
+        ("train__mode", "dora", "mode"),
+        ("train__tensors", ("a", "b"), "tensors"),
+    ],
+)
+def test_every_key_reaches_the_settings(name, value, field):
+    given = list(value) if isinstance(value, tuple) else value
+    usual = adapter_settings(OmegaConf.create(parameters()))
+    other = adapter_settings(OmegaConf.create(parameters(**{name: given})))
+    assert getattr(other, field) == value != getattr(usual, field)
+
+
+def test_named_tensors_are_the_ones_written(tuned, tmp_path):
+    tuned(**TENSORS)
+    names = {f"model.layers.{index}.self_attn.q_proj.weight" for index in (0, 1)}
+    assert mx.load(str(tmp_path / "out/adapters.safetensors")).keys() == names
