@@ -23,7 +23,8 @@ from pipeline.config.command_line import usual_spelling
 from pipeline.config.stage import maker_of, refuse_foreign_overrides
 from pipeline.errors import PipelineError
 from stages import params
-from tests.support.house import EXEMPT, ROOT, imports, reached, stages
+from tools import dvc_deps
+from tools.import_graph import EXEMPT, ROOT, computing, imports, reached, stages
 
 # Imports
 
@@ -169,10 +170,36 @@ HYDRA_STAGES = [name for name in stages() if name != "params"]
 
 @pytest.mark.parametrize("name", HYDRA_STAGES)
 def test_dvc_knows_what_a_stage_depends_on(name):
-    code = reached(f"stages/{name}.py") - EXEMPT
     data = set(called(name, "paths.read"))
     assert all(maker_of(item) not in ("", name) for item in data)
-    assert sorted(stages()[name]["deps"]) == sorted(code | data)
+    others = {dep for dep in stages()[name]["deps"] if not dep.startswith(dvc_deps.CODE)}
+    assert others == data
+    assert stages()[name]["deps"] == dvc_deps.deps_of(name)
+
+
+@pytest.mark.parametrize("name", HYDRA_STAGES)
+def test_a_folder_that_a_stage_depends_on_holds_nothing_that_it_does_not_reach(name):
+    files = computing(f"stages/{name}.py")
+    code = [dep for dep in stages()[name]["deps"] if dep.startswith(dvc_deps.CODE)]
+    named = [{dep} if dep.endswith(".py") else dvc_deps.code_in(Path(dep)) for dep in code]
+    assert set().union(*named) == files
+
+
+def test_files_become_a_folder_where_they_are_all_that_it_holds():
+    blas = {f"pipeline/blas/{name}.py" for name in ("choose", "library", "shim")}
+    assert dvc_deps.folded(blas | {"pipeline/device.py"}) == ["pipeline/blas", "pipeline/device.py"]
+    assert dvc_deps.folded(blas - {"pipeline/blas/shim.py"}) == [
+        "pipeline/blas/choose.py",
+        "pipeline/blas/library.py",
+    ]
+
+
+def test_deps_are_written_where_they_are_wrong():
+    text = dvc_deps.FILE.read_text()
+    assert dvc_deps.rewritten(text) == text
+    spoilt = text.replace("      - pipeline/blas\n", "      - pipeline/blos\n")
+    assert spoilt != text
+    assert dvc_deps.rewritten(spoilt) == text
 
 
 @pytest.mark.parametrize("name", HYDRA_STAGES)
@@ -191,8 +218,9 @@ def test_dvc_runs_a_stage_by_its_module(name):
 def test_dvc_knows_what_params_depends_on():
     description = stages()["params"]
     assert description["cmd"] == "python -m stages.params"
-    assert reached("stages/params.py") - EXEMPT <= set(description["deps"])
-    assert set(description["deps"]) - EXEMPT == {"conf", "stages/params.py"}
+    code = {dep for dep in description["deps"] if not dep.startswith(EXEMPT)}
+    assert computing("stages/params.py") <= code
+    assert code == {"conf", "stages/params.py"}
 
 
 LOADED = """

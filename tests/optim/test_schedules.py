@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from docs.draw_schedules import PICTURE, draw
 from pipeline.device import mx
 from pipeline.optim.schedules import FALLS, RateSettings, make_schedule
+from tools.draw_schedules import PICTURE, draw
 
 EACH = pytest.mark.parametrize("name", FALLS)
 

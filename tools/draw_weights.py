@@ -1,6 +1,4 @@
-"""Draw docs/weights.png: `python -m docs.draw_weights` in the repository's root."""
-
-from pathlib import Path
+"""Draw docs/weights.png: `python -m tools.draw_weights` in the repository's root."""
 
 import matplotlib as mpl
 
@@ -9,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pipeline.data.sources.conflicts import AUTHORITIES, PRIMARIES
+from pipeline.files import ROOT
 from pipeline.objective.distrust import document_weights, published_terms
 
 ENTROPIES = (0.7, 2.0, 4.0)
@@ -45,7 +44,7 @@ def main() -> None:
         title="here: 2^c, divided by its mean, bounded, mean 1",
     )
     right.legend()
-    figure.savefig(Path(__file__).with_name("weights.png"), dpi=100)
+    figure.savefig(ROOT / "docs/weights.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Draw docs/schedules.png: `python -m docs.draw_schedules` in the repository's root."""
+"""Draw docs/schedules.png: `python -m tools.draw_schedules` in the repository's root."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.device import mx
+from pipeline.files import ROOT
 from pipeline.optim.schedules import FALLS, RateSettings, make_schedule
 
-PICTURE = Path(__file__).parent / "schedules.png"
+PICTURE = ROOT / "docs" / "schedules.png"
 NUM_STEPS, BEYOND_STEPS = 200, 20
 WARMUP_FRACTION, DECAY_FRACTION, FINAL_FRACTION = 0.1, 0.25, 0.1
 LINE_COLOUR, FAINT = "#0b6e99", "#8a8f98"
@@ -29,7 +31,7 @@ def rates(name: str) -> np.ndarray:
 
 def draw(path: Path) -> Figure:
     """Draw each schedule of a run of so many steps."""
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
         figure = Figure(figsize=(9, 2.6), dpi=110, layout="constrained")
         for axes, name in zip(figure.subplots(1, len(FALLS), sharey=True), FALLS, strict=True):
