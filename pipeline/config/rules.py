@@ -11,6 +11,29 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.config.schema import Params
 from pipeline.errors import ConfigError, report_problems
 
+WITHOUT_EFFECT = frozenset(
+    {
+        "inputs",
+        "plan_only",
+        "status",
+        "train.steps_per_save",
+        "train.keep_checkpoints",
+        "train.reload_interval_steps",
+        "train.reload_memory_threshold_gb",
+        "train.memory_limit_gb",
+        "train.shrink_on_oom",
+        "train.hang_timeout_seconds",
+        "train.resume",
+        "train.resume_allow_inexact",
+        "debug.leak_mb_per_step",
+        "debug.kill_at_step",
+        "debug.profile",
+    }
+)
+"""Keys that cannot change the result of a run: a run with other values of them is the same run."""
+ONLY_WHETHER = frozenset({"train.prefix_cache_gb"})
+"""Keys of which only one thing can change a result: whether they are 0."""
+
 
 def leaves(kind: type = Params, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Give every parameter of the schema by its dotted name."""

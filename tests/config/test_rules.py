@@ -288,3 +288,7 @@ def test_every_unknown_key_is_told():
 )
 def test_inside_is_by_whole_names(name, sections, expected):
     assert rules.inside(name, sections) is expected
+
+
+def test_keys_without_an_effect_are_keys():
+    assert rules.known_names() >= rules.WITHOUT_EFFECT | rules.ONLY_WHETHER

@@ -10,33 +10,12 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.rules import ONLY_WHETHER, WITHOUT_EFFECT
 from pipeline.config.stage import Paths, dependency_hashes
 from pipeline.errors import CheckpointError
 from pipeline.files import ROOT, FileLock, sha256_bytes
 from pipeline.train.supervise.status import Status
 
-WITHOUT_EFFECT = frozenset(
-    {
-        "inputs",
-        "plan_only",
-        "status",
-        "train.steps_per_save",
-        "train.keep_checkpoints",
-        "train.reload_interval_steps",
-        "train.reload_memory_threshold_gb",
-        "train.memory_limit_gb",
-        "train.shrink_on_oom",
-        "train.hang_timeout_seconds",
-        "train.resume",
-        "train.resume_allow_inexact",
-        "debug.leak_mb_per_step",
-        "debug.kill_at_step",
-        "debug.profile",
-    }
-)
-"""Keys that cannot change the result of a run, so that changing them does not start it afresh."""
-ONLY_WHETHER = frozenset({"train.prefix_cache_gb"})
-"""Keys of which counts only whether they are 0."""
 HANDOVER_SECONDS = 120
 WORTH_KEEPING = ("step-*", "non_finite-*")
 
