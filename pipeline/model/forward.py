@@ -1,5 +1,7 @@
 """Running a model over a batch, whichever way its documents are arranged."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 from jaxtyping import Bool, Float, Int
@@ -7,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
 from pipeline.model import upstream
+from pipeline.model.intercept import Call, intercept
 from pipeline.model.tree import blocks
 
 PACKING_TOLERANCE, PACKING_TOLERANCE_16 = 1e-3, 0.1
@@ -60,6 +63,17 @@ def forward(
     return model(inputs, cache=[SegmentMask(segment_ids)] * len(blocks(model)))
 
 
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Leave out dropout, which would draw random numbers, until the end of the `with`."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def check_packable(model: nn.Module) -> None:
     """Refuse to pack documents for a model that reads one otherwise when others stand before it.
 
@@ -95,12 +109,8 @@ def packing_difference(model: nn.Module) -> tuple[float, float]:
     """
     rows = mx.array([[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 0, 1, 2, 3, 2, 3]])
     segment_ids = mx.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 2, 2]])
-    training = model.training
-    model.eval()  # dropout would tell them apart
-    try:
+    with evaluation_mode(model):  # dropout would tell them apart
         logits = forward(model, rows, segment_ids)
-    finally:
-        model.train(training)
     found = logits.astype(mx.float32)
     copies = mx.stack([found[0, :4], found[0, 4:], found[1, 2:6]])
     difference = float(mx.abs(copies - copies[:1]).max() / mx.std(copies))
@@ -110,36 +120,31 @@ def packing_difference(model: nn.Module) -> tuple[float, float]:
 def checkpoint_blocks(model: nn.Module) -> None:
     """Recompute each block in the backward pass instead of keeping its activations.
 
-    Each block object gets a class of its own; other models of the same architecture in this
-    process are not touched. (arXiv 1604.06174)
+    Other models of the same architecture in this process are not touched. (arXiv 1604.06174)
     """
     for block in blocks(model):
-        block.__class__ = checkpointed(type(block))
+        intercept(block, recomputed)
 
 
-def checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
-    """Derive a block class whose call keeps only its input for the backward pass.
+def recomputed(call: Call) -> mx.array:
+    """Run a block so that only its input is kept for the backward pass.
 
     The backward pass must drop the same units as the forward pass: where random numbers were
     drawn, it starts from the key that the forward pass started from.
     """
+    first = random_key()
 
-    def call(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
-        first = random_key()
+    def run(parameters: dict[str, Any], hidden: mx.array) -> mx.array:
+        now = random_key()
+        call.module.update(parameters)
+        if now is first:  # the forward pass, or a model without random numbers
+            return call.run(hidden)
+        set_random_key(first)
+        output = call.run(hidden)
+        set_random_key(now)
+        return output
 
-        def run(parameters: dict[str, Any], hidden: mx.array) -> mx.array:
-            now = random_key()
-            self.update(parameters)
-            if now is first:  # the forward pass, or a model without random numbers
-                return kind.__call__(self, hidden, *args, **kwargs)
-            set_random_key(first)
-            output = kind.__call__(self, hidden, *args, **kwargs)
-            set_random_key(now)
-            return output
-
-        return mx.checkpoint(run)(self.trainable_parameters(), hidden)
-
-    return type(f"Checkpointed{kind.__name__}", (kind,), {"__call__": call})
+    return mx.checkpoint(run)(call.module.trainable_parameters(), call.args[0])
 
 
 def random_key() -> mx.array:

@@ -1,9 +1,8 @@
 """The frozen prefix: blocks below the first trained one, which give the same in every step.
 
 mlx-lm's models call their blocks in order, each on what the one before gave. So the blocks below
-the first trained one can be left out where the last of them gives what it would have given. Block
-objects get a class of their own for that, as with checkpointing: settings that a model reads from
-its blocks stay. The embedding still stands in the graph, but what nobody needs MLX never computes.
+the first trained one can be left out where the last of them gives what it would have given. The
+embedding still stands in the graph, but what nobody needs MLX never computes.
 
 That a model is built like this is not believed but tried: `find_prefix` compares.
 """
@@ -16,7 +15,8 @@ from jaxtyping import Float, Int
 
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ModelError
-from pipeline.model.forward import forward
+from pipeline.model.forward import evaluation_mode, forward
+from pipeline.model.intercept import Call, intercept
 from pipeline.model.tree import blocks, trainable_arrays
 
 TOLERANCE = 1e-5
@@ -41,17 +41,24 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: nn.Module, depth: int) -> None:
-        self.model, self.depth = model, depth
+        self.model, self.depth, self.last = model, depth, blocks(model)[depth - 1]
         self.hidden: mx.array | None = None
         self.is_recording = False
-        self._kinds = [type(block) for block in blocks(model)[:depth]]
-        for index, kind in enumerate(self._kinds):
-            blocks(model)[index].__class__ = replayable(kind, self, index == depth - 1)
+        self._undo = [intercept(block, self.answer) for block in blocks(model)[:depth]]
 
     def remove(self) -> None:
-        """Give the blocks their own classes back."""
-        for block, kind in zip(blocks(self.model), self._kinds, strict=False):
-            block.__class__ = kind
+        """Run the blocks as before."""
+        for undo in self._undo:
+            undo()
+
+    def answer(self, call: Call) -> Any:  # noqa: ANN401
+        """Run a frozen block, unless what comes out of the last one is there already."""
+        if self.hidden is not None:
+            return self.hidden  # of each block, so that none asks for its input
+        output = call.run()
+        if self.is_recording and call.module is self.last:
+            raise Reached(output)
+        return output
 
     def record(self, inputs: Int[mx.array, "rows seq_len"]) -> Float[mx.array, "rows seq_len size"]:
         """Give what enters the first trained block; nothing above is run.
@@ -80,20 +87,6 @@ class FrozenPrefix:
             self.hidden = None
 
 
-def replayable(kind: type[nn.Module], prefix: FrozenPrefix, is_last: bool) -> type[nn.Module]:
-    """Derive a block class that can be left out of a call of the model."""
-
-    def call(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if prefix.hidden is not None:
-            return prefix.hidden  # of each, so that nobody asks for what went in
-        output = kind.__call__(self, hidden, *args, **kwargs)
-        if is_last and prefix.is_recording:
-            raise Reached(output)
-        return output
-
-    return type(f"Frozen{kind.__name__}", (kind,), {"__call__": call})
-
-
 def frozen_depth(model: nn.Module) -> int:
     """Count the blocks before the first one that is trained."""
     trained = [index for index, block in enumerate(blocks(model)) if trainable_arrays(block)]
@@ -110,17 +103,14 @@ def find_prefix(model: nn.Module) -> FrozenPrefix:
     if not depth:
         raise ModelError("the first block is trained")
     prefix = FrozenPrefix(model, depth)
-    training = model.training
-    model.eval()  # dropout would tell two runs apart
     try:
-        require_independence(prefix)
-        require_equal_replay(prefix)
+        with evaluation_mode(model):  # dropout would tell two runs apart
+            require_independence(prefix)
+            require_equal_replay(prefix)
     except Exception as error:  # each architecture fails in its own way
         prefix.remove()
         reason = str(error) if isinstance(error, ModelError) else repr(error)
         raise ModelError(reason) from error
-    finally:
-        model.train(training)
     return prefix
 
 

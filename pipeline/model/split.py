@@ -5,18 +5,15 @@ or it is stood in for by hidden states that there are already. So all that stand
 logits (a tied or quantised matrix, a bias, an adapter, scaling, soft-capping) is in the head.
 """
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float, Int
 
 from pipeline.device import mx, nn, tree_unflatten
-from pipeline.model.forward import forward
+from pipeline.model.forward import evaluation_mode, forward
+from pipeline.model.intercept import intercepted, outputs_noted, reads_noted
 from pipeline.model.tree import blocks, own_arrays, trainable_arrays
 
-ANSWER = "_answer"
 PROBE = ((0, 1, 2, 3),)
 TOLERANCE, TOLERANCE_16 = 1e-4, 2e-2
 """Shares of the logits' deviation that float32 and 16-bit numbers may differ by."""
@@ -38,7 +35,7 @@ class Split:
         self.model, self.body = model, find_body(model)
         self.vocab_size, self.owners, self.problem = 0, frozenset[str](), ""
         try:
-            with evaluating(model):
+            with evaluation_mode(model):
                 self.examine()
         except Exception as error:  # each architecture does it in its own way
             self.body, self.problem = None, str(error) or repr(error)
@@ -66,7 +63,7 @@ class Split:
         tokens = mx.array(PROBE)
         if self.body is None:
             return
-        with evaluating(self.model):
+        with evaluation_mode(self.model):
             wanted = forward(self.model, tokens)[0]
             found = self.head(self.hidden(tokens)[0, ::-1])[::-1]  # each row by itself
         allowed = TOLERANCE if wanted.dtype == mx.float32 else TOLERANCE_16
@@ -88,15 +85,9 @@ class Split:
         """
         if self.body is None:
             return forward(self.model, inputs, segment_ids)
-        seen: list[Any] = []
-
-        def look(run: Callable[[], Any]) -> Any:  # noqa: ANN401
-            seen.append(run())
-            return seen[-1]
-
-        with intercepted(self.body, look):
+        with outputs_noted([self.body]) as outputs:
             forward(self.model, inputs, segment_ids)  # its logits are dropped, so never computed
-        (hidden,) = seen
+        (hidden,) = outputs
         if not isinstance(hidden, mx.array):
             raise ValueError(f"what comes before the head is a {type(hidden).__name__}")
         return hidden
@@ -105,7 +96,7 @@ class Split:
         """Make logits of hidden states, each row by itself."""
         if self.body is None:
             return hidden
-        with intercepted(self.body, lambda run: hidden[None]):
+        with intercepted([self.body], lambda call: hidden[None]):
             logits = self.model(mx.zeros((1, len(hidden)), mx.int32))
         return logits.squeeze(0)  # the gradient of `logits[0]` would be a copy of all of them
 
@@ -157,83 +148,10 @@ def owner(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-@contextlib.contextmanager
-def noted(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
-    """Note what some modules give until the end of the `with`, in the order of their calls."""
-    found: list[Any] = []
-
-    def note(run: Callable[[], Any]) -> Any:  # noqa: ANN401
-        output = run()
-        found.append(output)
-        return output
-
-    with contextlib.ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(intercepted(module, note))
-        yield found
-
-
-@contextlib.contextmanager
-def intercepted(module: nn.Module, call: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
-    """Let a function answer the calls of a module; it is given what runs the module itself."""
-    kind = type(module)
-    vars(module)[ANSWER] = call
-    module.__class__ = answering(kind)
-    try:
-        yield
-    finally:
-        module.__class__ = kind
-        del vars(module)[ANSWER]
-
-
-@functools.cache
-def answering(kind: type[nn.Module]) -> type[nn.Module]:
-    """Derive a class whose calls are answered by a function that the module holds for a while.
-
-    The class refers to no arrays: it lives on, and would keep them.
-    """
-
-    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return vars(self)[ANSWER](lambda: kind.__call__(self, *args, **kwargs))
-
-    return type(kind.__name__, (kind,), {"__call__": run})
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Leave out dropout for a while, which would draw random numbers."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def touched(model: nn.Module, call: Callable[[], None]) -> frozenset[str]:
     """Name the modules outside of blocks that have arrays, and of which a call reads something."""
     owners = {owner(name) for name in own_arrays(model, inside_blocks=False)}
     modules = {name: module for name, module in model.named_modules() if name in owners}
-    kinds = {name: type(module) for name, module in modules.items()}
-    found: set[str] = set()
-
-    def noting(name: str) -> Any:  # noqa: ANN401
-        def attribute(self: nn.Module, key: str) -> Any:  # noqa: ANN401
-            found.add(name)
-            return kinds[name].__getattr__(self, key)
-
-        def item(self: nn.Module, key: str) -> Any:  # noqa: ANN401
-            found.add(name)
-            return kinds[name].__getitem__(self, key)
-
-        members = {"__getattr__": attribute, "__getitem__": item}
-        return type(kinds[name].__name__, (kinds[name],), members)
-
-    for name, module in modules.items():
-        module.__class__ = noting(name)
-    try:
+    with reads_noted(modules) as names:
         call()
-    finally:
-        for name, module in modules.items():
-            module.__class__ = kinds[name]
-    return frozenset(found)
+    return frozenset(names)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
 from pipeline.device import nn
+from pipeline.model.forward import evaluation_mode
 from pipeline.model.split import Split, proven_split
 from pipeline.objective.chunked_head import counted, evaluate, target_losses
 
@@ -49,24 +50,26 @@ def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosse
         model: a causal language model.
         batches: as `evaluation_batches` gives them.
     """
-    was_training, split = model.training, proven_split(model)
-    model.eval()
-    documents, sums, counts = [], [], []
-    for batch in batches:
-        losses = masked_losses(split, batch).astype(np.float64)
-        size = len(batch.documents) + 1
-        segments = batch.segment_ids.ravel()
-        documents.append(batch.documents)
-        sums.append(np.bincount(segments, losses.ravel(), size)[1:])
-        counts.append(np.bincount(segments, batch.loss_mask.ravel(), size)[1:].astype(np.int64))
-    model.train(was_training)
+    split = proven_split(model)
+    with evaluation_mode(model):
+        found = [losses_of(split, batch) for batch in batches]
+    documents, sums, counts = zip(*found, strict=True)
     return DocumentLosses(np.concatenate(documents), np.concatenate(sums), np.concatenate(counts))
+
+
+def losses_of(split: Split, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the documents of a batch with the sum of their losses in nats and their targets."""
+    losses = masked_losses(split, batch).astype(np.float64).ravel()
+    size, segments = len(batch.documents) + 1, batch.segment_ids.ravel()
+    sums = np.bincount(segments, losses, size)[1:]
+    counts = np.bincount(segments, batch.loss_mask.ravel(), size)[1:].astype(np.int64)
+    return batch.documents, sums, counts
 
 
 def masked_losses(split: Split, batch: Batch) -> Float[np.ndarray, "rows seq_len"]:
     """Give the loss of every target in nats, and 0 where none counts."""
-    losses, stages = target_losses(split, batch)
-    evaluate(stages)
+    losses, order = target_losses(split, batch)
+    evaluate(order)
     found = np.zeros(batch.loss_mask.shape, np.float32)
     found.flat[counted(batch)] = np.concatenate([*map(np.asarray, losses), found[:0, 0]])
     return found
@@ -142,12 +145,11 @@ def option_log_likelihoods(
     flat = [(prompt, option) for prompt, options in items for option in options]
     order = sorted(range(len(flat)), key=lambda index: len(flat[index][0]) + len(flat[index][1]))
     scores = np.zeros(len(flat))
-    was_training, split = model.training, proven_split(model)
-    model.eval()
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
-        scores[chosen] = continuation_scores(split, [flat[index] for index in chosen])
-    model.train(was_training)
+    split = proven_split(model)
+    with evaluation_mode(model):
+        for start in range(0, len(order), rows):
+            chosen = order[start : start + rows]
+            scores[chosen] = continuation_scores(split, [flat[index] for index in chosen])
     ends = np.cumsum([len(options) for _, options in items])
     return [part.tolist() for part in np.split(scores, ends[:-1])]
 
