@@ -48,7 +48,7 @@ __all__ = [
 
 MLX_VERSION = importlib.metadata.version("mlx")
 CPU_CACHE_BYTES = 32 << 20
-MOST_LANES = 4
+MOST_CPU_STREAMS = 4
 
 
 def is_cpu() -> bool:
@@ -66,13 +66,13 @@ def compute_dtype() -> mx.Dtype:
     return mx.float32 if is_cpu() else mx.bfloat16
 
 
-def num_lanes() -> int:
+def num_cpu_streams() -> int:
     """Count the parts of a batch that are worked on side by side: one per thread of the BLAS.
 
     A GPU takes a batch as a whole, and so do many threads: each part has gradients of its own, and
     more than two threads were not measured (two: 1.2 times as fast as without parts).
     """
-    return BLAS.num_threads if is_cpu() and BLAS.num_threads <= MOST_LANES else 1
+    return BLAS.num_threads if is_cpu() and BLAS.num_threads <= MOST_CPU_STREAMS else 1
 
 
 @contextlib.contextmanager

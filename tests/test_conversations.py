@@ -99,7 +99,7 @@ def batches_of(store, arrangement="bucketed", micro=1, weights=None):
 def target_losses(model, batches):
     """Give loss and weight of every target, by document and in order."""
     found = {}
-    for batch in batches:
+    for (batch,) in batches:
         losses = np.asarray(masked_losses(Split(model), batch))
         for number, document in enumerate(batch.documents.tolist(), start=1):
             places = (batch.segment_ids == number) & (batch.loss_mask > 0)
@@ -110,9 +110,9 @@ def target_losses(model, batches):
 def sums(model, batches):
     """Add up what a step does: the weighted sum, the plain one, and the targets."""
     step = TrainStep(model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)
-    found = [step.losses(batch) for batch in batches]
+    found = [step.losses(batch) for (batch,) in batches]
     totals = [float(sum(part[index] for part in found)) for index in (0, 1)]
-    return *totals, sum(batch.num_targets for batch in batches)
+    return *totals, sum(batch.num_targets for (batch,) in batches)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_hopeless_rows_are_counted_and_no_step_is_nan(tmp_path, tokenizer, arran
     store = TokenStore(tmp_path / "prepared/train")
     assert store.num_targets.min() > 0, "so that no batch can be without targets"
     step = make_step()
-    for batch in batches_of(store, arrangement, len(store)):
-        result = step([batch])
+    for micro_batch in batches_of(store, arrangement, len(store)):
+        result = step([micro_batch])
         assert result.finite
         assert math.isfinite(result.train_loss)
         assert result.num_tokens > 0

@@ -61,7 +61,7 @@ EFFECTS = {
     "train.keep_checkpoints": (4, "kept_steps", {}),
     "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1e-12}),
     "train.grad_accumulation_steps": (1, "micro_batches", {"data.arrangement": "bucketed"}),
-    "train.grad_checkpoint": (True, "block_class", {}),
+    "train.grad_checkpoint": (True, "block_classes", {}),
     "train.prefix_cache_gb": (0.0, "prefix_cache_hit_rate", {"lora.num_layers": 1}),
 }
 TESTED_ELSEWHERE = {
@@ -131,9 +131,9 @@ def outcome(world, tmp_path_factory):
             "val_loss": [row["val_loss"] for row in trainer.validations.rows()],
             "saved_steps": saved,
             "kept_steps": trainer.checkpoints.steps(),
-            "micro_batches": len(trainer.feed.batches(1)),
+            "micro_batches": len(trainer.feed.micro_batches(1)),
             "prefix_cache_hit_rate": metrics["prefix_cache_hit_rate"],
-            "block_class": type(trainer.model.layers[0]).__name__,
+            "block_classes": len(type(trainer.model.layers[0]).__mro__),
         }
 
     return train

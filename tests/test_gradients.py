@@ -58,7 +58,7 @@ def prepared(config, kind, store, tied):
     apply(model, settings_of(kind), seed=1)
     moved_away(model)
     step = TrainStep(model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)
-    (batch,) = arrange(store, np.arange(6), arrangement="bucketed", width=24)
+    ((batch,),) = arrange(store, np.arange(6), arrangement="bucketed", width=24)
     return model, step, batch
 
 

@@ -104,7 +104,7 @@ def test_a_frozen_weight_has_no_gradient(tiny_config, make_store, kind):
     model, _, _ = made(tiny_config, kind)
     optimizer = make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1)
     step, store = TrainStep(model, optimizer, None), make_store()
-    (batch,) = arrange(store, np.arange(4), arrangement="bucketed", width=24)
+    ((batch,),) = arrange(store, np.arange(4), arrangement="bucketed", width=24)
     _, gradients = step.loss_and_grad(batch)
     assert named_arrays(gradients).keys() == trainable_arrays(model).keys()
     adapter = {"lora_a", "lora_b", "m"}

@@ -112,7 +112,7 @@ def their_losses(torch, model, trainer):
     optimizer = torch.optim.AdamW(weights, weight_decay=WEIGHT_DECAY)
     model.train()
     for step in range(1, NUM_STEPS + 1):
-        batches = trainer.feed.batches(step)
+        batches = [batch for (batch,) in trainer.feed.micro_batches(step)]
         num_targets = sum(batch.num_targets for batch in batches)
         optimizer.zero_grad()
         loss = sum(loss_sum_of(torch, model, batch) for batch in batches) / num_targets
@@ -149,7 +149,7 @@ def test_the_loss_is_that_of_mlx_lm_with_its_mask_corrected(story, rows):
     """
     store = rows[0]
     documents = np.arange(12)
-    (batch,) = arrange(store, documents, arrangement="bucketed", width=int(store.lengths.max()))
+    ((batch,),) = arrange(store, documents, arrangement="bucketed", width=int(store.lengths.max()))
     _, plain = loss_sums(
         story(mx.array(batch.inputs)),
         *(mx.array(part) for part in (batch.targets, batch.loss_mask, batch.weights)),

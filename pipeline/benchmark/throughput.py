@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Batch, arrange, resolve_arrangement
+from pipeline.data.batches import MicroBatch, arrange, resolve_arrangement
 from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
 from pipeline.device import (
@@ -17,7 +17,7 @@ from pipeline.device import (
     matmul_flops_per_second,
     mlx_memory,
     nn,
-    num_lanes,
+    num_cpu_streams,
     numerics_fingerprint,
     reset_peak_memory,
 )
@@ -58,16 +58,16 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
     optimizer = make_optimizer(optim, work.num_steps)
     optimizer.init(model.trainable_parameters())
     train_step = TrainStep(model, optimizer, max_grad_norm=1.0)
-    batches = [
-        step_batches(store, plan, work, step)
+    steps = [
+        step_micro_batches(store, plan, work, step)
         for step in range(1, WARMUP_STEPS + work.num_steps + 1)
     ]
     model.train()
-    for step in batches[:WARMUP_STEPS]:
-        train_step(step)
+    for micro_batches in steps[:WARMUP_STEPS]:
+        train_step(micro_batches)
     reset_peak_memory()
-    seconds = [timed_steps(train_step, batches[WARMUP_STEPS:]) for _ in range(work.num_runs)]
-    timed = [batch for step in batches[WARMUP_STEPS:] for batch in step]
+    seconds = [timed_steps(train_step, steps[WARMUP_STEPS:]) for _ in range(work.num_runs)]
+    timed = [batch for step in steps[WARMUP_STEPS:] for each in step for batch in each]
     targets = sum(batch.num_targets for batch in timed)
     tokens = sum(int(np.count_nonzero(batch.segment_ids)) for batch in timed)
     median = statistics.median(seconds)
@@ -80,7 +80,9 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
     }
 
 
-def step_batches(store: TokenStore, plan: BatchPlan, work: Workload, step: int) -> list[Batch]:
+def step_micro_batches(
+    store: TokenStore, plan: BatchPlan, work: Workload, step: int
+) -> list[MicroBatch]:
     """Arrange the documents of one step."""
     width = int(store.lengths.max())
     documents = plan.documents(step)
@@ -89,15 +91,15 @@ def step_batches(store: TokenStore, plan: BatchPlan, work: Workload, step: int) 
         documents,
         arrangement=resolve_arrangement(work.arrangement, has_fused_attention()),
         width=width,
-        num_lanes=num_lanes(),
+        num_streams=num_cpu_streams(),
     )
 
 
-def timed_steps(train_step: TrainStep, batches: list[list[Batch]]) -> float:
+def timed_steps(train_step: TrainStep, steps: list[list[MicroBatch]]) -> float:
     """Give the seconds that some steps take; each one ends evaluated."""
     started = time.perf_counter()
-    for step in batches:
-        train_step(step)
+    for micro_batches in steps:
+        train_step(micro_batches)
     return time.perf_counter() - started
 
 

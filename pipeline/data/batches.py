@@ -32,8 +32,6 @@ class Batch:
         segment_ids: k where the place belongs to the k-th of `documents`, from 1.
         weights: the weight of the document times that of the target within it.
         documents: which documents of the store these are.
-        num_lanes: how many batches, of which this is one, are the parts of one micro-batch that
-            are worked on side by side.
     """
 
     inputs: Int32[np.ndarray, "rows seq_len"]
@@ -42,7 +40,6 @@ class Batch:
     segment_ids: Int32[np.ndarray, "rows seq_len"]
     weights: Float32[np.ndarray, "rows seq_len"]
     documents: Int64[np.ndarray, " documents"]
-    num_lanes: int = 1
 
     @property
     def num_targets(self) -> int:
@@ -65,6 +62,10 @@ class Batch:
         return len(self.documents) > len(self.inputs)
 
 
+MicroBatch = tuple[Batch, ...]
+"""Batches that a CPU works on side by side, each on a stream of its own; mostly a single one."""
+
+
 def resolve_arrangement(asked: str, fused_attention: bool) -> Arrangement:
     """Turn `auto` into what runs fastest: packs where attention is one kernel, else buckets.
 
@@ -83,9 +84,9 @@ def arrange(
     arrangement: Arrangement,
     width: int,
     num_micro_batches: int = 1,
-    num_lanes: int = 1,
+    num_streams: int = 1,
     weights: Float32[np.ndarray, " store"] | None = None,
-) -> list[Batch]:
+) -> list[MicroBatch]:
     """Lay out the documents of a step in micro-batches.
 
     Args:
@@ -97,24 +98,22 @@ def arrange(
         width: at least the tokens of the longest document, the same for a whole run; packed rows
             are this wide, rounded up.
         num_micro_batches: at most so many; fewer where there are fewer rows.
-        num_lanes: parts of a micro-batch; a batch each, one after the other. A micro-batch with
-            fewer rows is not parted.
+        num_streams: batches of a micro-batch; one where it has fewer rows than that.
         weights: one per document of the store; 1 without.
     """
     rows = make_rows(store.lengths, documents, arrangement, width)
-    batches: list[Batch] = []
-    for micro_batch in shared_out(rows, min(num_micro_batches, len(rows))):
-        lanes = lanes_for(len(micro_batch), num_lanes)
-        batches += [
-            lay_out(store, part, arrangement, width, weights, lanes)
-            for part in shared_out(micro_batch, lanes)
-        ]
-    return batches
+    return [
+        tuple(
+            lay_out(store, share, arrangement, width, weights)
+            for share in shared_out(micro_batch, streams_for(len(micro_batch), num_streams))
+        )
+        for micro_batch in shared_out(rows, min(num_micro_batches, len(rows)))
+    ]
 
 
-def lanes_for(num_rows: int, num_lanes: int) -> int:
-    """Say in how many parts a micro-batch is worked on: in one, where not each would have a row."""
-    return num_lanes if num_rows >= num_lanes else 1
+def streams_for(num_rows: int, num_streams: int) -> int:
+    """Count the streams of a micro-batch: one, where not each of them would have a row."""
+    return num_streams if num_rows >= num_streams else 1
 
 
 def shared_out(rows: Sequence[list[int]], count: int) -> list[Sequence[list[int]]]:
@@ -207,7 +206,6 @@ def lay_out(
     arrangement: Arrangement,
     width: int,
     weights: Float32[np.ndarray, " store"] | None = None,
-    num_lanes: int = 1,
 ) -> Batch:
     """Copy documents from the store into the rows of one batch."""
     shape = (len(rows), row_width(store.lengths, rows, arrangement, width))
@@ -228,4 +226,4 @@ def lay_out(
             if weights is not None:
                 place_weights[place] *= weights[document]
     indices = np.array(documents, np.int64)
-    return Batch(inputs, targets, loss_mask, segment_ids, place_weights, indices, num_lanes)
+    return Batch(inputs, targets, loss_mask, segment_ids, place_weights, indices)

@@ -24,31 +24,31 @@ LEAST_ROWS = 32
 CHUNK_COPIES = 3
 """Of the logits of a chunk, in float32: scores, probabilities, slopes."""
 
-Stages = list[list[mx.array]]
-"""Arrays to evaluate one after the other, so that the next chunk starts when one is done."""
+EvalOrder = list[list[mx.array]]
+"""Groups of arrays, each to be evaluated before the next one, so that chunks do not overlap."""
 
 
-def chunk_rows(vocab_size: int, num_trained: int = 0, num_lanes: int = 1) -> int:
+def chunk_rows(vocab_size: int, num_trained: int = 0, num_streams: int = 1) -> int:
     """Say how many rows a chunk has.
 
     Args:
         vocab_size: logits of a row.
         num_trained: weights of the head that are trained. Each chunk adds a gradient as large as
             they are, beside which as many logits are no burden.
-        num_lanes: chunks that are worked on side by side, and share the memory of one.
+        num_streams: chunks that are worked on side by side, and share the memory of one.
     """
     together = CHUNK_LOGITS_CPU if is_cpu() else CHUNK_LOGITS_GPU
-    logits = max(together // num_lanes, num_trained)
+    logits = max(together // num_streams, num_trained)
     return max(LEAST_ROWS, logits // vocab_size)
 
 
-def evaluate(stages: Stages) -> None:
-    """Evaluate one stage after the other; each is forgotten before the next.
+def evaluate(order: EvalOrder) -> None:
+    """Evaluate one group after the other, and empty the list: each is forgotten before the next.
 
     In one evaluation the device may lag behind by many chunks, whose logits would be held.
     """
-    while stages:
-        mx.eval(stages.pop(0))
+    while order:
+        mx.eval(order.pop(0))
 
 
 def counted(batch: Batch) -> Int[np.ndarray, " targets"]:
@@ -64,11 +64,13 @@ def counted_states(split: Split, batch: Batch) -> Float[mx.array, "targets width
     return hidden if len(places) == len(hidden) else hidden[mx.array(places.astype(np.int32))]
 
 
-def target_losses(split: Split, batch: Batch) -> tuple[Sequence[Float[mx.array, " chunk"]], Stages]:
+def target_losses(
+    split: Split, batch: Batch
+) -> tuple[Sequence[Float[mx.array, " chunk"]], EvalOrder]:
     """Give the losses of the targets that count in nats, chunk by chunk; no gradient.
 
     Returns:
-        The losses, in the order of `counted`, and the stages in which to evaluate them.
+        The losses, in the order of `counted`, and the order in which to evaluate them.
     """
     rows, targets = counted_states(split, batch), batch.targets.ravel()[counted(batch)]
     size = chunk_rows(split.vocab_size)
@@ -82,8 +84,8 @@ def target_losses(split: Split, batch: Batch) -> tuple[Sequence[Float[mx.array, 
 
 
 def loss_sums(
-    split: Split, batch: Batch, label_smoothing: float = 0.0
-) -> tuple[Float[mx.array, ""], Float[mx.array, ""], Stages]:
+    split: Split, batch: Batch, label_smoothing: float = 0.0, num_streams: int = 1
+) -> tuple[Float[mx.array, ""], Float[mx.array, ""], EvalOrder]:
     """Sum the cross-entropy over the targets that count, as it is minimised and as it is reported.
 
     Sums and the count of targets are kept apart, so that unequal batches can be added before
@@ -93,21 +95,22 @@ def loss_sums(
         split: a model.
         batch: `loss_mask` says which targets count, `weights` how much.
         label_smoothing: share of each target that is spread over the vocabulary.
+        num_streams: batches that are worked on side by side, of which this is one.
 
     Returns:
         The weighted and smoothed sum, which is minimised and can be differentiated; the plain sum;
-        both in nats; and the stages to evaluate before gradients.
+        both in nats; and what to evaluate before the gradients, in order.
     """
     rows, places = counted_states(split, batch), counted(batch)
     if not len(places):
         return mx.array(0.0), mx.array(0.0), []
-    chunks = Chunks(split, label_smoothing, batch.num_lanes)
+    chunks = Chunks(split, label_smoothing, num_streams)
     targets, weights = (part.ravel()[places] for part in (batch.targets, batch.weights))
-    gradient, stages = chunks.run(rows, targets, weights)
+    gradient, order = chunks.run(rows, targets, weights)
     minimised = mx.stop_gradient(chunks.minimised) + with_slope(rows, gradient)
     for value, slope in zip(chunks.weights.values(), chunks.weight_gradients, strict=True):
         minimised = minimised + with_slope(value, slope.astype(value.dtype))
-    return minimised, chunks.plain, [[rows], *stages]
+    return minimised, chunks.plain, [[rows], *order]
 
 
 class Chunks:
@@ -120,9 +123,9 @@ class Chunks:
         weight_gradients: of those, summed so far in float32.
     """
 
-    def __init__(self, split: Split, label_smoothing: float, num_lanes: int) -> None:
+    def __init__(self, split: Split, label_smoothing: float, num_streams: int) -> None:
         self.split, self.label_smoothing = split, label_smoothing
-        self.size = chunk_rows(split.vocab_size, split.num_trained, num_lanes)
+        self.size = chunk_rows(split.vocab_size, split.num_trained, num_streams)
         self.weights = split.trainable()
         self.minimised = self.plain = mx.array(0.0)
         self.weight_gradients: list[mx.array] = []
@@ -132,15 +135,15 @@ class Chunks:
         rows: Float[mx.array, "rows width"],
         targets: Int[np.ndarray, " rows"],
         weights: Float[np.ndarray, " rows"],
-    ) -> tuple[Float[mx.array, "rows width"], Stages]:
-        """Give the gradient of the minimised sum by all rows, and the stages that make it."""
-        rows, gradients, stages = mx.stop_gradient(rows), [], []
+    ) -> tuple[Float[mx.array, "rows width"], EvalOrder]:
+        """Give the gradient of the minimised sum by all rows, and the order that makes it."""
+        rows, gradients, order = mx.stop_gradient(rows), [], []
         for start in range(0, len(targets), self.size):
             part = slice(start, start + self.size)
             gradient = self.add(rows[part], mx.array(targets[part]), mx.array(weights[part]))
             gradients.append(gradient)
-            stages.append([gradient, self.minimised, self.plain, *self.weight_gradients])
-        return mx.concatenate(gradients), stages
+            order.append([gradient, self.minimised, self.plain, *self.weight_gradients])
+        return mx.concatenate(gradients), order
 
     def add(
         self,

@@ -1,11 +1,11 @@
-"""Parts of a micro-batch, evaluated side by side on the cores of a CPU.
+"""Batches of one micro-batch, evaluated side by side on the cores of a CPU.
 
-MLX carries out the operations of a CPU stream one after the other on one thread; of all the work
-only matrix products are shared out, by the BLAS. So each part of a micro-batch has a stream and a
-thread here, and whichever asks for a matrix product makes it alone.
+MLX carries out the operations of a CPU stream one after the other on one thread; only matrix
+products are shared out, by the BLAS. So each batch of a micro-batch has a stream and a thread here,
+and whichever asks for a matrix product makes it alone.
 
-What decides bits: nothing here. A graph gives the same whatever is evaluated beside it, and what
-the parts give is added in their order.
+What decides bits: nothing here. A graph gives the same whatever is evaluated next to it, and what
+the graphs give is added in their order.
 
 Threads. Graphs are built on the main thread, one after the other, and are handed over whole. No two
 of them may refer to one array that is still to be evaluated, or whose evaluation nobody has waited
@@ -16,50 +16,61 @@ finds more waits until there are fewer than it found, and while others go on tha
 core is idle. So the forward pass is evaluated block by block.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pipeline.device import MOST_LANES, mx, products_on_one_thread
-from pipeline.objective.chunked_head import Stages, evaluate
+from pipeline.device import MOST_CPU_STREAMS, mx, nn, products_on_one_thread
+from pipeline.model.forward import random_key
+from pipeline.model.tree import every_array
+from pipeline.objective.chunked_head import EvalOrder, evaluate
 
 Item = TypeVar("Item")
 
 
 @dataclass
-class Part:
-    """The graph of a batch.
+class BatchGraph:
+    """The graph of a batch, which is not evaluated yet.
 
     Attributes:
-        plain: sum of the cross-entropy that is reported, in nats.
+        loss_sum: sum of the cross-entropy that is reported, in nats.
         gradients: tree of those of all trained weights.
-        stages: what is evaluated before.
+        order: what is evaluated before them.
     """
 
-    plain: mx.array
+    loss_sum: mx.array
     gradients: Any
-    stages: Stages
+    order: EvalOrder
 
 
 @dataclass
-class Lanes:
+class CpuStreams:
     """Streams and threads, which are made when they are first needed."""
 
     streams: list[mx.Stream] = field(default_factory=list)
     threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(MOST_LANES, "lane")
+        default_factory=lambda: ThreadPoolExecutor(MOST_CPU_STREAMS, "stream")
     )
 
-    def stream(self, lane: int) -> mx.Stream:
-        """Give the stream on which the graph of a part is built."""
-        while len(self.streams) <= lane:
+    def stream(self, index: int) -> mx.Stream:
+        """Return the stream of a graph."""
+        while len(self.streams) <= index:
             self.streams.append(mx.new_thread_unsafe_stream(mx.Device(mx.DeviceType.cpu)))
-        return self.streams[lane]
+        return self.streams[index]
 
-    def evaluate(self, parts: Sequence[Part]) -> None:
-        """Evaluate parts side by side, each built on a stream of its own."""
-        self.side_by_side(evaluate_part, parts)
+    @contextlib.contextmanager
+    def building(self, index: int, model: nn.Module) -> Iterator[None]:
+        """Build a graph of a model on its own stream, until the end of the `with`."""
+        mx.eval(every_array(model))  # all graphs refer to these; recomputation leaves new ones
+        with mx.stream(self.stream(index)):
+            yield
+            mx.eval(random_key())  # the next graph goes on from it
+
+    def evaluate(self, graphs: Sequence[BatchGraph]) -> None:
+        """Evaluate graphs side by side, each built on its own stream."""
+        self.side_by_side(evaluate_graph, graphs)
 
     def side_by_side(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
         """Do some work on each item in a thread; all are done when this returns or raises."""
@@ -70,7 +81,7 @@ class Lanes:
             each.result()
 
 
-def evaluate_part(part: Part) -> None:
-    """Evaluate a part, stage by stage."""
-    evaluate(part.stages)
-    mx.eval(part.plain, part.gradients)
+def evaluate_graph(graph: BatchGraph) -> None:
+    """Evaluate a graph, one group of arrays after the other."""
+    evaluate(graph.order)
+    mx.eval(graph.loss_sum, graph.gradients)

@@ -8,13 +8,14 @@ import numpy as np
 from pipeline.data.batches import (
     Arrangement,
     Batch,
+    MicroBatch,
     arrange,
     evaluation_batches,
     resolve_arrangement,
 )
 from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
-from pipeline.device import has_fused_attention, num_lanes
+from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.objective.distrust import Distrust
 from pipeline.train.settings import TrainSettings
 
@@ -56,7 +57,7 @@ class Feed:
             probabilities=self.distrust.probabilities,
         )
 
-    def batches(self, step: int) -> list[Batch]:
+    def micro_batches(self, step: int) -> list[MicroBatch]:
         """Arrange the documents of a step; the first step is 1."""
         documents = self.plan.documents(1 if self.settings.overfit_one_batch else step)
         return arrange(
@@ -64,7 +65,7 @@ class Feed:
             documents,
             arrangement=self.arrangement,
             num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
-            num_lanes=num_lanes(),
+            num_streams=num_cpu_streams(),
             width=self.width,
             weights=self.distrust.weights,
         )

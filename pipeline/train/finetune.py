@@ -152,7 +152,7 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
 
 def prefix_metrics(trainer: Trainer) -> dict[str, Any]:
     """Tell how often frozen blocks were spared, and in which stores that was found."""
-    facts = trainer.prefix.facts(trainer.progress)
+    facts = trainer.prefix.facts()
     flat = {f"prefix_{name}": facts[name] for name in ("cache_hit_rate", "cache_bytes", "seconds")}
     return {**flat, "prefix": facts}
 

@@ -7,10 +7,10 @@ and started again ends with the same bits as one that is not.
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.data.batches import Batch
+from pipeline.data.batches import Batch, MicroBatch
 from pipeline.data.store import TokenStore
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
 from pipeline.errors import TrainingError
@@ -76,7 +76,8 @@ class Trainer:
         if settings.grad_checkpoint:
             checkpoint_blocks(model)
         num_epochs = settings.num_steps / self.feed.plan.steps_in_epoch(0)
-        self.prefix = make_prefix(model, prefix, self.watch, num_epochs)
+        self.progress = Progress()
+        self.prefix = make_prefix(model, prefix, self.progress, self.watch, num_epochs)
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
@@ -85,7 +86,6 @@ class Trainer:
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
         self.saver = Saver(self.checkpoints, (self.curve, self.validations))
-        self.progress = Progress()
 
     def make_step(self, distrust: Distrust) -> TrainStep:
         """Make what updates the model, and tell if its head cannot be run by itself."""
@@ -97,7 +97,7 @@ class Trainer:
             self.profile,
             self.settings.label_smoothing,
             None if terms is None else terms * train.num_targets,
-            replayed=lambda batches: self.prefix.replayed(train, batches, self.progress),
+            self.prefix.for_store(train),
         )
         if step.split.problem and not self.watch.reloads:
             self.watch.note(whole_logits(step.split.problem))
@@ -121,7 +121,7 @@ class Trainer:
             mx.random.seed(self.settings.seed)
         else:
             refuse_inexact([] if allow_inexact else changed, checkpoint.step, self.folder)
-            self.progress = put_back(checkpoint, self.model, self.optimizer)
+            self.progress.take_over(put_back(checkpoint, self.model, self.optimizer))
         self.curve.resume_after(self.progress.step)
         self.validations.resume_after(self.progress.step)
         self.profile.resume_after(self.progress.step)
@@ -195,22 +195,25 @@ class Trainer:
         """Make one update, or none where loss or gradient is not finite and that may be skipped."""
         step = self.progress.step + 1
         with self.profile.part("batches"):
-            batches = self.feed.batches(step)
-        result = self.train_step(batches)
+            micro_batches = self.feed.micro_batches(step)
+        result = self.train_step(micro_batches)
         if not result.finite:
-            self.handle_non_finite(step, result, batches)
+            self.handle_non_finite(step, result, micro_batches)
         else:
             loss_sum = result.train_loss * result.num_tokens
             self.progress.add_losses(loss_sum, result.num_tokens)
         self.progress.step = step
         return result
 
-    def handle_non_finite(self, step: int, result: StepResult, batches: list[Batch]) -> None:
+    def handle_non_finite(
+        self, step: int, result: StepResult, micro_batches: list[MicroBatch]
+    ) -> None:
         """Write down which documents did it; stop, or count the step as skipped.
 
         Raises:
             TrainingError: when `train.on_non_finite=stop`.
         """
+        batches = [batch for micro_batch in micro_batches for batch in micro_batch]
         documents = sorted(int(index) for batch in batches for index in batch.documents)
         path = self.folder / f"non_finite-{step:08d}.json"
         write_json(
@@ -232,10 +235,7 @@ class Trainer:
             TrainingError: when it is not finite.
         """
         progress = self.progress
-        batches = self.prefix.replayed(
-            self.feed.validation, self.watched(self.feed.validation_batches()), progress
-        )
-        val_loss = document_losses(self.model, batches).mean
+        val_loss = document_losses(self.model, self.validation_batches()).mean
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
         if not math.isfinite(val_loss):
             raise TrainingError(
@@ -260,11 +260,13 @@ class Trainer:
         )
         self.watch.validated(progress.step, val_loss)
 
-    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Give batches on, telling between them that the run is alive."""
-        for batch in batches:
+    def validation_batches(self) -> Iterator[Batch]:
+        """Yield each batch while its activations are in place, and show that the run is alive."""
+        prefix = self.prefix.for_store(self.feed.validation)
+        for batch in self.feed.validation_batches():
             self.watch.beat()
-            yield batch
+            with prefix.of(batch):
+                yield batch
 
     def best_weights(self) -> dict[str, mx.array]:
         """Load the weights of the step with the least validation loss."""

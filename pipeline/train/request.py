@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.data.batches import resolve_arrangement
 from pipeline.data.store import TokenStore
-from pipeline.device import has_fused_attention, num_lanes
+from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.model.adapters import AdapterSettings
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.plan.predict import PlanRequest
@@ -49,5 +49,5 @@ def plan_request(
         ),
         least_validation_tokens=EVALUATION_LOGITS // stores[0].vocab_size,
         cached_prefix=cached_prefix,
-        num_lanes=num_lanes(),
+        num_streams=num_cpu_streams(),
     )

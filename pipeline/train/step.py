@@ -1,18 +1,19 @@
 """One optimizer update: gradients of every micro-batch, added, clipped, checked, applied."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Batch
+from pipeline.data.batches import Batch, MicroBatch
 from pipeline.device import mx, nn, optimizers, tree_map
-from pipeline.model.forward import random_key
-from pipeline.model.split import Split, noted, proven_split
-from pipeline.model.tree import blocks, every_array, named_arrays
-from pipeline.objective.chunked_head import Stages, evaluate, loss_sums
-from pipeline.train.cpu_streams import Lanes, Part
+from pipeline.model.intercept import outputs_noted
+from pipeline.model.split import Split, proven_split
+from pipeline.model.tree import blocks, named_arrays
+from pipeline.objective.chunked_head import EvalOrder, evaluate, loss_sums
+from pipeline.train.cpu_streams import BatchGraph, CpuStreams
+from pipeline.train.prefix.replay import NoPrefix, Replay
 from pipeline.train.profile import Profile
 
 
@@ -37,105 +38,58 @@ class StepResult:
     mean_weight: float
 
 
+@dataclass(eq=False)
 class TrainStep:
     """Updates a model by one optimizer step at a time.
 
-    Args:
+    Attributes:
         model: trainable as it should be trained.
         optimizer: initialised for it.
         max_grad_norm: longest gradient; None: any.
         profile: measures the parts of a step.
         label_smoothing: share of each target that is spread over the vocabulary.
         distrust_sums: per document of the store, what is added to the minimised sum, in nats.
-        split: the model in two parts; None: it is split here.
-        replayed: gives micro-batches on, each with what it needs in place while it is out.
+        prefix: puts activations in place of frozen blocks.
+        split_is_proven: whether the split of the model is tried; its weights must be there.
+        split: the model in two parts.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: optimizers.Optimizer,
-        max_grad_norm: float | None,
-        profile: Profile | None = None,
-        label_smoothing: float = 0.0,
-        distrust_sums: np.ndarray | None = None,
-        split: Split | None = None,
-        replayed: Callable[[Iterable[Batch]], Iterator[Batch]] = iter,
-    ) -> None:
-        self.replayed = replayed
-        self.split = split or proven_split(model)
-        self.label_smoothing, self.distrust_sums = label_smoothing, distrust_sums
-        self.profile = profile or Profile(None)
-        self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
-        self.lanes = Lanes()
-        self.loss_and_grad = nn.value_and_grad(model, self.losses)
+    model: nn.Module
+    optimizer: optimizers.Optimizer
+    max_grad_norm: float | None
+    profile: Profile = field(default_factory=lambda: Profile(None))
+    label_smoothing: float = 0.0
+    distrust_sums: np.ndarray | None = None
+    prefix: Replay = field(default_factory=NoPrefix)
+    split_is_proven: bool = True
+    split: Split = field(init=False)
 
-    def losses(self, batch: Batch) -> tuple[mx.array, mx.array, Stages]:
-        """Give the sum that is minimised and the plain sum, in nats, and what to evaluate first."""
-        with noted(blocks(self.model) if batch.num_lanes > 1 else []) as outputs:
-            minimised, plain, stages = loss_sums(self.split, batch, self.label_smoothing)
-        stages = [*([output] for output in outputs), *stages]
-        return minimised + self.distrust_sum(batch), plain, stages
+    def __post_init__(self) -> None:
+        """Prepare what all steps share."""
+        self.split = proven_split(self.model) if self.split_is_proven else Split(self.model)
+        self.loss_and_grad = nn.value_and_grad(self.model, self.losses)
+        self.streams = CpuStreams()
 
-    def distrust_sum(self, batch: Batch) -> float:
-        """Add up the constants of the documents of a batch, in nats."""
-        if self.distrust_sums is None:
-            return 0.0
-        return float(self.distrust_sums[batch.documents].sum())
-
-    def accumulate(self, batches: Sequence[Batch]) -> tuple[mx.array, Any]:
-        """Add losses and gradients of the micro-batches.
-
-        Each is evaluated before the next one starts, so that one graph is in memory at a time, or
-        one graph of each of its parts.
-        """
-        total, gradients = mx.array(0.0), None
-        parts: list[Part] = []
-        for batch in self.replayed(batches):
-            parts.append(self.part(batch, len(parts)))
-            if len(parts) < batch.num_lanes:
-                continue
-            if batch.num_lanes > 1:
-                self.lanes.evaluate(parts)
-            total, gradients, stages = add(total, gradients, parts)
-            evaluate(stages)
-            mx.eval(total, gradients)
-        assert not parts, "a micro-batch lacks one of its parts"
-        return total, gradients
-
-    def part(self, batch: Batch, lane: int) -> Part:
-        """Build the graph of a batch, on a stream of its own where others are beside it."""
-        if batch.num_lanes == 1:
-            return self.graph(batch)
-        # All parts refer to these, see `lanes`; recomputation leaves new ones after each graph.
-        mx.eval(every_array(self.model))
-        with mx.stream(self.lanes.stream(lane)):
-            part = self.graph(batch)
-            mx.eval(random_key())  # the next part goes on from it
-        return part
-
-    def graph(self, batch: Batch) -> Part:
-        """Build the graph of a batch; nothing is evaluated."""
-        losses, gradients = self.loss_and_grad(batch)
-        _, plain, stages = losses  # what is minimised refers to all that it was made of
-        return Part(plain, gradients, stages)
-
-    def __call__(self, batches: Sequence[Batch]) -> StepResult:
-        """Make one update from the micro-batches of one step.
+    def __call__(self, micro_batches: Sequence[MicroBatch]) -> StepResult:
+        """Update the model once.
 
         The mean is taken once, over all targets, so that how documents were split into
         micro-batches has no effect. The loss divides by the count of targets, not by the sum of
         their weights.
         """
+        batches = [batch for micro_batch in micro_batches for batch in micro_batch]
         num_tokens = sum(batch.num_targets for batch in batches)
         with self.profile.part("gradients"):
-            total, gradients = self.accumulate(batches)
+            loss_sum, gradients = self.accumulate(micro_batches)
             gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
-            norm = global_norm(gradients)
-            loss = total / num_tokens
+            loss, norm = loss_sum / num_tokens, global_norm(gradients)
             finite = mx.isfinite(loss) & mx.isfinite(norm)
             mx.eval(loss, norm, finite)
-        result = StepResult(
+        if finite:
+            with self.profile.part("update"):
+                self.optimizer.update(self.model, self.clipped(gradients, norm))
+                mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        return StepResult(
             train_loss=float(loss),
             grad_norm=float(norm),
             num_tokens=num_tokens,
@@ -143,11 +97,48 @@ class TrainStep:
             distrust_term=sum(map(self.distrust_sum, batches)) / num_tokens,
             mean_weight=sum(batch.weight_sum for batch in batches) / num_tokens,
         )
-        if result.finite:
-            with self.profile.part("update"):
-                self.optimizer.update(self.model, self.clipped(gradients, norm))
-                mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        return result
+
+    def accumulate(self, micro_batches: Sequence[MicroBatch]) -> tuple[mx.array, Any]:
+        """Add losses and gradients; each micro-batch is evaluated before the next is begun."""
+        loss_sum, gradients = mx.array(0.0), None
+        for micro_batch in micro_batches:
+            graphs = self.graphs(micro_batch)
+            loss_sum, gradients, order = add(loss_sum, gradients, graphs)
+            evaluate(order)
+            mx.eval(loss_sum, gradients)
+        return loss_sum, gradients
+
+    def graphs(self, micro_batch: MicroBatch) -> list[BatchGraph]:
+        """Build the graph of each batch; several of them are evaluated side by side."""
+        if len(micro_batch) == 1:
+            return [self.graph(micro_batch[0])]
+        graphs = []
+        for index, batch in enumerate(micro_batch):
+            with self.streams.building(index, self.model):
+                graphs.append(self.graph(batch, len(micro_batch)))
+        self.streams.evaluate(graphs)
+        return graphs
+
+    def graph(self, batch: Batch, num_streams: int = 1) -> BatchGraph:
+        """Build the graph of a batch; nothing is evaluated."""
+        with self.prefix.of(batch):
+            (_, loss_sum, order), gradients = self.loss_and_grad(batch, num_streams)
+        return BatchGraph(loss_sum, gradients, order)
+
+    def losses(self, batch: Batch, num_streams: int = 1) -> tuple[mx.array, mx.array, EvalOrder]:
+        """Return the sum that is minimised and the plain one, in nats, and what comes before."""
+        with outputs_noted(blocks(self.model) if num_streams > 1 else []) as outputs:
+            minimised, plain, order = loss_sums(
+                self.split, batch, self.label_smoothing, num_streams
+            )
+        order = [*([output] for output in outputs), *order]
+        return minimised + self.distrust_sum(batch), plain, order
+
+    def distrust_sum(self, batch: Batch) -> float:
+        """Add up the constants of the documents of a batch, in nats."""
+        if self.distrust_sums is None:
+            return 0.0
+        return float(self.distrust_sums[batch.documents].sum())
 
     def clipped(self, gradients: Any, norm: mx.array) -> Any:  # noqa: ANN401
         """Shrink gradients whose global norm is too long (arXiv 1211.5063, alg. 1)."""
@@ -158,28 +149,28 @@ class TrainStep:
 
 
 def add(
-    total: mx.array,
+    loss_sum: mx.array,
     gradients: Any,  # noqa: ANN401
-    parts: list[Part],
-) -> tuple[mx.array, Any, Stages]:
-    """Add what parts give to the sums so far, in their order; nobody refers to the parts then.
+    graphs: list[BatchGraph],
+) -> tuple[mx.array, Any, EvalOrder]:
+    """Add what graphs give to the sums so far, in their order, and empty their list.
 
     Returns:
         The sums, and what is to be evaluated before them.
     """
-    stages: Stages = []
-    while parts:
-        part = parts.pop(0)
-        total, stages = total + part.plain, [*stages, *part.stages]
+    order: EvalOrder = []
+    while graphs:
+        graph = graphs.pop(0)
+        loss_sum, order = loss_sum + graph.loss_sum, [*order, *graph.order]
         if gradients is None:
-            gradients = part.gradients
+            gradients = graph.gradients
         else:
-            gradients = tree_map(mx.add, gradients, part.gradients)
-    return total, gradients, stages
+            gradients = tree_map(mx.add, gradients, graph.gradients)
+    return loss_sum, gradients, order
 
 
 def global_norm(gradients: Any) -> mx.array:  # noqa: ANN401
-    """Give the Euclidean norm over all tensors, in float32."""
+    """Take the Euclidean norm over all tensors, in float32."""
     squares = [
         mx.square(gradient.astype(mx.float32)).sum()
         for gradient in named_arrays(gradients).values()

@@ -29,6 +29,11 @@ chosen_documents = st.lists(st.integers(0, LONGEST - 2), min_size=1, max_size=40
 )
 
 
+def flat(micro_batches):
+    """List the batches of micro-batches that hold one each."""
+    return [batch for (batch,) in micro_batches]
+
+
 def pairs(batches):
     """Read back what each document is to learn: a list of (input, target, counts, weight)."""
     found = {}
@@ -54,7 +59,7 @@ def test_micro_batches_hold_each_document_whole_and_once(store, arrangement, doc
     assert 1 <= len(batches) <= min(parts, len(documents))
     if arrangement == "bucketed":
         assert len(batches) == min(parts, len(documents))
-    found = pairs(batches)
+    found = pairs(flat(batches))
     assert sorted(found) == sorted(documents.tolist())
     for document, (inputs, targets, mask, weights) in found.items():
         tokens = store.tokens(document)
@@ -65,31 +70,27 @@ def test_micro_batches_hold_each_document_whole_and_once(store, arrangement, doc
 
 
 @quick
-@given(documents=chosen_documents, micro=st.integers(1, 6), lanes=st.integers(1, 4))
+@given(documents=chosen_documents, micro=st.integers(1, 6), streams=st.integers(1, 4))
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
-def test_lanes_part_the_rows_of_a_micro_batch(store, arrangement, documents, micro, lanes):
-    whole, parts = (
+def test_streams_share_the_rows_of_a_micro_batch(store, arrangement, documents, micro, streams):
+    whole, shared = (
         arrange(
             store,
             documents,
             arrangement=arrangement,
             width=LONGEST,
             num_micro_batches=micro,
-            num_lanes=count,
+            num_streams=count,
         )
-        for count in (1, lanes)
+        for count in (1, streams)
     )
-    parts = iter(parts)
-    for batch in whole:
-        count = lanes if len(batch.inputs) >= lanes else 1
-        beside = [next(parts) for _ in range(count)]
-        assert {part.num_lanes for part in beside} == {count}
-        sizes = [len(part.inputs) for part in beside]
+    for (batch,), beside in zip(whole, shared, strict=True):
+        assert len(beside) == (streams if len(batch.inputs) >= streams else 1)
+        sizes = [len(each.inputs) for each in beside]
         assert sum(sizes) == len(batch.inputs)
         assert max(sizes) - min(sizes) <= 1
-        together = [document for part in beside for document in part.documents]
+        together = [document for each in beside for document in each.documents]
         assert together == batch.documents.tolist()
-    assert next(parts, None) is None
 
 
 @quick
@@ -98,13 +99,15 @@ def test_both_arrangements_teach_the_same(store, documents, parts):
     weights = np.linspace(0.1, 1.9, len(store), dtype=np.float32)
     bucketed, packed = (
         pairs(
-            arrange(
-                store,
-                documents,
-                arrangement=arrangement,
-                width=LONGEST,
-                num_micro_batches=parts,
-                weights=weights,
+            flat(
+                arrange(
+                    store,
+                    documents,
+                    arrangement=arrangement,
+                    width=LONGEST,
+                    num_micro_batches=parts,
+                    weights=weights,
+                )
             )
         )
         for arrangement in ARRANGEMENTS
@@ -119,7 +122,7 @@ def test_both_arrangements_teach_the_same(store, documents, parts):
 @given(documents=chosen_documents)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_padding_never_counts(store, arrangement, documents):
-    (batch,) = arrange(store, documents, arrangement=arrangement, width=LONGEST)
+    ((batch,),) = arrange(store, documents, arrangement=arrangement, width=LONGEST)
     padding = batch.segment_ids == 0
     for part in (batch.inputs, batch.targets, batch.loss_mask, batch.weights):
         assert not part[padding].any()
@@ -135,7 +138,7 @@ def test_a_bucketed_batch_by_hand(tmp_path):
     with TokenStoreWriter(tmp_path, 64) as writer:
         writer.add(np.arange(10, 30), np.arange(20) >= 18, None, None)
         writer.add(np.array([5, 6, 7]), np.array([False, False, True]), None, None)
-    (batch,) = arrange(TokenStore(tmp_path), np.array([0, 1]), arrangement="bucketed", width=20)
+    ((batch,),) = arrange(TokenStore(tmp_path), np.array([0, 1]), arrangement="bucketed", width=20)
     assert batch.documents.tolist() == [1, 0], "by length"
     assert batch.inputs.shape == (2, 32)
     assert batch.inputs[0].tolist() == [5, 6] + [0] * 30
@@ -149,7 +152,7 @@ def test_a_packed_batch_by_hand(tmp_path):
     with TokenStoreWriter(tmp_path, 64) as writer:
         for length in (61, 101, 29, 71):  # take 60, 100, 28 and 70 of 128 places
             writer.add(np.full(length, length % 64), np.arange(length) > 0, None, None)
-    (batch,) = arrange(TokenStore(tmp_path), np.arange(4), arrangement="packed", width=101)
+    ((batch,),) = arrange(TokenStore(tmp_path), np.arange(4), arrangement="packed", width=101)
     assert batch.documents.tolist() == [1, 2, 3, 0], "longest first, into the first row with room"
     assert batch.segment_ids.tolist() == [
         [1] * 100 + [2] * 28,
@@ -166,11 +169,11 @@ def test_few_widths_occur(store, width):
     batches = arrange(
         store, every, arrangement="bucketed", width=width, num_micro_batches=len(every)
     )
-    widths = {batch.inputs.shape[1] for batch in batches}
+    widths = {batch.inputs.shape[1] for (batch,) in batches}
     assert all(size % 16 == 0 for size in widths)
     assert max(widths) - LONGEST < max(16, -(-width // 64) + 16)
     packed = arrange(store, every, arrangement="packed", width=width, num_micro_batches=9)
-    assert {batch.inputs.shape[1] for batch in packed} == {-(-width // 128) * 128}
+    assert {batch.inputs.shape[1] for (batch,) in packed} == {-(-width // 128) * 128}
 
 
 @pytest.mark.parametrize("width", [64, 1000, 2048, 32_768])
@@ -180,7 +183,7 @@ def test_at_most_64_widths_occur(width, tmp_path):
             writer.add(np.ones(length, np.int32), np.arange(length) > 0, None, None)
     store = TokenStore(tmp_path)
     batches = [
-        arrange(store, np.array([document]), arrangement="bucketed", width=width)[0]
+        arrange(store, np.array([document]), arrangement="bucketed", width=width)[0][0]
         for document in range(len(store))
     ]
     assert len({batch.inputs.shape[1] for batch in batches}) <= 64

@@ -230,7 +230,7 @@ def test_every_exponential_is_computed_once(tiny_config, short_chunks, mode):
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "num_trained", "num_lanes", "rows"),
+    ("vocab_size", "num_trained", "num_streams", "rows"),
     [
         (640, 0, 1, 3276),
         (640, 0, 2, 1638),
@@ -239,14 +239,14 @@ def test_every_exponential_is_computed_once(tiny_config, short_chunks, mode):
         (128256, 0, 1, 32),
         (128256, 0, 4, 32),
         (8192, 8192 * 512, 1, 512),
-        (8192, 8192 * 512, 2, 512),  # as large as the gradient that each lane has anyway
+        (8192, 8192 * 512, 2, 512),  # as large as the gradient that each stream has anyway
         (8192, 8192 * 100, 2, 128),
         (128256, 128256 * 256, 1, 256),
         (128256, 128256 * 8, 1, 32),
     ],
 )
-def test_rows_of_a_chunk(vocab_size, num_trained, num_lanes, rows):
-    assert chunk_rows(vocab_size, num_trained, num_lanes) == rows
+def test_rows_of_a_chunk(vocab_size, num_trained, num_streams, rows):
+    assert chunk_rows(vocab_size, num_trained, num_streams) == rows
 
 
 # Memory

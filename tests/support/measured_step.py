@@ -5,7 +5,9 @@ python -m tests.support.measured_step '{"folder": ..., "mode": ..., ...}' NUM_ST
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,12 @@ from pipeline.model.prefix import FrozenPrefix, find_prefix
 from pipeline.objective.likelihood import document_losses
 from pipeline.optim.optimizer import make_optimizer
 from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.prefix.replay import NoPrefix, Replay
 from pipeline.train.step import TrainStep
 from tests.support.plans import request_of
 
 
-def batch_of(request: PlanRequest, rows: int, num_lanes: int = 1) -> Batch:
+def batch_of(request: PlanRequest, rows: int) -> Batch:
     """Make a batch of random documents of the longest width."""
     shape, generator = (rows, request.width), np.random.default_rng(0)
     ids = generator.integers(3, 60, shape).astype(np.int32)
@@ -33,19 +36,28 @@ def batch_of(request: PlanRequest, rows: int, num_lanes: int = 1) -> Batch:
     if request.arrangement == "packed":  # two documents in each row
         segments = np.repeat(np.arange(1, 2 * rows + 1, dtype=np.int32), request.width // 2)
         segments, documents = segments.reshape(shape), 2 * rows
-    return Batch(ids, np.roll(ids, -1, 1), ones, segments, ones, np.arange(documents), num_lanes)
+    return Batch(ids, np.roll(ids, -1, 1), ones, segments, ones, np.arange(documents))
 
 
-def replaying(prefix: FrozenPrefix) -> Callable[[Iterable[Batch]], Iterator[Batch]]:
-    """Leave frozen blocks out as `CachedPrefix` does; what they give is taken for every row."""
+@dataclass
+class FirstRow:
+    """Leaves frozen blocks out; the activations of the first row stand for those of all rows."""
 
-    def replayed(batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            row = np.array(prefix.record(mx.array(batch.inputs[:1])))
-            with prefix.replay(mx.array(row.repeat(len(batch.inputs), axis=0))):
-                yield batch
+    prefix: FrozenPrefix
 
-    return replayed
+    @contextmanager
+    def of(self, batch: Batch) -> Iterator[None]:
+        """Put activations in place of the frozen blocks until the end of the `with`."""
+        row = np.array(self.prefix.record(mx.array(batch.inputs[:1])))
+        with self.prefix.replay(mx.array(row.repeat(len(batch.inputs), axis=0))):
+            yield
+
+
+def validated(batch: Batch, prefix: Replay) -> Iterator[Batch]:
+    """Yield a batch twice, each time with activations in place."""
+    for _ in range(2):
+        with prefix.of(batch):
+            yield batch
 
 
 def measure(request: PlanRequest, num_steps: int) -> int:
@@ -58,16 +70,16 @@ def measure(request: PlanRequest, num_steps: int) -> int:
     optimizer = make_optimizer(request.optim, num_steps)
     optimizer.init(model.trainable_parameters())
     mx.eval(model.parameters(), optimizer.state)
-    replayed = replaying(find_prefix(model)) if request.cached_prefix else iter
-    step = TrainStep(model, optimizer, 1.0, replayed=replayed)
+    prefix = FirstRow(find_prefix(model)) if request.cached_prefix else NoPrefix()
+    step = TrainStep(model, optimizer, 1.0, prefix=prefix)
     model.train()
     reset_peak_memory()
-    parts = [batch_of(request, rows, len(request.lane_rows)) for rows in request.lane_rows]
+    micro_batch = tuple(batch_of(request, rows) for rows in request.stream_rows)
     for _ in range(num_steps):
-        step(parts * request.num_micro_batches)
+        step([micro_batch] * request.num_micro_batches)
     if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
-        document_losses(model, replayed([batch_of(request, rows)] * 2))
+        document_losses(model, validated(batch_of(request, rows), prefix))
     return mlx_memory().peak_bytes
 
 

@@ -44,7 +44,7 @@ def request_of(
     validation: int | None = None,
     optim: str = "adamw",
     cached: bool = False,
-    lanes: int = 1,
+    streams: int = 1,
 ) -> PlanRequest:
     """Ask for the plan of a step of micro-batches with so many rows."""
     return PlanRequest(
@@ -61,5 +61,5 @@ def request_of(
         grad_checkpoint=checkpoint,
         validation_batch_tokens=validation,
         cached_prefix=cached,
-        num_lanes=lanes,
+        num_streams=streams,
     )

@@ -1,5 +1,6 @@
-"""Parts of a micro-batch side by side: they change no update, and give the same bits every time."""
+"""Batches side by side: they change no update, and give the same bits every time."""
 
+import contextlib
 import threading
 
 import numpy as np
@@ -15,20 +16,21 @@ from pipeline.model.prefix import find_prefix
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
-from pipeline.train.cpu_streams import Lanes, Part
+from pipeline.train.cpu_streams import BatchGraph, CpuStreams
+from pipeline.train.prefix.replay import NoPrefix
 from pipeline.train.step import TrainStep
 from tests.support.modes import MODES, settings_of
 
 DROPOUT = AdapterSettings("lora", 4, 8.0, 0.3, None, ("*",))
 
 
-def parts_of(store, num_lanes, micro=1, arrangement="bucketed", count=24):
+def micro_batches_of(store, num_streams, micro=1, arrangement="bucketed", count=24):
     return arrange(
         store,
         np.arange(count),
         arrangement=arrangement,
         num_micro_batches=micro,
-        num_lanes=num_lanes,
+        num_streams=num_streams,
         width=int(store.lengths.max()),
     )
 
@@ -40,20 +42,23 @@ def make_step(config, settings, checkpointed=False, cached=False):
         checkpoint_blocks(model)
     optimizer = make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 100)
     optimizer.init(model.trainable_parameters())
-    replayed = replaying(find_prefix(model)) if cached else iter
+    prefix = Recorded(find_prefix(model)) if cached else NoPrefix()
     model.train()
-    return TrainStep(model, optimizer, 1.0, replayed=replayed)
+    return TrainStep(model, optimizer, 1.0, prefix=prefix)
 
 
-def replaying(prefix):
-    def replayed(batches):
-        for batch in batches:
-            hidden = prefix.record(mx.array(batch.inputs))
-            mx.eval(hidden)
-            with prefix.replay(hidden):
-                yield batch
+class Recorded:
+    """Puts activations in place that are computed when they are needed."""
 
-    return replayed
+    def __init__(self, prefix):
+        self.prefix = prefix
+
+    @contextlib.contextmanager
+    def of(self, batch):
+        hidden = self.prefix.record(mx.array(batch.inputs))
+        mx.eval(hidden)
+        with self.prefix.replay(hidden):
+            yield
 
 
 def weights_of(step):
@@ -62,7 +67,7 @@ def weights_of(step):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("num_lanes", "micro", "arrangement", "checkpointed"),
+    ("num_streams", "micro", "arrangement", "checkpointed"),
     [
         (2, 1, "bucketed", False),
         (3, 2, "bucketed", False),
@@ -70,16 +75,16 @@ def weights_of(step):
         (2, 2, "bucketed", True),
     ],
 )
-def test_lanes_change_no_update(
-    tiny_config, make_store, mode, num_lanes, micro, arrangement, checkpointed
+def test_streams_change_no_update(
+    tiny_config, make_store, mode, num_streams, micro, arrangement, checkpointed
 ):
     store, settings = make_store(), settings_of(mode)
     alone = make_step(tiny_config, settings)
-    wanted = [alone(parts_of(store, 1)) for _ in range(2)]
+    wanted = [alone(micro_batches_of(store, 1)) for _ in range(2)]
     beside = make_step(tiny_config, settings, checkpointed)
-    batches = parts_of(store, num_lanes, micro, arrangement)
-    assert any(batch.num_lanes == num_lanes for batch in batches)
-    found = [beside(batches) for _ in range(2)]
+    micro_batches = micro_batches_of(store, num_streams, micro, arrangement)
+    assert any(len(each) == num_streams for each in micro_batches)
+    found = [beside(micro_batches) for _ in range(2)]
     for one, other in zip(wanted, found, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-6)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
@@ -89,38 +94,38 @@ def test_lanes_change_no_update(
         np.testing.assert_allclose(others[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_lanes_go_on_from_the_activations_of_their_own_rows(tiny_config, make_store):
+def test_streams_go_on_from_the_activations_of_their_own_rows(tiny_config, make_store):
     settings = AdapterSettings("lora", 4, 8.0, 0.0, 1, ("*",))
     store = make_store()
     wanted, found = (
-        make_step(tiny_config, settings, cached=True)(parts_of(store, lanes, count=8))
-        for lanes in (1, 2)
+        make_step(tiny_config, settings, cached=True)(micro_batches_of(store, count, count=8))
+        for count in (1, 2)
     )
     assert found.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("settings", [DROPOUT, settings_of("full")], ids=["dropout", "full"])
-def test_lanes_give_the_same_bits_every_time(tiny_config, make_store, settings):
+def test_streams_give_the_same_bits_every_time(tiny_config, make_store, settings):
     store, ends = make_store(), set()
     for _ in range(3):
         mx.random.seed(11)
         step = make_step(tiny_config, settings)
         for _ in range(6):
-            step(parts_of(store, 3, micro=2))
+            step(micro_batches_of(store, 3, micro=2))
         values = [value.tobytes() for value in weights_of(step).values()]
         ends.add((b"".join(values), np.array(random_key()).tobytes()))
     assert len(ends) == 1
 
 
-def test_each_lane_drops_other_units(tiny_config, make_store):
+def test_each_stream_drops_other_units(tiny_config, make_store):
     store = make_store("same", 1)
     step, seen = make_step(tiny_config, DROPOUT), []
     step.model.layers[0].self_attn.q_proj.lora_b += 0.5
     run = step.graph
-    step.graph = lambda batch: seen.append(run(batch)) or seen[-1]
-    same = arrange(store, np.array([0, 0]), arrangement="bucketed", width=24, num_lanes=2)
+    step.graph = lambda *batch: seen.append(run(*batch)) or seen[-1]
+    same = arrange(store, np.array([0, 0]), arrangement="bucketed", width=24, num_streams=2)
     step.accumulate(same)
-    first, second = (float(part.plain) for part in seen)
+    first, second = (float(graph.loss_sum) for graph in seen)
     assert first != second
 
 
@@ -130,71 +135,71 @@ class Gate:
     def __init__(self, count):
         self.barrier, self.names = threading.Barrier(count, timeout=60), set()
 
-    def __call__(self, part):
+    def __call__(self, graph):
         self.barrier.wait()
         self.names.add(threading.current_thread().name)
 
 
-def test_parts_are_evaluated_by_threads_of_their_own(monkeypatch):
+def test_graphs_are_evaluated_by_threads_of_their_own(monkeypatch):
     gate = Gate(2)
-    monkeypatch.setattr("pipeline.train.cpu_streams.evaluate_part", gate)
-    lanes = Lanes()
+    monkeypatch.setattr("pipeline.train.cpu_streams.evaluate_graph", gate)
+    streams = CpuStreams()
     for _ in range(3):
-        lanes.evaluate([Part(mx.array(0.0), {}, []), Part(mx.array(0.0), {}, [])])
+        streams.evaluate([BatchGraph(mx.array(0.0), {}, []), BatchGraph(mx.array(0.0), {}, [])])
     assert len(gate.names) == 2
-    assert lanes.stream(0) is lanes.stream(0)
-    assert lanes.stream(0) != lanes.stream(1)
+    assert streams.stream(0) is streams.stream(0)
+    assert streams.stream(0) != streams.stream(1)
 
 
-def test_what_one_lane_raises_is_raised_when_the_others_are_done(monkeypatch):
+def test_what_one_stream_raises_is_raised_when_the_others_are_done(monkeypatch):
     done = threading.Event()
 
-    def fail_or_finish(part):
-        if part.plain.item():
+    def fail_or_finish(graph):
+        if graph.loss_sum.item():
             raise ValueError("no")
         done.wait(0.2)
         done.set()
 
-    monkeypatch.setattr("pipeline.train.cpu_streams.evaluate_part", fail_or_finish)
-    parts = [Part(mx.array(value), {}, []) for value in (1.0, 0.0)]
+    monkeypatch.setattr("pipeline.train.cpu_streams.evaluate_graph", fail_or_finish)
+    graphs = [BatchGraph(mx.array(value), {}, []) for value in (1.0, 0.0)]
     with pytest.raises(ValueError, match="no"):
-        Lanes().evaluate(parts)
+        CpuStreams().evaluate(graphs)
     assert done.is_set()
 
 
-def test_lanes_make_their_products_alone(monkeypatch):
+def test_streams_make_their_products_alone(monkeypatch):
     asked, during = [], []
     monkeypatch.setattr(
         device, "BLAS", Blas("fast", "lib", 2, lambda count: asked.append(count) or count)
     )
     monkeypatch.setattr(
-        "pipeline.train.cpu_streams.evaluate_part", lambda part: during.append(list(asked))
+        "pipeline.train.cpu_streams.evaluate_graph", lambda graph: during.append(list(asked))
     )
-    Lanes().evaluate([Part(mx.array(0.0), {}, [])] * 2)
+    CpuStreams().evaluate([BatchGraph(mx.array(0.0), {}, [])] * 2)
     assert during == [[1], [1]]
     assert asked == [1, 2]
 
 
-def test_graphs_of_lanes_are_evaluated_block_by_block(tiny_config, make_store):
+def test_graphs_of_streams_are_evaluated_block_by_block(tiny_config, make_store):
     step, store = make_step(tiny_config, settings_of("lora")), make_store()
     blocks = tiny_config["num_hidden_layers"]
-    (alone,), (part, _) = parts_of(store, 1), parts_of(store, 2)
-    assert len(step.graph(part).stages) == len(step.graph(alone).stages) + blocks
+    ((alone,),), ((beside, _),) = micro_batches_of(store, 1), micro_batches_of(store, 2)
+    assert len(step.graph(beside, 2).order) == len(step.graph(alone).order) + blocks
 
 
-def test_what_parts_share_is_evaluated_before_them(tiny_config, make_store):
-    step, batches = make_step(tiny_config, settings_of("lora")), parts_of(make_store(), 2)
+def test_what_graphs_share_is_evaluated_before_them(tiny_config, make_store):
+    step, store = make_step(tiny_config, settings_of("lora")), make_store()
     zeros = mx.zeros(1 << 20)
     mx.eval(zeros)
     step.model.layers[0].self_attn.rope._freqs = zeros + 1  # no parameter; mlx-lm makes them so
     before, seen = mlx_memory().active_bytes, []
 
-    def graph(batch):
+    def graph(batch, num_streams):
         seen.append(mlx_memory().active_bytes)
-        return Part(mx.array(0.0), {}, [])
+        return BatchGraph(mx.array(0.0), {}, [])
 
     step.graph = graph
-    step.accumulate(batches)
+    step.accumulate(micro_batches_of(store, 2))
     assert seen[0] - before >= zeros.nbytes
 
 
@@ -202,13 +207,13 @@ def test_products_are_made_by_who_asks_within_the_block_only(monkeypatch):
     asked = []
     blas = Blas("fast", "lib", 4, lambda count: asked.append(count) or count)
     monkeypatch.setattr(device, "BLAS", blas)
-    assert device.num_lanes() == 4
+    assert device.num_cpu_streams() == 4
     with pytest.raises(KeyError), products_on_one_thread():
         assert asked == [1]
         raise KeyError
     assert asked == [1, 4]
     monkeypatch.setattr(device, "BLAS", Blas("fast", "lib", 5))
-    assert device.num_lanes() == 1
+    assert device.num_cpu_streams() == 1
     monkeypatch.setattr(device, "BLAS", Blas("MLX's own"))
     with products_on_one_thread():
-        assert device.num_lanes() == 1
+        assert device.num_cpu_streams() == 1

@@ -122,7 +122,7 @@ def test_a_stopped_run_ends_with_the_same_bits(run, mode, arrangement, stop_afte
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_stopped_run_with_parts_side_by_side_ends_with_the_same_bits(run, monkeypatch, mode):
     alone = result(run("alone", mode=mode))
-    monkeypatch.setattr("pipeline.train.feed.num_lanes", lambda: 2)
+    monkeypatch.setattr("pipeline.train.feed.num_cpu_streams", lambda: 2)
     whole = result(run("whole", mode=mode))
     run("stopped", stop_after=3, mode=mode)
     mx.random.seed(77)
@@ -216,7 +216,8 @@ def test_validation_is_of_the_start_of_every_interval_and_of_the_final_weights(r
 def test_the_window_mean_is_that_of_tokens(run, make_store):
     trainer = run("a", num_steps=3, steps_per_eval=3)
     rows = trainer.curve.rows()
-    counts = [sum(batch.num_targets for batch in trainer.feed.batches(step)) for step in (1, 2, 3)]
+    steps = [trainer.feed.micro_batches(step) for step in (1, 2, 3)]
+    counts = [sum(batch.num_targets for (batch,) in micro_batches) for micro_batches in steps]
     losses = [float(row["train_loss"]) for row in rows]
     assert trainer.progress.train_loss == pytest.approx(np.average(losses, weights=counts))
     assert trainer.progress.num_tokens == sum(counts)
@@ -313,15 +314,15 @@ def test_as_many_documents_and_steps_as_asked_for_are_trained_on(run):
     for num_steps, batch_size in ((3, 2), (4, 6)):
         trainer = run(f"{num_steps}", num_steps=num_steps, batch_size=batch_size)
         assert len(trainer.curve.rows()) == trainer.progress.step == num_steps
-        batches = trainer.feed.batches(num_steps)
-        assert sum(len(batch.documents) for batch in batches) == batch_size
+        micro_batches = trainer.feed.micro_batches(num_steps)
+        assert sum(len(batch.documents) for (batch,) in micro_batches) == batch_size
 
 
 def test_accumulation_splits_a_step_and_changes_nothing(run):
     weights = []
     for count in (1, 3):
         trainer = run(f"{count}", grad_accumulation_steps=count, mode="full", batch_size=6)
-        assert len(trainer.feed.batches(1)) == count
+        assert len(trainer.feed.micro_batches(1)) == count
         weights.append(trainable_arrays(trainer.model))
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=1e-2, atol=2e-4, err_msg=name)
@@ -433,17 +434,18 @@ def test_the_curve_has_a_row_per_step_with_all_columns(run):
 @pytest.fixture
 def poison(monkeypatch):
     """Make the gradient of the third step not a number."""
-    batches = Feed.batches
+    micro_batches = Feed.micro_batches
 
     def poisoned(self, step):
-        found = batches(self, step)
+        found = micro_batches(self, step)
         if step == 3:
             found = [
-                dataclasses.replace(one, weights=one.weights * np.float32("nan")) for one in found
+                (dataclasses.replace(batch, weights=batch.weights * np.float32("nan")),)
+                for (batch,) in found
             ]
         return found
 
-    monkeypatch.setattr(Feed, "batches", poisoned)
+    monkeypatch.setattr(Feed, "micro_batches", poisoned)
 
 
 def test_a_non_finite_gradient_stops_and_names_the_documents(run, tmp_path, poison):
@@ -558,7 +560,8 @@ def test_one_batch_can_be_learnt_by_heart(run):
     losses = [float(row["train_loss"]) for row in trainer.curve.rows()]
     assert losses[-1] < 0.3 * losses[0]
     first, later = (
-        [one.documents.tolist() for one in trainer.feed.batches(step)] for step in (1, 9)
+        [batch.documents.tolist() for (batch,) in trainer.feed.micro_batches(step)]
+        for step in (1, 9)
     )
     assert first == later
 

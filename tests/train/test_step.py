@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_finite_differences(tiny_config, make_store, nam
     store = make_store()
     objective = dict(OBJECTIVES[name])
     weights = np.linspace(0.1, 1.9, 24, dtype=np.float32) if objective.pop("weights", 0) else None
-    (batch,) = batches_of(store, weights=weights)
+    ((batch,),) = batches_of(store, weights=weights)
     model = initialize(tiny_config, seed=0)
     apply(model, LORA, seed=5)
     optimizer = make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1)
@@ -190,7 +190,7 @@ def test_a_loss_is_that_of_mlx_lm_with_its_mask_corrected(tiny_model, make_store
     tokens = mx.array(store.tokens(index)[None])
     theirs, count = default_loss(tiny_model, tokens, mx.array([[0, len(store.tokens(index)) - 1]]))
     step = TrainStep(tiny_model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)
-    (batch,) = arrange(store, np.array([index]), arrangement="bucketed", width=24)
+    ((batch,),) = arrange(store, np.array([index]), arrangement="bucketed", width=24)
     plain = step.losses(batch)[1]
     assert int(count) == batch.num_targets
     assert float(plain) / batch.num_targets == pytest.approx(float(theirs), rel=1e-6)

@@ -82,7 +82,7 @@ def train(job: Job) -> Outcome:
         base.model, *stores, train_settings(job), optim, output / RUN, prefix=prefix_settings(job)
     )
     facts = facts_of(trainer, shape_of(base.model, base.config, settings.trains_matrices))
-    if job.is_cached and not trainer.prefix.facts(trainer.progress)["frozen_blocks"]:
+    if job.is_cached and not trainer.prefix.facts()["frozen_blocks"]:
         raise ModelError("What frozen blocks give cannot be kept for this model.")
     reset_peak_memory()
     trainer.restore()
@@ -99,7 +99,7 @@ def train(job: Job) -> Outcome:
         facts={
             **facts,
             "gradient_seconds": gradient_seconds(output / RUN / "profile.csv"),
-            "cache_hit_rate": trainer.prefix.facts(trainer.progress)["cache_hit_rate"],
+            "cache_hit_rate": trainer.prefix.facts()["cache_hit_rate"],
         },
     )
 

@@ -54,6 +54,10 @@ class Progress:
     prefix_hits: int = 0
     prefix_seconds: float = 0.0
 
+    def take_over(self, other: "Progress") -> None:
+        """Go on from where another one stands."""
+        vars(self).update(vars(other))
+
     def add_losses(self, loss_sum: float, num_tokens: int) -> None:
         """Count what one update has seen."""
         self.num_tokens += num_tokens

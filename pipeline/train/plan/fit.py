@@ -63,8 +63,8 @@ def fitting(changes: Iterable[Change], plan: Plan, room_bytes: int) -> str:
 
 def kinds(request: PlanRequest) -> Iterator[Iterable[Change]]:
     """List changes by kind, those that leave the result as it is first."""
-    if len(request.lane_rows) > 1:
-        yield [("OPENBLAS_NUM_THREADS=1", dataclasses.replace(request, num_lanes=1))]
+    if len(request.stream_rows) > 1:
+        yield [("OPENBLAS_NUM_THREADS=1", dataclasses.replace(request, num_streams=1))]
     yield accumulated(request)
     yield checkpointed(request)
     yield shortened(request)

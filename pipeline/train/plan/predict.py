@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.batches import Arrangement, Batch, lanes_for, row_width, share_ends
+from pipeline.data.batches import Arrangement, Batch, row_width, share_ends, streams_for
 from pipeline.device import is_cpu, mx
 from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, attach
@@ -42,7 +42,7 @@ class PlanRequest:
         validation_batch_tokens: places of one batch of the validation; None: there is none.
         least_validation_tokens: places of such a batch however small the micro-batches are.
         cached_prefix: whether frozen blocks are left out of the steps.
-        num_lanes: parts of a micro-batch that are worked on side by side.
+        num_streams: parts of a micro-batch that are worked on side by side.
         base_bits: think of the base as quantised to so many bits.
         fused_attention: think of attention that never holds its scores.
     """
@@ -60,7 +60,7 @@ class PlanRequest:
     validation_batch_tokens: int | None = None
     least_validation_tokens: int = 0
     cached_prefix: bool = False
-    num_lanes: int = 1
+    num_streams: int = 1
     base_bits: int | None = None
     fused_attention: bool = False
 
@@ -75,9 +75,9 @@ class PlanRequest:
         return -(-self.batch_size // self.num_micro_batches)
 
     @property
-    def lane_rows(self) -> list[int]:
+    def stream_rows(self) -> list[int]:
         """Count the rows of each part of the largest micro-batch."""
-        ends = share_ends(self.rows, lanes_for(self.rows, self.num_lanes))
+        ends = share_ends(self.rows, streams_for(self.rows, self.num_streams))
         return [end - start for start, end in itertools.pairwise(ends)]
 
     @property
@@ -168,11 +168,13 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     """Trace and simulate each evaluation of a step, and add what else is in memory meanwhile."""
     if request.fused_attention:
         rehearsal.change = lambda graph: without_scores(graph, request.width)
-    lane_rows = request.lane_rows
-    sizes = {rows: blank_batch(request, rows, len(lane_rows)) for rows in lane_rows}
-    parts = {rows: rehearsal.first_micro_batch(batch) for rows, batch in sizes.items()}
+    stream_rows = request.stream_rows
+    sizes = {rows: blank_batch(request, rows) for rows in stream_rows}
+    parts = {
+        rows: rehearsal.first_micro_batch(batch, len(stream_rows)) for rows, batch in sizes.items()
+    }
     weights = found.weight_bytes + found.trainable_bytes
-    own = sum(parts[rows].peak_bytes - weights for rows in lane_rows)
+    own = sum(parts[rows].peak_bytes - weights for rows in stream_rows)
     phases = {
         FORWARD_BACKWARD: weights + own + found.state_bytes,
         "clipping": rehearsal.clipping().peak_bytes + weights + found.state_bytes,
@@ -182,13 +184,13 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     if rehearsal.prefix is not None:
         alone = rehearsal.recording(blank_batch(request, 1))
         gradients = found.trainable_bytes if request.num_micro_batches > 1 else 0
-        documents = request.num_lanes * (alone.peak_bytes - weights)
+        documents = request.num_streams * (alone.peak_bytes - weights)
         phases["frozen blocks"] = weights + documents + gradients + found.state_bytes
     if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
         validation = rehearsal.validation(blank_batch(request, rows))
         phases["validation"] = validation.peak_bytes + found.state_bytes
-    saved = tuple(each for rows in lane_rows for each in parts[rows].saved)
+    saved = tuple(each for rows in stream_rows for each in parts[rows].saved)
     return dataclasses.replace(found, phases=phases, saved=saved)
 
 
@@ -196,14 +198,14 @@ def summing(
     request: PlanRequest, found: Prediction, rehearsal: Rehearsal, forward_backward: int
 ) -> dict[str, int]:
     """Say what it takes to add up gradients: of micro-batches, and of their parts."""
-    is_accumulated, num_lanes = request.num_micro_batches > 1, len(request.lane_rows)
-    if num_lanes == 1:
+    is_accumulated, num_streams = request.num_micro_batches > 1, len(request.stream_rows)
+    if num_streams == 1:
         if not is_accumulated:
             return {}
         later = rehearsal.later_micro_batch(blank_batch(request, request.rows))
         return {"accumulation": later.peak_bytes + found.state_bytes}
     held = found.weight_bytes + found.trainable_bytes + found.state_bytes
-    added = rehearsal.adding(num_lanes + is_accumulated).peak_bytes
+    added = rehearsal.adding(num_streams + is_accumulated).peak_bytes
     phases = {"adding of parts": held + added}
     if is_accumulated:
         phases["accumulation"] = forward_backward + found.trainable_bytes
@@ -220,16 +222,16 @@ def estimate(request: PlanRequest, found: Prediction, problem: str) -> Predictio
         request.grad_checkpoint,
         request.fused_attention or not is_cpu(),
     )
-    peak += (len(request.lane_rows) - 1) * found.trainable_bytes
+    peak += (len(request.stream_rows) - 1) * found.trainable_bytes
     return dataclasses.replace(found, phases={FORWARD_BACKWARD: peak}, problem=problem)
 
 
-def blank_batch(request: PlanRequest, rows: int, num_lanes: int = 1) -> Batch:
+def blank_batch(request: PlanRequest, rows: int) -> Batch:
     """Make a batch of the longest documents; only its shape counts."""
     zeros = np.zeros((rows, request.width), dtype=np.int32)
     ones = np.ones((rows, request.width), dtype=np.float32)
     documents = np.arange(rows + (request.arrangement == "packed"))  # more than rows: packed
-    return Batch(zeros, zeros, ones, zeros, ones, documents, num_lanes)
+    return Batch(zeros, zeros, ones, zeros, ones, documents)
 
 
 def without_scores(graph: Graph, width: int) -> Graph:

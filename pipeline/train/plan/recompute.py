@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ModelError
 from pipeline.model.tree import blocks, trainable_arrays
-from pipeline.objective.chunked_head import Stages
+from pipeline.objective.chunked_head import EvalOrder
 
-Losses = Callable[[], tuple[mx.array, mx.array, Stages]]
+Losses = Callable[[], tuple[mx.array, mx.array, EvalOrder]]
 Call = Callable[[int, Callable[[mx.array], mx.array], mx.array], mx.array]
 
 
@@ -58,7 +58,7 @@ def blocks_called(model: nn.Module, call: Call) -> Iterator[None]:
 
 def checkpointed_gradients(
     model: nn.Module, losses: Losses
-) -> tuple[tuple[mx.array, mx.array, Stages], dict[str, mx.array]]:
+) -> tuple[tuple[mx.array, mx.array, EvalOrder], dict[str, mx.array]]:
     """Give what `nn.value_and_grad` would give for a model whose blocks are checkpointed.
 
     Args:
@@ -111,14 +111,14 @@ def visit_blocks(model: nn.Module, losses: Losses) -> list[Visit]:
 
 def head_gradients(
     model: nn.Module, losses: Losses, visits: list[Visit], outer: dict[str, mx.array]
-) -> tuple[tuple[mx.array, mx.array, Stages], mx.array, list[mx.array]]:
+) -> tuple[tuple[mx.array, mx.array, EvalOrder], mx.array, list[mx.array]]:
     """Differentiate what comes after the blocks.
 
     Returns:
         The losses, and the gradients of the last block's output and of the weights outside blocks.
     """
 
-    def tail(arguments: list[mx.array]) -> tuple[mx.array, mx.array, Stages]:
+    def tail(arguments: list[mx.array]) -> tuple[mx.array, mx.array, EvalOrder]:
         output, *weights = arguments
         put(model, outer, weights)
         outputs = [*(visit.output for visit in visits[:-1]), output]

@@ -11,17 +11,17 @@ from typing import Any
 
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, tree_unflatten
+from pipeline.model.forward import evaluation_mode
 from pipeline.model.prefix import FrozenPrefix
-from pipeline.model.split import Split
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.objective.chunked_head import Stages, target_losses
+from pipeline.objective.chunked_head import EvalOrder, target_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.recompute import checkpointed_gradients
 from pipeline.train.plan.simulate import Simulation, simulate
 from pipeline.train.plan.trace import Graph, trace
 from pipeline.train.step import TrainStep, global_norm
 
-Run = Callable[..., tuple[list[mx.array], Stages]]
+Run = Callable[..., tuple[list[mx.array], EvalOrder]]
 """What is rehearsed: gives results, and what is evaluated before them."""
 NUM_TARGETS = 2.0
 """By which gradients are divided; any number takes the same memory."""
@@ -55,43 +55,46 @@ class Rehearsal:
         self.change: Callable[[Graph], Graph] = lambda graph: graph
         self.optimizer = make_optimizer(optim, 1)
         self.optimizer.init(model.trainable_parameters())
-        self.split = Split(model)
         self.step = TrainStep(
-            model, self.optimizer, 1.0, label_smoothing=label_smoothing, split=self.split
+            model, self.optimizer, 1.0, label_smoothing=label_smoothing, split_is_proven=False
         )
         self.weights = named_arrays(model.parameters())
         self.trainable = trainable_arrays(model)
 
-    def gradients(self, batch: Batch) -> tuple[mx.array, list[mx.array], Stages]:
+    def gradients(
+        self, batch: Batch, num_streams: int = 1
+    ) -> tuple[mx.array, list[mx.array], EvalOrder]:
         """Give the loss that is reported, the gradient of each weight, and the stages before."""
         if self.checkpointed:
-            found, gradients = checkpointed_gradients(self.model, lambda: self.step.losses(batch))
+            found, gradients = checkpointed_gradients(
+                self.model, lambda: self.step.losses(batch, num_streams)
+            )
         else:
-            found, tree = self.step.loss_and_grad(batch)
+            found, tree = self.step.loss_and_grad(batch, num_streams)
             gradients = named_arrays(tree)
         _, plain, stages = found
         return plain, list(gradients.values()), stages
 
-    def first_micro_batch(self, batch: Batch) -> Simulation:
+    def first_micro_batch(self, batch: Batch, num_streams: int = 1) -> Simulation:
         """Forward and backward, as `TrainStep.accumulate` has them; only the batch's shape counts.
 
         Of what is minimised only the gradient is computed.
         """
 
-        def run(*arguments: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             self.take(arguments)
-            plain, gradients, stages = self.gradients(batch)
+            plain, gradients, stages = self.gradients(batch, num_streams)
             return [mx.array(0.0) + plain, *gradients], stages
 
         arguments = self.held(batch)
-        return self.simulate(run, arguments, len(arguments), num_lanes=batch.num_lanes)
+        return self.simulate(run, arguments, len(arguments), num_lanes=num_streams)
 
     def later_micro_batch(self, batch: Batch) -> Simulation:
         """Do the same where gradients of earlier micro-batches are added to."""
         held = self.held(batch)
         count = len(held)
 
-        def run(*arguments: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             self.take(arguments)
             plain, gradients, stages = self.gradients(batch)
             total, *sums = arguments[count:]
@@ -105,7 +108,7 @@ class Rehearsal:
         """Add gradients that were made side by side, as `TrainStep.accumulate` does."""
         names = list(self.trainable)
 
-        def run(*arrays: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(*arrays: mx.array) -> tuple[list[mx.array], EvalOrder]:
             starts = range(0, count * len(names), len(names))
             columns = [arrays[start : start + len(names)] for start in starts]
             return [
@@ -117,7 +120,7 @@ class Rehearsal:
     def clipping(self) -> Simulation:
         """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
 
-        def run(total: mx.array, *sums: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(total: mx.array, *sums: mx.array) -> tuple[list[mx.array], EvalOrder]:
             means = [gradient / NUM_TARGETS for gradient in sums]
             loss, norm = total / NUM_TARGETS, global_norm(means)
             return [loss, norm, mx.isfinite(loss) & mx.isfinite(norm), *means], []
@@ -135,7 +138,7 @@ class Rehearsal:
         remembered = {name: self.optimizer.state[name] for name in self.trainable}
         moments = [value for kinds in remembered.values() for value in kinds.values()]
 
-        def run(*arguments: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             starts = range(0, 5 * count, count)
             columns = [arguments[start : start + count] for start in starts]
             rest = iter(arguments[5 * count :])
@@ -155,24 +158,20 @@ class Rehearsal:
     def validation(self, batch: Batch) -> Simulation:
         """Measure losses, as `masked_losses` does."""
 
-        def run(*arguments: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             self.take(arguments)
-            return [], target_losses(self.split, batch)[1]
+            return [], target_losses(self.step.split, batch)[1]
 
         arguments = self.held(batch)
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluation_mode(self.model):
             return self.simulate(run, arguments, len(arguments))
-        finally:
-            self.model.train(training)
 
     def recording(self, batch: Batch) -> Simulation:
         """Run the frozen blocks, as `CachedPrefix.computed` does."""
         assert self.prefix is not None
         prefix, arguments = self.prefix, list(self.weights.values())
 
-        def run(*weights: mx.array) -> tuple[list[mx.array], Stages]:
+        def run(*weights: mx.array) -> tuple[list[mx.array], EvalOrder]:
             self.put(weights)
             return [prefix.record(mx.array(batch.inputs))], []
 

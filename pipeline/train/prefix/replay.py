@@ -19,23 +19,24 @@ which names the stores that a run used and how well they answered.
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt
 
 from pipeline.data.batches import Batch
 from pipeline.data.store import TOKENS, TokenStore
-from pipeline.device import mx, nn, num_lanes, numerics_fingerprint
+from pipeline.device import mx, nn, num_cpu_streams, numerics_fingerprint
 from pipeline.errors import ModelError
 from pipeline.files import cached_sha256_file
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.tree import blocks
 from pipeline.train.checkpoints.state import Progress
-from pipeline.train.cpu_streams import Lanes
+from pipeline.train.cpu_streams import CpuStreams
 from pipeline.train.observer import Watch
 from pipeline.train.prefix.store import ActivationCache, ActivationStore
 
@@ -59,82 +60,80 @@ class PrefixSettings:
     base: dict[str, str]
 
 
+@runtime_checkable
+class Replay(Protocol):
+    """Puts activations of a store's documents in place of frozen blocks, or nothing."""
+
+    def of(self, batch: Batch) -> AbstractContextManager[None]:
+        """Let the model go on from the activations of a batch until the end of the `with`."""
+        ...
+
+
 class NoPrefix:
     """Every block is run in every step."""
 
-    def replayed(
-        self, store: TokenStore, batches: Iterable[Batch], progress: Progress
-    ) -> Iterator[Batch]:
-        """Give batches on."""
-        del store, progress
-        return iter(batches)
+    def for_store(self, store: TokenStore) -> Replay:
+        """Return what documents of a store need: nothing."""
+        del store
+        return self
 
-    def facts(self, progress: Progress) -> dict[str, Any]:
+    def of(self, batch: Batch) -> AbstractContextManager[None]:
+        """Change nothing."""
+        del batch
+        return nullcontext()
+
+    def facts(self) -> dict[str, Any]:
         """Describe it for the metrics."""
-        del progress
         facts = {"frozen_blocks": 0, "cache_hit_rate": None, "cache_bytes": 0, "seconds": 0.0}
         return {**facts, "stores": {}}
 
 
 @dataclass
-class CachedPrefix(NoPrefix):
+class CachedPrefix:
     """The frozen blocks are run for documents that are not stored, and no others.
 
     Attributes:
         prefix: of the model that is trained.
         settings: where activations are kept.
+        progress: look-ups are counted here.
         width: numbers of an activation.
         dtype: of these numbers.
     """
 
     prefix: FrozenPrefix
     settings: PrefixSettings
+    progress: Progress
     width: int
     dtype: mx.Dtype
     stores: dict[TokenStore, ActivationStore | None] = field(default_factory=dict)
-    lanes: Lanes = field(default_factory=Lanes)
+    streams: CpuStreams = field(default_factory=CpuStreams)
 
-    def replayed(
-        self, store: TokenStore, batches: Iterable[Batch], progress: Progress
-    ) -> Iterator[Batch]:
-        """Give batches on; while one is out, the model goes on from its activations.
+    def for_store(self, store: TokenStore) -> Replay:
+        """Return what puts activations of the documents of a store in place."""
+        return StoreReplay(self, store)
 
-        Args:
-            store: where the documents of the batches are.
-            batches: each is done with when the next one is asked for.
-            progress: look-ups are counted here.
-        """
-        for batch in batches:
-            started = time.monotonic()
-            hidden = self.gather(store, batch, progress)
-            progress.prefix_seconds += time.monotonic() - started
-            with self.prefix.replay(hidden):
-                del hidden
-                yield batch
-
-    def gather(
-        self, store: TokenStore, batch: Batch, progress: Progress
-    ) -> Float[mx.array, "rows seq_len width"]:
+    def gather(self, store: TokenStore, batch: Batch) -> Float[mx.array, "rows seq_len width"]:
         """Lay out activations as the tokens of a batch lie; padding is 0."""
-        shape = (*batch.inputs.shape, self.width)
+        started, shape = time.monotonic(), (*batch.inputs.shape, self.width)
         bits = np.zeros(shape, f"<u{self.dtype.size}")
         documents = batch.documents.tolist()
-        found = self.activations(store, list(dict.fromkeys(documents)), progress)
+        found = self.activations(store, list(dict.fromkeys(documents)))
         for index, document in enumerate(documents):
             bits[batch.segment_ids == index + 1] = found[document]
         hidden = mx.array(bits).view(self.dtype)
         mx.eval(hidden)  # it is used on another stream than this one, by another thread
+        self.progress.prefix_seconds += time.monotonic() - started
         return hidden
 
     def activations(
-        self, store: TokenStore, documents: list[int], progress: Progress
+        self, store: TokenStore, documents: list[int]
     ) -> dict[int, UInt[np.ndarray, "positions width"]]:
         """Read the activations of different documents, or compute and store them."""
         stored = self.opened(store)
         read = {} if stored is None else {each: stored.read(each) for each in documents}
         found = {document: values for document, values in read.items() if values is not None}
-        progress.prefix_lookups += len(documents)
-        progress.prefix_hits += len(found)
+        self.progress.prefix_lookups += len(documents)
+        self.progress.prefix_hits += len(found)
         missing = [document for document in documents if document not in found]
         for document, values in zip(missing, self.computed(store, missing), strict=True):
             found[document] = values
@@ -146,21 +145,21 @@ class CachedPrefix(NoPrefix):
         self, store: TokenStore, documents: list[int]
     ) -> Iterator[UInt[np.ndarray, "positions width"]]:
         """Run the frozen blocks over documents, each by itself, and a few of them side by side."""
-        for start in range(0, len(documents), num_lanes()):
-            outputs = self.outputs(store, documents[start : start + num_lanes()])
+        for start in range(0, len(documents), num_cpu_streams()):
+            outputs = self.outputs(store, documents[start : start + num_cpu_streams()])
             yield from (np.array(output[0].view(UNSIGNED[self.dtype.size])) for output in outputs)
 
     def outputs(self, store: TokenStore, documents: list[int]) -> list[mx.array]:
         """Give what the frozen blocks make of a few documents, evaluated."""
         inputs = [mx.array(store.tokens(document)[None, :-1]) for document in documents]
-        if num_lanes() == 1:
+        if num_cpu_streams() == 1:
             return [self.prefix.record(each) for each in inputs]
-        # The weights, which all graphs refer to, have been evaluated by `find_prefix`; see `lanes`.
+        # The weights, which all graphs refer to, have been evaluated by `find_prefix`.
         outputs = list[mx.array]()
-        for lane, each in enumerate(inputs):
-            with mx.stream(self.lanes.stream(lane)):
+        for index, each in enumerate(inputs):
+            with mx.stream(self.streams.stream(index)):
                 outputs.append(self.prefix.record(each))
-        self.lanes.side_by_side(mx.eval, outputs)
+        self.streams.side_by_side(mx.eval, outputs)
         return outputs
 
     def opened(self, store: TokenStore) -> ActivationStore | None:
@@ -194,8 +193,9 @@ class CachedPrefix(NoPrefix):
             "numerics": numerics_fingerprint(),
         }
 
-    def facts(self, progress: Progress) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Describe it for the metrics."""
+        progress = self.progress
         stores = [(tokens, store) for tokens, store in self.stores.items() if store is not None]
         return {
             "frozen_blocks": self.prefix.depth,
@@ -206,14 +206,33 @@ class CachedPrefix(NoPrefix):
         }
 
 
+@dataclass
+class StoreReplay:
+    """Puts activations of the documents of one store in place of frozen blocks."""
+
+    cached: CachedPrefix
+    store: TokenStore
+
+    @contextmanager
+    def of(self, batch: Batch) -> Iterator[None]:
+        """Let the model go on from the activations of a batch until the end of the `with`."""
+        with self.cached.prefix.replay(self.cached.gather(self.store, batch)):
+            yield
+
+
 def make_prefix(
-    model: nn.Module, settings: PrefixSettings | None, watch: Watch, num_epochs: float
-) -> NoPrefix:
+    model: nn.Module,
+    settings: PrefixSettings | None,
+    progress: Progress,
+    watch: Watch,
+    num_epochs: float,
+) -> NoPrefix | CachedPrefix:
     """Leave frozen blocks out of the steps of a model where that gives the same.
 
     Args:
         model: trainable as it will be trained, its blocks of the class they will have.
         settings: None: run every block in every step.
+        progress: look-ups are counted there.
         watch: is told once which it is.
         num_epochs: of the run.
     """
@@ -221,7 +240,7 @@ def make_prefix(
         return NoPrefix()
     try:
         prefix = find_prefix(model)
-        found = CachedPrefix(prefix, settings, *described(prefix))
+        found = CachedPrefix(prefix, settings, progress, *described(prefix))
         text = (
             f"{prefix.depth} of {len(blocks(model))} blocks are frozen: a document goes through "
             f"them once, and what comes out is kept in {settings.folder} (train.prefix_cache_gb)"

@@ -257,9 +257,9 @@ def test_nothing_is_promised_where_nothing_helps(folder):
 
 
 def test_one_thread_is_proposed_where_that_is_enough(folder):
-    request = request_of(folder, mode="full", longest=17, lanes=2)
+    request = request_of(folder, mode="full", longest=17, streams=2)
     plan = make_plan(request)
-    target = predict(dataclasses.replace(request, num_lanes=1)).peak_bytes
+    target = predict(dataclasses.replace(request, num_streams=1)).peak_bytes
     assert target < plan.peak_bytes
     text = refusal(plan, plan.footprint_at(target))
     assert f"  OPENBLAS_NUM_THREADS=1: {target / GB:.3f} GB\n" in text
@@ -273,6 +273,6 @@ def test_a_model_that_cannot_be_traced_counts_a_gradient_for_each_part(folder, m
 
     monkeypatch.setattr("pipeline.train.plan.rehearsal.trace", refuse)
     alone, beside = (
-        predict(request_of(folder, mode="full", rows=4, lanes=lanes)) for lanes in (1, 2)
+        predict(request_of(folder, mode="full", rows=4, streams=streams)) for streams in (1, 2)
     )
     assert beside.peak_bytes - alone.peak_bytes == alone.trainable_bytes

@@ -65,27 +65,27 @@ LARGE = {
 }
 LARGE_STEPS = 2
 BESIDE = {
-    "lora": (WIDE, {"rows": 4, "lanes": 2}),
-    "lora, long rows": (SMALL, {"rows": 3, "longest": 513, "lanes": 2}),
-    "lora, three lanes, accumulated, validation": (
+    "lora": (WIDE, {"rows": 4, "streams": 2}),
+    "lora, long rows": (SMALL, {"rows": 3, "longest": 513, "streams": 2}),
+    "lora, three streams, accumulated, validation": (
         WIDE,
-        {"rows": 5, "lanes": 3, "micro": 2, "validation": 512},
+        {"rows": 5, "streams": 3, "micro": 2, "validation": 512},
     ),
-    "lora, others stored": (WIDE | {"blocks": 5}, {"num_layers": 2, "cached": True, "lanes": 2}),
+    "lora, others stored": (WIDE | {"blocks": 5}, {"num_layers": 2, "cached": True, "streams": 2}),
     "lora, vocabulary of Llama 3": (
         SMALL | {"vocab": 128256},
-        {"rows": 2, "longest": 33, "lanes": 2},
+        {"rows": 2, "longest": 33, "streams": 2},
     ),
-    "head": (WIDE, {"mode": "head", "rows": 4, "lanes": 2}),
-    "full": (WIDE, {"mode": "full", "rows": 4, "lanes": 2}),
-    "full, short": (WIDE, {"mode": "full", "rows": 2, "longest": 17, "lanes": 2}),
-    "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65, "lanes": 2}),
+    "head": (WIDE, {"mode": "head", "rows": 4, "streams": 2}),
+    "full": (WIDE, {"mode": "full", "rows": 4, "streams": 2}),
+    "full, short": (WIDE, {"mode": "full", "rows": 2, "longest": 17, "streams": 2}),
+    "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65, "streams": 2}),
     "full, vocabulary of Llama 3": (
         {"hidden": 32, "blocks": 1, "vocab": 128256, "tie_word_embeddings": False},
-        {"mode": "full", "rows": 2, "longest": 17, "lanes": 2},
+        {"mode": "full", "rows": 2, "longest": 17, "streams": 2},
     ),
 }
-FIRST = ("lora, three lanes, accumulated, validation", "full, accumulated")
+FIRST = ("lora, three streams, accumulated, validation", "full, accumulated")
 
 
 def measured_peak(folder, asked, num_steps=NUM_STEPS, **environment):
@@ -133,7 +133,7 @@ def test_the_peak_is_predicted(tmp_path, shape, asked):
         for name, case in BESIDE.items()
     ],
 )
-def test_the_peak_of_lanes_is_predicted(tmp_path, shape, asked):
+def test_the_peak_of_streams_is_predicted(tmp_path, shape, asked):
     found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
     assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
 
@@ -141,8 +141,10 @@ def test_the_peak_of_lanes_is_predicted(tmp_path, shape, asked):
 def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tmp_path):
     write_llama(tmp_path, **WIDE)
     none, one, two = (
-        predict(request_of(tmp_path, num_layers=1, cached=True, rows=2, lanes=lanes, longest=size))
-        for lanes, size in ((1, 2), (1, 129), (2, 129))
+        predict(
+            request_of(tmp_path, num_layers=1, cached=True, rows=2, streams=streams, longest=size)
+        )
+        for streams, size in ((1, 2), (1, 129), (2, 129))
     )
     held = one.weight_bytes + one.trainable_bytes + one.state_bytes
     own = one.phases["frozen blocks"] - held
@@ -150,10 +152,10 @@ def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tm
     assert two.phases["frozen blocks"] - held == 2 * own
 
 
-RECOMPUTED_BESIDE = (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "lanes": 2})
+RECOMPUTED_BESIDE = (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "streams": 2})
 
 
-def test_the_peak_of_recomputed_lanes_is_not_predicted_too_low(tmp_path):
+def test_the_peak_of_recomputed_streams_is_not_predicted_too_low(tmp_path):
     # It is up to 18 % too high: peaks of parts are added up, and need not coincide.
     found, measured = compare(tmp_path, *RECOMPUTED_BESIDE, MLX_DISABLE_COMPILE="1")
     assert found.peak_bytes > measured

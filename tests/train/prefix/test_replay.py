@@ -11,12 +11,12 @@ from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.forward import checkpoint_blocks, forward
+from pipeline.model.intercept import outputs_noted
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.scratch import initialize
-from pipeline.model.split import noted
 from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
-from pipeline.train.cpu_streams import Lanes
+from pipeline.train.cpu_streams import CpuStreams
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Watch
 from pipeline.train.prefix.replay import PrefixSettings
@@ -248,7 +248,7 @@ def losses(trainer):
 
 
 def hit_rate(trainer):
-    return trainer.prefix.facts(trainer.progress)["cache_hit_rate"]
+    return trainer.prefix.facts()["cache_hit_rate"]
 
 
 WAYS = {
@@ -266,7 +266,7 @@ WAYS = {
 def side_by_side(monkeypatch):
     """Work on two rows, and on two documents, side by side, as with two threads of the BLAS."""
     for module in ("feed", "prefix.replay"):
-        monkeypatch.setattr(f"pipeline.train.{module}.num_lanes", lambda: 2)
+        monkeypatch.setattr(f"pipeline.train.{module}.num_cpu_streams", lambda: 2)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -292,8 +292,8 @@ def test_sixteen_bits_are_stored_as_they_are(run, tunable, dtype):
     expected = trainer.prefix.prefix.record(mx.array(tokens.tokens(2)[None, :-1]))[0]
     assert (found.dtype, expected.dtype) == (dtype, dtype)
     assert mx.array_equal(found, expected)
-    batch = trainer.feed.batches(1)[0]
-    hidden = trainer.prefix.gather(trainer.feed.train, batch, trainer.progress)
+    (batch,) = trainer.feed.micro_batches(1)[0]
+    hidden = trainer.prefix.gather(trainer.feed.train, batch)
     assert hidden.dtype == dtype
     assert mx.array_equal(mx.any(hidden != 0, axis=-1), mx.array(batch.segment_ids > 0))
 
@@ -328,7 +328,10 @@ def test_a_run_that_is_shorter_than_an_epoch_computes_only_what_it_uses(run):
     trainer = run("short", num_steps=2)
     store = trainer.prefix.stores[trainer.feed.train]
     used = {
-        document for step in (1, 2) for b in trainer.feed.batches(step) for document in b.documents
+        document
+        for step in (1, 2)
+        for (batch,) in trainer.feed.micro_batches(step)
+        for document in batch.documents
     }
     assert {index for index in range(24) if store.read(index) is not None} == used
 
@@ -351,21 +354,19 @@ def test_nothing_is_taken_that_was_made_of_something_else(run, stores, monkeypat
             "pipeline.train.prefix.replay.numerics_fingerprint", lambda: {"mlx": "0"}
         )
     second = run("second", num_steps=2, **other)
-    names = [
-        trainer.prefix.facts(trainer.progress)["stores"]["train"] for trainer in (first, second)
-    ]
+    names = [trainer.prefix.facts()["stores"]["train"] for trainer in (first, second)]
     assert names[0] != names[1]
 
 
 def test_documents_are_worked_on_side_by_side(run, side_by_side, monkeypatch):
-    together, real = [], Lanes.side_by_side
+    together, real = [], CpuStreams.side_by_side
 
     def seen(self, work, items):
         if work is mx.eval:
             together.append(len(items))
         real(self, work, items)
 
-    monkeypatch.setattr(Lanes, "side_by_side", seen)
+    monkeypatch.setattr(CpuStreams, "side_by_side", seen)
     run("a", num_steps=0)
     assert sum(together) == 6
     assert set(together) == {2}
@@ -374,7 +375,7 @@ def test_documents_are_worked_on_side_by_side(run, side_by_side, monkeypatch):
 def test_blocks_that_are_left_out_ask_for_nothing(tunable):
     prefix = find_prefix(model := tunable())
     hidden = prefix.record(TOKENS)
-    with prefix.replay(hidden), noted(blocks(model)) as outputs:
+    with prefix.replay(hidden), outputs_noted(blocks(model)) as outputs:
         forward(model, TOKENS)
     assert [output is hidden for output in outputs] == [True] * 3 + [False]
 
@@ -407,7 +408,7 @@ def test_a_folder_that_cannot_be_used_is_said_and_changes_no_bit(run, tmp_path, 
 
 def test_facts_are_for_json(run):
     trainer = run("a", num_steps=1)
-    facts = json.loads(json.dumps(trainer.prefix.facts(trainer.progress)))
+    facts = json.loads(json.dumps(trainer.prefix.facts()))
     assert facts["frozen_blocks"] == 3
     assert facts["stores"].keys() == {"train", "validation"}
     assert facts["cache_bytes"] == sum(s.num_bytes for s in trainer.prefix.stores.values()) > 0
