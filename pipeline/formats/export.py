@@ -14,6 +14,7 @@ from pipeline.formats import adapter, fused
 from pipeline.formats.proof import compare, require_agreement
 from pipeline.model.adapters import CONFIG, load_adapter
 from pipeline.model.base import MANIFEST, BaseModel, load_base
+from pipeline.model.build import stored_dtype
 from pipeline.model.forward import forward
 from pipeline.model.head import untied
 
@@ -71,7 +72,7 @@ def write_fused(
     own_head = load_adapter(tuned.model, trained).get("own_head")
     config = untied(loaded.config) if own_head else loaded.config
     fused.write(tuned.model, config, base, folder)
-    return fused.read_back(folder), fused.stored_dtype(loaded.config) != mx.float32
+    return fused.read_back(folder), stored_dtype(loaded.config) != mx.float32
 
 
 WRITERS = {"adapter": write_adapter, "fused": write_fused}

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.files import write_json
+from pipeline.model.build import stored_dtype
 from pipeline.model.check import QUANTIZED
 from pipeline.model.fuse import fuse
 from pipeline.model.upstream import dequantize_model, load_model, save_model
@@ -36,12 +37,6 @@ def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) ->
     for name in COPIED:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-
-
-def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
-    """Read which type the base was stored in; float32 where config.json does not say."""
-    name = config.get("torch_dtype") or config.get("dtype") or "float32"
-    return getattr(mx, name)
 
 
 def read_back(folder: Path) -> nn.Module:

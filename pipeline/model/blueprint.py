@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.device import mx, nn
+from pipeline.device import nn
 from pipeline.model.base import wanted_dtype
-from pipeline.model.build import build
+from pipeline.model.build import build, stored_dtype
 
 GROUP_SIZE = 64
 """Weights that share a scale, where a base is thought of as quantised: mlx-lm's default."""
@@ -28,13 +28,6 @@ def blueprint(config: dict[str, Any], dtype: str, bits: int | None = None) -> nn
         quantize(model, quantization)
     model.freeze()
     return model
-
-
-def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
-    """Read the type of the weights; float32 where config.json does not say it."""
-    inner = config.get("text_config") or {}
-    names = [part.get(key) for part in (config, inner) for key in ("dtype", "torch_dtype")]
-    return getattr(mx, next(filter(None, names), "float32"))
 
 
 def quantize(model: nn.Module, quantization: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import nn
+from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model import upstream
 
@@ -26,6 +26,16 @@ def build(config: dict[str, Any]) -> nn.Module:
             f"config.json: model_type={config.get('model_type')} cannot be built ({error!r}).\n"
             "Use an architecture that this version of mlx-lm has, with its whole config.json."
         ) from error
+
+
+def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
+    """Read the type in which weights are stored; float32 where config.json does not name it.
+
+    A model of several modalities may name it in `text_config` alone.
+    """
+    text = config.get("text_config") or {}
+    names = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]
+    return getattr(mx, next(filter(None, names), "float32"))
 
 
 @contextlib.contextmanager

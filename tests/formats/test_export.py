@@ -220,18 +220,6 @@ def test_a_quantised_base_is_fused_into_plain_weights(make_workplace):
     assert "quantization" not in read_json(workplace.exported / "fused/config.json")
 
 
-@pytest.mark.parametrize(
-    ("config", "dtype"),
-    [
-        ({"torch_dtype": "bfloat16"}, mx.bfloat16),
-        ({"dtype": "float16"}, mx.float16),
-        ({}, mx.float32),
-    ],
-)
-def test_the_stored_type_is_read_from_either_key(config, dtype):
-    assert fused.stored_dtype(config) == dtype
-
-
 def test_the_proof_takes_rows_of_held_out_text(make_store):
     store = make_store(count=PROOF_DOCUMENTS + 3, shortest=4, longest=PROOF_TOKENS + 40)
     inputs = np.array(proof_inputs(store))
