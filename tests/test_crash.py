@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import CheckpointError
 from pipeline.train.checkpoints.folder import CheckpointFolder
-from pipeline.train.checkpoints.manifest import ARRAYS, flaw
+from pipeline.train.checkpoints.manifest import ARRAYS, problem_of
 from tests.support.crash_driver import DONE, REFUSED, sample
 from tests.support.syscalls import STRACE, Driver, Recording, points, readable, write_state
 
@@ -112,7 +112,7 @@ def content(path):
 def broken(run, before):
     """List the committed steps that do not verify, and are not what they were before."""
     folder = CheckpointFolder(run, keep=2)
-    flawed = [folder.path(step) for step in folder.steps() if flaw(folder.path(step))]
+    flawed = [folder.path(step) for step in folder.steps() if problem_of(folder.path(step))]
     return [path.name for path in flawed if content(path) != content(before / path.name)]
 
 

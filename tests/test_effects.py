@@ -114,8 +114,8 @@ def outcome(world, tmp_path_factory):
         tuning = Tuning(task)
         trainer = tuning.load(ORDERS, Watch())
         saved = []
-        save = trainer.saver.save
-        trainer.saver.save = lambda now, best: (saved.append(now.step), save(now, best))[1]
+        save = trainer.durable_save.save
+        trainer.durable_save.save = lambda now, best: (saved.append(now.step), save(now, best))[1]
         trainer.restore()
         list(trainer.steps())
         metrics = tuning.finish(trainer)

@@ -19,7 +19,7 @@ from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.objective.distrust import NOTHING, Distrust
 from pipeline.objective.likelihood import document_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
-from pipeline.train.checkpoints.durable_save import Saver
+from pipeline.train.checkpoints.durable_save import DurableSave
 from pipeline.train.checkpoints.folder import CheckpointFolder
 from pipeline.train.checkpoints.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
 from pipeline.train.checkpoints.state import (
@@ -85,7 +85,7 @@ class Trainer:
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
-        self.saver = Saver(self.checkpoints, (self.curve, self.validations))
+        self.durable_save = DurableSave(self.checkpoints, (self.curve, self.validations))
 
     def make_step(self, distrust: Distrust) -> TrainStep:
         """Make what updates the model, and tell if its head cannot be run by itself."""
@@ -133,11 +133,11 @@ class Trainer:
         Raises:
             CheckpointError: when nothing can be written and nothing was.
         """
-        if self.saver.saved_step == self.progress.step:
+        if self.durable_save.saved_step == self.progress.step:
             return True
         with self.profile.part("saving"):
             current = capture(self.model, self.optimizer, self.progress)
-            return self.saver.save(current, self.progress.best_step)
+            return self.durable_save.save(current, self.progress.best_step)
 
     def steps(self) -> Iterator[StepReport]:
         """Train to the end of the run, yielding after each update."""
@@ -270,7 +270,7 @@ class Trainer:
 
     def best_weights(self) -> dict[str, mx.array]:
         """Load the weights of the step with the least validation loss."""
-        return self.saver.best_weights(self.progress.best_step)
+        return self.durable_save.best_weights(self.progress.best_step)
 
 
 def whole_logits(problem: str) -> str:

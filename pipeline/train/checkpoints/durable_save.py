@@ -12,7 +12,7 @@ from pipeline.train.checkpoints.state import weights_of
 log = logging.getLogger(__name__)
 
 
-class Saver:
+class DurableSave:
     """Saves a run, and keeps in memory what was the best while nothing could be written.
 
     Args:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
 from pipeline.files import make_folder, read_json, sync_folder
-from pipeline.train.checkpoints.manifest import ARRAYS, STATE, flaw, write_parts
+from pipeline.train.checkpoints.manifest import ARRAYS, STATE, problem_of, write_parts
 
 STEP_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
 DISK_MARGIN = 1.2
@@ -74,7 +74,7 @@ class CheckpointFolder:
         final = self.path(checkpoint.step)
         try:
             self.sweep()  # what a killed save has left takes the room that this one needs
-            if final.exists() and not flaw(final):
+            if final.exists() and not problem_of(final):
                 sync_folder(self.folder)  # it may come from a save that was killed before this
             else:
                 self.require_space(checkpoint)
@@ -141,7 +141,7 @@ class CheckpointFolder:
             CheckpointError: when it does not verify.
         """
         path = self.path(step)
-        problem = flaw(path)
+        problem = problem_of(path)
         try:
             if not problem:
                 arrays = mx.load(str(path / ARRAYS))

@@ -61,7 +61,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def flaw(path: Path) -> str:
+def problem_of(path: Path) -> str:
     """Say what is wrong with a committed folder; nothing where it is what its manifest says."""
     try:
         manifest = read_manifest(path / MANIFEST)

@@ -141,7 +141,7 @@ def predict(request: PlanRequest) -> Prediction:
         ConfigError: when the adapter does not fit the model.
     """
     config = read_config(request.folder)
-    with random_numbers_kept():
+    with preserve_random_state():
         model = blueprint(config, request.dtype, request.base_bits)
         attach(model, request.adapter)
         shape = shape_of(model, config, request.adapter.trains_matrices)
@@ -255,7 +255,7 @@ def num_bytes(arrays: dict[str, mx.array]) -> int:
 
 
 @contextlib.contextmanager
-def random_numbers_kept() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Leave the random numbers as if none had been drawn: an unused model asks for some."""
     before = random_key()
     try:
