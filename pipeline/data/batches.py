@@ -53,12 +53,12 @@ class Batch:
 
     @property
     def occupancy(self) -> float:
-        """Give the share of places that hold a document and not padding."""
+        """Return the share of places that hold a document and not padding."""
         return float(np.count_nonzero(self.segment_ids) / self.segment_ids.size)
 
     @property
     def is_packed(self) -> bool:
-        """Tell whether a row holds several documents, so that attention needs `segment_ids`."""
+        """Whether a row holds several documents, so that attention needs `segment_ids`."""
         return len(self.documents) > len(self.inputs)
 
 
@@ -122,7 +122,7 @@ def shared_out(rows: Sequence[list[int]], count: int) -> list[Sequence[list[int]
 
 
 def share_ends(num_rows: int, count: int) -> list[int]:
-    """Say where each of so many shares of rows ends, from 0 on."""
+    """Return where each of so many shares of rows ends, from 0 on."""
     small, num_large = divmod(num_rows, count)
     return [index * small + min(index, num_large) for index in range(count + 1)]
 
@@ -135,7 +135,7 @@ def evaluation_batches(
     width: int,
     batch_tokens: int,
 ) -> Iterator[Batch]:
-    """Give batches of at most `batch_tokens` places, padding counted; always in the same order.
+    """Yield batches of at most `batch_tokens` places, padding counted, in a fixed order.
 
     A row that is wider than that comes alone.
     """
@@ -157,7 +157,7 @@ def make_rows(
     arrangement: Arrangement,
     width: int,
 ) -> list[list[int]]:
-    """Say which documents stand in which row."""
+    """Choose which documents stand in which row."""
     ascending = documents[np.argsort(lengths[documents], kind="stable")].tolist()
     if arrangement == "bucketed":
         return [[document] for document in ascending]
@@ -187,7 +187,7 @@ def row_width(
     arrangement: Arrangement,
     width: int,
 ) -> int:
-    """Say how wide these rows become: rounded up, so that few widths occur in a run."""
+    """Choose the width of some rows: rounded up, so that few widths occur in a run."""
     if arrangement == "packed":
         return round_up(width, PACKED_TOKENS)
     longest = int(max(lengths[row].sum() - len(row) for row in rows))
@@ -196,7 +196,7 @@ def row_width(
 
 
 def round_up(number: int, multiple: int) -> int:
-    """Give the next multiple that is not below a number."""
+    """Return the next multiple that is not below a number."""
     return -(-number // multiple) * multiple
 
 

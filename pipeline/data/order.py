@@ -15,7 +15,7 @@ POOL_BATCHES = 16
 
 
 class BatchPlan:
-    """Gives each step its documents.
+    """Chooses the documents of each step.
 
     An epoch uses every document once. Documents are shuffled, pooled by 16 batches, sorted by
     length within a pool so that a batch holds like lengths, cut into batches, and the batches are
@@ -59,12 +59,12 @@ class BatchPlan:
             )
 
     def documents(self, step: int) -> Int64[np.ndarray, " documents"]:
-        """Give the documents of a step; the first step is 1."""
+        """Return the documents of a step; the first step is 1."""
         epoch, index = self.locate(step)
         return self._batches_of(epoch)[index]
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Give the epoch of a step and its place in it, both from 0."""
+        """Return the epoch of a step and its place in it, both from 0."""
         assert step >= 1, "steps count from 1"
         if self.batch_size is not None:
             return divmod(step - 1, self.steps_in_epoch(0))

@@ -150,7 +150,7 @@ class TokenStoreWriter:
             file.close()
 
     def header(self) -> dict[str, str | int]:
-        """Say what the files hold, so that a reader can tell whether they are whole."""
+        """Describe what the files hold, so that a reader can tell whether they are whole."""
         return {
             "format": FORMAT if self._weights is None else WEIGHTED_FORMAT,
             "vocab_size": self.vocab_size,
@@ -213,17 +213,17 @@ class TokenStore:
         return len(self.lengths)
 
     def tokens(self, index: int) -> Int32[np.ndarray, " length"]:
-        """Give the token ids of a document."""
+        """Return the token ids of a document."""
         start = self._starts[index]
         return self._tokens[start : start + self.lengths[index]].astype(np.int32)
 
     def target_mask(self, index: int) -> Bool[np.ndarray, " length"]:
-        """Tell which tokens of a document are to be predicted; never the first."""
+        """Mark the tokens of a document that are to be predicted; never the first."""
         start = self._starts[index]
         return self._targets[start : start + self.lengths[index]]
 
     def weights(self, index: int) -> Float32[np.ndarray, " length"]:
-        """Say how much each target of a document counts; 1 on other tokens."""
+        """Return how much each target of a document counts; 1 on other tokens."""
         if self._weights is None:
             return np.ones(self.lengths[index], np.float32)
         start = self._starts[index]
@@ -231,7 +231,7 @@ class TokenStore:
 
 
 def held_out_store(prepared: Path) -> TokenStore:
-    """Open the split for the last judgement: test, or validation where there is no test row."""
+    """Open the split for the final evaluation: test, or validation where there is no test row."""
     test = TokenStore(prepared / "test")
     return test if len(test) else TokenStore(prepared / "validation")
 

@@ -147,7 +147,7 @@ MODES: dict[str, Callable[[nn.Module, AdapterSettings], dict[str, Any]]] = {
 
 
 def add_adapters(model: nn.Module, config: dict[str, Any]) -> None:
-    """Let mlx-lm put new adapters onto the layers that a configuration names."""
+    """Put new adapters onto the layers that a configuration names, by mlx-lm's code."""
     upstream.linear_to_lora_layers(
         model,
         config["num_layers"],

@@ -108,7 +108,7 @@ def weight_paths(base: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def assembled(base: Path) -> Iterator[Path]:
-    """Give a folder in which config and shards stand side by side, by links, as mlx-lm wants it."""
+    """Link config and shards into one temporary folder, as mlx-lm needs them, and yield it."""
     with linked(base / "config.json", weight_paths(base)) as folder:
         yield folder
 
@@ -135,7 +135,7 @@ def load_base(base: Path, dtype: str) -> BaseModel:
 
 
 def weights_identity(base: Path, dtype: str) -> dict[str, str]:
-    """Tell the loaded weights of `models/base` from any others, by hashes.
+    """Identify the loaded weights of `models/base` by hashes.
 
     Args:
         base: the folder that the weights stage wrote.

@@ -40,7 +40,7 @@ def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
 
 @contextlib.contextmanager
 def linked(config: Path, weights: list[Path]) -> Iterator[Path]:
-    """Give a folder in which config and shards stand side by side, by links, as mlx-lm wants it."""
+    """Link config and shards into one temporary folder, as mlx-lm needs them, and yield it."""
     with tempfile.TemporaryDirectory(prefix="tidewheel-") as name:
         folder = Path(name)
         shutil.copyfile(config, folder / "config.json")

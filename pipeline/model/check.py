@@ -43,7 +43,7 @@ def check_weights(folder: Path, config: dict[str, Any]) -> None:
 
 
 def wrong_dtypes(file: WeightFile) -> list[str]:
-    """Say which tensors are no floating-point numbers that can be trained."""
+    """List the tensors whose type cannot be trained."""
     allowed = ", ".join(sorted(FLOAT_DTYPES))
     return [
         f"{tensor.name}: dtype {tensor.dtype} in {file.path.name}; must be {allowed}"
@@ -53,7 +53,7 @@ def wrong_dtypes(file: WeightFile) -> list[str]:
 
 
 def tied_problems(weights: dict[str, mx.array], config: dict[str, Any]) -> list[str]:
-    """Say whether an output head differs from the embedding that is used in its place."""
+    """List an output head that differs from the embedding used in its place."""
     head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
     if head is None or embedding is None or "lm_head.weight" in shapes(build(config).parameters()):
         return []
@@ -66,7 +66,7 @@ def tied_problems(weights: dict[str, mx.array], config: dict[str, Any]) -> list[
 
 
 def misfits(files: list[WeightFile], config: dict[str, Any]) -> list[str]:
-    """Say which tensors the architecture lacks, has too many, or has in another shape."""
+    """List tensors that are missing, have no place in the architecture, or a wrong shape."""
     model = build(config)
     found, wanted = needed_shapes(model, files), shapes(model.parameters())
     problems = [f"{name}: not in any file" for name in sorted(wanted.keys() - found.keys())]
@@ -82,7 +82,7 @@ def misfits(files: list[WeightFile], config: dict[str, Any]) -> list[str]:
 
 
 def needed_shapes(model: nn.Module, files: list[WeightFile]) -> dict[str, tuple[int, ...]]:
-    """Give names and shapes as the architecture takes them; no number is read.
+    """Return names and shapes as the architecture takes them; no number is read.
 
     Raises:
         ModelError: when the architecture misses tensors before they can be compared.
@@ -99,7 +99,7 @@ def needed_shapes(model: nn.Module, files: list[WeightFile]) -> dict[str, tuple[
 
 
 def not_finite(weights: dict[str, mx.array]) -> list[str]:
-    """Say which tensors hold NaN or infinity; one tensor is in memory at a time."""
+    """List the tensors with NaN or infinity; one tensor is in memory at a time."""
     problems = []
     for name in sorted(weights):
         value = weights.pop(name)

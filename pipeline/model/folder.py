@@ -136,7 +136,7 @@ def read_weight_map(folder: Path) -> dict[str, str]:
 
 
 def inside(path: Path, folder: Path) -> bool:
-    """Tell whether a path, links followed, stays in its folder.
+    """Whether a path, links followed, stays in its folder.
 
     In a hub cache the files of a snapshot are links to `blobs/`, two levels up: that counts too.
     """
@@ -147,7 +147,7 @@ def inside(path: Path, folder: Path) -> bool:
 
 
 def file_problem(path: Path, folder: Path) -> str | None:
-    """Say what is wrong with a weight file, judged by its place and its first bytes."""
+    """Describe what is wrong with a weight file, judged by its place and its first bytes."""
     if not inside(path, folder):
         return f"{path.name}: leads out of the folder, to {path.resolve()}"
     if not path.is_file():
@@ -163,7 +163,7 @@ def file_problem(path: Path, folder: Path) -> str | None:
 
 
 def opens_header(start: bytes) -> bool:
-    """Tell whether a file begins as safetensors: the length of a JSON object, and the object.
+    """Whether a file begins as safetensors: the length of a JSON object, and the object.
 
     Some lengths have the first bytes of a pickle: 640 is 80 02.
     """

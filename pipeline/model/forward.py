@@ -17,7 +17,7 @@ PACKING_TOLERANCE, PACKING_TOLERANCE_16 = 1e-3, 0.1
 
 
 class SegmentMask:
-    """Lets a token attend only to earlier tokens of its own document.
+    """Limits the attention of a token to earlier tokens of its own document.
 
     mlx-lm's models ask their cache for the attention mask, so this stands in for a cache that
     remembers nothing. Positions run on over the borders: rotary embeddings are relative.
@@ -34,7 +34,7 @@ class SegmentMask:
         return_array: bool = False,
         window_size: int | None = None,
     ) -> Bool[mx.array, "rows 1 seq_len seq_len"]:
-        """Give the block-diagonal causal mask; True may be attended to."""
+        """Return the block-diagonal causal mask; True may be attended to."""
         del return_array  # it is an array in any case
         causal = upstream.create_causal_mask(length, window_size=window_size)
         same = self.segment_ids[:, :, None] == self.segment_ids[:, None, :]
@@ -50,7 +50,7 @@ def forward(
     inputs: Int[mx.array, "rows seq_len"],
     segment_ids: Int[mx.array, "rows seq_len"] | None = None,
 ) -> Float[mx.array, "rows seq_len vocab_size"]:
-    """Give the logits of a batch.
+    """Compute the logits of a batch.
 
     Args:
         model: one of mlx-lm's.
@@ -75,7 +75,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_packable(model: nn.Module) -> None:
-    """Refuse to pack documents for a model that reads one otherwise when others stand before it.
+    """Refuse packing where the output for a document depends on the document packed before it.
 
     Raises:
         ConfigError: when a layer is no attention layer, or a probe shows a difference.
@@ -95,8 +95,8 @@ def check_packable(model: nn.Module) -> None:
         ) from error
     if not difference <= allowed:
         raise ConfigError(
-            "data.arrangement=packed: this model reads a document otherwise when another one "
-            f"stands before it: its logits differ by {difference:.2g} of their deviation. Its "
+            "data.arrangement=packed: this model's output for a document depends on the document "
+            f"packed before it: its logits differ by {difference:.2g} of their deviation. Its "
             f"positions may be absolute, or it masks in its own way. {remedy}"
         )
 
@@ -148,7 +148,7 @@ def recomputed(call: Call) -> mx.array:
 
 
 def random_key() -> mx.array:
-    """Give the key of MLX's random numbers; the same object until one is drawn."""
+    """Return the key of MLX's random numbers; the same object until one is drawn."""
     return cast(list[mx.array], mx.random.state)[0]
 
 

@@ -20,7 +20,7 @@ def fuse(model: nn.Module) -> None:
 
 
 def fused_layer(layer: Any) -> nn.Module:  # noqa: ANN401
-    """Give the plain layer that does what a layer and its adapter do together."""
+    """Return a plain layer that does what a layer and its adapter do together."""
     name = "embedding" if "embedding" in layer else "linear"
     layer[name].set_dtype(mx.float32)  # scales too, hence what a weight unpacks to
     upstream.dequantize_model(layer)

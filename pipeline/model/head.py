@@ -32,7 +32,7 @@ def head_tensors(model: nn.Module) -> list[str]:
 
 
 def give_own_head(model: Any) -> bool:  # noqa: ANN401
-    """Give the output head a matrix of its own, if it has none that can be trained.
+    """Add a separate matrix for the output head, where it has none that can be trained.
 
     A tied head is the embedding: to train it would change what goes into the blocks. A quantised
     one is packed into integers. The new matrix starts as a copy, so that no logit changes; the

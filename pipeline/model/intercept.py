@@ -40,7 +40,7 @@ Read = Callable[[], None]
 
 
 def intercept(module: nn.Module, answer: Answer) -> Callable[[], None]:
-    """Let a function answer the calls of a module from now on.
+    """Route the calls of a module through a function from now on.
 
     Returns:
         A function that undoes it; the last interception of a module is undone first.
@@ -50,7 +50,7 @@ def intercept(module: nn.Module, answer: Answer) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def intercepted(modules: Iterable[nn.Module], answer: Answer) -> Iterator[None]:
-    """Let a function answer the calls of some modules until the end of the `with`."""
+    """Route the calls of some modules through a function until the end of the `with`."""
     with contextlib.ExitStack() as stack:
         for module in modules:
             stack.callback(intercept(module, answer))

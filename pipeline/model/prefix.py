@@ -4,7 +4,7 @@ mlx-lm's models call their blocks in order, each on what the one before gave. So
 the first trained one can be left out where the last of them gives what it would have given. The
 embedding still stands in the graph, but what nobody needs MLX never computes.
 
-That a model is built like this is not believed but tried: `find_prefix` compares.
+`find_prefix` tries whether a model is built like this.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ class FrozenPrefix:
         return output
 
     def record(self, inputs: Int[mx.array, "rows seq_len"]) -> Float[mx.array, "rows seq_len size"]:
-        """Give what enters the first trained block; nothing above is run.
+        """Compute what enters the first trained block; nothing above is run.
 
         Raises:
             ModelError: when a block gives something other than a vector per token.
@@ -79,7 +79,7 @@ class FrozenPrefix:
 
     @contextmanager
     def replay(self, hidden: Float[mx.array, "rows seq_len size"]) -> Iterator[None]:
-        """Let calls of the model within the block go on from what was recorded."""
+        """Start the model's calls from what was recorded, until the end of the `with`."""
         self.hidden = hidden
         try:
             yield
@@ -115,7 +115,7 @@ def find_prefix(model: nn.Module) -> FrozenPrefix:
 
 
 def require_independence(prefix: FrozenPrefix) -> None:
-    """Let all that is trained be NaN for once, and see whether that gets into the prefix.
+    """Set all that is trained to NaN for once, and see whether that gets into the prefix.
 
     Raises:
         ModelError: when it does, as from an adapter of the embedding.

@@ -81,6 +81,6 @@ def indivisible(model: Any, group_size: int) -> list[str]:  # noqa: ANN401
 
 
 def quantizable(config: dict[str, Any], group_size: int) -> bool:
-    """Tell whether a model could be quantised: it is not yet, and all layers fit."""
+    """Whether a model could be quantised: it is not yet, and all layers fit."""
     packed = any(config.get(name) for name in QUANTIZED)
     return not packed and not indivisible(build(config), group_size)

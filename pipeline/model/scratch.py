@@ -19,7 +19,7 @@ RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 def llama_config(
     shape: dict[str, Any], vocab_size: int, special_ids: dict[str, int]
 ) -> dict[str, Any]:
-    """Give the `config.json` of a scratch model.
+    """Return the `config.json` of a scratch model.
 
     Args:
         shape: the keys of `model.scratch`, named as in config.json.

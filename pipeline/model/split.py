@@ -1,7 +1,7 @@
 """A model in two parts: what gives hidden states, and the head that makes logits of them.
 
-Both parts are the model's own code, whatever its architecture: its body is let run and looked at,
-or it is stood in for by hidden states that there are already. So all that stands between body and
+Both parts are the model's own code, whatever its architecture. We run the body and capture its
+output, or replace it by hidden states computed earlier. So all that stands between body and
 logits (a tied or quantised matrix, a bias, an adapter, scaling, soft-capping) is in the head.
 """
 
@@ -101,7 +101,7 @@ class Split:
         return logits.squeeze(0)  # the gradient of `logits[0]` would be a copy of all of them
 
     def trainable(self) -> dict[str, mx.array]:
-        """Give the weights that training changes and that the head reads, by name."""
+        """Return the weights that training changes and that the head reads, by name."""
         if self.body is None:
             return {}
         found = trainable_arrays(self.model)
@@ -144,7 +144,7 @@ def find_body(model: nn.Module) -> nn.Module | None:
 
 
 def owner(name: str) -> str:
-    """Give the name of the module that an array belongs to."""
+    """Return the name of the module that an array belongs to."""
     return name.rpartition(".")[0]
 
 

@@ -21,7 +21,7 @@ def linear_layers(block: nn.Module) -> list[str]:
 
 
 def outer_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Give linear layers and embeddings that stand outside the blocks, by their whole names."""
+    """Return linear layers and embeddings that stand outside the blocks, by their whole names."""
     inside = {id(module) for block in blocks(model) for module in block.modules()}
     return {
         name: module
@@ -109,5 +109,5 @@ def chosen_tensors(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
 
 
 def nearest(name: str, names: list[str]) -> list[str]:
-    """Give the three names that are most like one."""
+    """Return the three names that are most like one."""
     return difflib.get_close_matches(name, names, n=3, cutoff=0)

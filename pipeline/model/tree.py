@@ -7,22 +7,22 @@ from pipeline.device import mx, nn, tree_flatten
 
 
 def named_arrays(tree: Any) -> dict[str, mx.array]:  # noqa: ANN401
-    """Give the arrays of a tree by their dotted names, in the tree's own order."""
+    """Return the arrays of a tree by their dotted names, in the tree's own order."""
     return dict(cast(list[tuple[str, mx.array]], tree_flatten(tree)))
 
 
 def trainable_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """Give the weights that training changes."""
+    """Return the weights that training changes."""
     return named_arrays(model.trainable_parameters())
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
-    """Give the shape of every array of a tree by its dotted name."""
+    """Return the shape of every array of a tree by its dotted name."""
     return {name: value.shape for name, value in named_arrays(tree).items()}
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """Give the transformer blocks, the first one first."""
+    """Return the transformer blocks in order."""
     return cast(Any, model).layers
 
 
@@ -34,7 +34,7 @@ def quantized_layers(model: nn.Module) -> list[Any]:
 
 
 def own_arrays(model: nn.Module, inside_blocks: bool = True) -> dict[str, mx.array]:
-    """Give the weights that modules hold themselves, by their dotted names.
+    """Return the weights that modules hold themselves, by their dotted names.
 
     Args:
         model: a whole model.
@@ -51,7 +51,7 @@ def own_arrays(model: nn.Module, inside_blocks: bool = True) -> dict[str, mx.arr
 
 
 def every_array(model: nn.Module) -> list[mx.array]:
-    """Give all arrays that modules hold, also those that are no parameters (rotary frequencies)."""
+    """List all arrays that modules hold, also those that are no parameters (rotary frequencies)."""
     return [
         value
         for module in model.modules()
@@ -76,6 +76,6 @@ def unfreeze(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def dimensions(layer: Any) -> tuple[int, int]:  # noqa: ANN401
-    """Give outputs and inputs of a matrix, packed or not."""
+    """Return the number of outputs and inputs of a matrix, packed or not."""
     outputs, inputs = layer["weight"].shape[-2:]
     return outputs, layer["scales"].shape[-1] * layer.group_size if "scales" in layer else inputs

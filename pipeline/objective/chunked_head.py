@@ -18,7 +18,7 @@ from pipeline.model.split import Split
 from pipeline.objective.cross_entropy import Losses, losses_and_slopes, token_losses
 
 CHUNK_LOGITS_CPU, CHUNK_LOGITS_GPU = 1 << 21, 1 << 24
-"""Logits of a chunk. Each chunk reads the whole matrix of the head, which is nothing beside the
+"""Logits of a chunk. Each chunk reads the whole matrix of the head, which is little next to the
 work on a CPU; a GPU multiplies with the matrix as fast as it reads it at some 100 rows."""
 LEAST_ROWS = 32
 CHUNK_COPIES = 3
@@ -29,7 +29,7 @@ EvalOrder = list[list[mx.array]]
 
 
 def chunk_rows(vocab_size: int, num_trained: int = 0, num_streams: int = 1) -> int:
-    """Say how many rows a chunk has.
+    """Choose how many rows a chunk has.
 
     Args:
         vocab_size: logits of a row.
@@ -67,7 +67,7 @@ def counted_states(split: Split, batch: Batch) -> Float[mx.array, "targets width
 def target_losses(
     split: Split, batch: Batch
 ) -> tuple[Sequence[Float[mx.array, " chunk"]], EvalOrder]:
-    """Give the losses of the targets that count in nats, chunk by chunk; no gradient.
+    """Return the losses of the targets that count in nats, chunk by chunk; no gradient.
 
     Returns:
         The losses, in the order of `counted`, and the order in which to evaluate them.
@@ -136,7 +136,7 @@ class Chunks:
         targets: Int[np.ndarray, " rows"],
         weights: Float[np.ndarray, " rows"],
     ) -> tuple[Float[mx.array, "rows width"], EvalOrder]:
-        """Give the gradient of the minimised sum by all rows, and the order that makes it."""
+        """Return the gradient of the minimised sum by all rows, and the order that makes it."""
         rows, gradients, order = mx.stop_gradient(rows), [], []
         for start in range(0, len(targets), self.size):
             part = slice(start, start + self.size)
@@ -181,7 +181,7 @@ class Chunks:
 def stand_in(value: mx.array, slope: mx.array) -> mx.array:
     """Stand for a sum whose gradient by a value is known; it is never computed itself.
 
-    The gradient is passed on as it is, not multiplied by that of the sum, which must be 1: a pass
+    The gradient is passed on unchanged, not multiplied by that of the sum, which must be 1: a pass
     over all logits less.
     """
     del value, slope
@@ -193,12 +193,12 @@ carry: Any = mx.custom_function(stand_in)
 
 @carry.vjp
 def carried(primals: Sequence[mx.array], cotangent: mx.array, output: mx.array) -> list[mx.array]:
-    """Give the known gradient."""
+    """Return the known gradient."""
     del cotangent, output
     _, slope = primals
     return [slope, mx.zeros_like(slope)]
 
 
 def with_slope(value: mx.array, slope: mx.array) -> Float[mx.array, ""]:
-    """Give a zero whose gradient by a value is a given one."""
+    """Make a zero whose gradient by a value is a given one."""
     return ((value - mx.stop_gradient(value)) * mx.stop_gradient(slope)).sum().astype(mx.float32)

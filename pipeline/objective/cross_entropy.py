@@ -11,7 +11,7 @@ def token_losses(
     logits: Float[mx.array, "rows vocab_size"],
     targets: Int[mx.array, " rows"],
 ) -> Float[mx.array, " rows"]:
-    """Give the cross-entropy of every target in nats, in float32 whatever the logits are."""
+    """Compute the cross-entropy of every target in nats, in float32 whatever the logits are."""
     return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="none")
 
 
@@ -35,7 +35,7 @@ def losses_and_slopes(
     targets: Int[mx.array, " rows"],
     label_smoothing: float = 0.0,
 ) -> Losses:
-    """Give the losses of targets together with their slopes: softmax(logits) minus the target.
+    """Compute losses of targets together with their slopes: softmax(logits) minus the target.
 
     An exponential costs more than all else here, so each is computed once: the largest probability
     is exp(0) over the sum of exponentials, from which the logarithm of that sum follows.

@@ -68,7 +68,7 @@ def distrust(store: TokenStore, settings: DistrustSettings) -> Distrust:
 
 
 def with_provenance(authority_weight: np.ndarray, provenance_entropy: np.ndarray) -> np.ndarray:
-    """Tell which documents carry both numbers; the others are left alone by every mode."""
+    """Mark the documents that carry both numbers; no mode changes the others."""
     return ~(np.isnan(authority_weight) | np.isnan(provenance_entropy))
 
 
@@ -112,7 +112,7 @@ def document_weights(
 def published_terms(
     authority_weight: np.ndarray, provenance_entropy: np.ndarray, alpha: float
 ) -> Float[np.ndarray, " documents"]:
-    """Give the published distrust term of each document, as it was published.
+    """Compute the distrust term of each document, by the published formula.
 
     D = alpha · (ln(1 - authority_weight + 1e-8) + provenance_entropy)². It adds nats to bits, it is
     not monotone, and as a constant with respect to the model it has no gradient.

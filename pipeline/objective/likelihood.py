@@ -21,7 +21,7 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class DocumentLosses:
-    """Cross-entropy per document, in nats, beside the number of its targets."""
+    """Cross-entropy per document, in nats, and the number of its targets."""
 
     documents: Int[np.ndarray, " documents"]
     loss_sums: Float[np.ndarray, " documents"]
@@ -44,7 +44,7 @@ class Share:
 
 
 def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosses:
-    """Measure every document of a fixed set, dropout off; leaves the model in training mode as was.
+    """Measure every document of a fixed set, without dropout.
 
     Args:
         model: a causal language model.
@@ -67,7 +67,7 @@ def losses_of(split: Split, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def masked_losses(split: Split, batch: Batch) -> Float[np.ndarray, "rows seq_len"]:
-    """Give the loss of every target in nats, and 0 where none counts."""
+    """Compute the loss of every target in nats, and 0 where none counts."""
     losses, order = target_losses(split, batch)
     evaluate(order)
     found = np.zeros(batch.loss_mask.shape, np.float32)
@@ -102,12 +102,12 @@ class Scores:
 
     @property
     def choices(self) -> Int[np.ndarray, " items"]:
-        """Give the likelier option of each item."""
+        """Return the likelier option of each item."""
         return self.values.argmax(axis=1)
 
     @property
     def log_mass(self) -> Float[np.ndarray, " items"]:
-        """Give the logarithm of the probability that all options together have."""
+        """Return the logarithm of the probability that all options together have."""
         return np.logaddexp.reduce(self.values, axis=1)
 
 
@@ -135,7 +135,7 @@ def primary_share(model: nn.Module, items: Sequence[ConflictItem]) -> Share:
 def option_log_likelihoods(
     model: nn.Module, items: Sequence[tuple[list[int], list[list[int]]]], rows: int = 64
 ) -> list[list[float]]:
-    """Give the log-likelihood of each option after its prompt, in nats.
+    """Compute the log-likelihood of each option after its prompt, in nats.
 
     Args:
         model: a causal language model.
@@ -173,7 +173,7 @@ def continuation_scores(
 
 
 def wilson(successes: int, n: int) -> Share:
-    """Give a share and its 95 % Wilson score interval, which holds at 0 and n too."""
+    """Compute a share and its 95 % Wilson score interval, which holds at 0 and n too."""
     share = successes / n
     spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
     middle = share + Z_95**2 / (2 * n)

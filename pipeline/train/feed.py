@@ -1,4 +1,4 @@
-"""What a run is fed: the micro-batches of each step, and the batches of a validation."""
+"""The data of a run: the micro-batches of each step, and the batches of a validation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from pipeline.train.settings import TrainSettings
 
 @dataclass
 class Feed:
-    """Gives batches; all of them are pure functions of the settings, the seed and the step.
+    """Makes batches, each a pure function of the settings, the seed and the step.
 
     Args:
         train: what is trained on.

@@ -88,7 +88,7 @@ class Trainer:
         self.durable_save = DurableSave(self.checkpoints, (self.curve, self.validations))
 
     def make_step(self, distrust: Distrust) -> TrainStep:
-        """Make what updates the model, and tell if its head cannot be run by itself."""
+        """Make what updates the model; report it if its head cannot be run by itself."""
         train, terms = self.feed.train, distrust.terms
         step = TrainStep(
             self.model,
@@ -128,7 +128,7 @@ class Trainer:
         return changed
 
     def save(self) -> bool:
-        """Commit all that the rest of the run depends on; tell whether it is on the disk now.
+        """Commit all that the rest of the run depends on; return whether it is on the disk now.
 
         Raises:
             CheckpointError: when nothing can be written and nothing was.
@@ -166,7 +166,7 @@ class Trainer:
         return progress.step == self.settings.num_steps or progress.stopped_early_at is not None
 
     def is_due(self, interval: int) -> bool:
-        """Tell whether something that happens at intervals, and at the end, happens now."""
+        """Whether something that happens at intervals, and at the end, happens now."""
         return self.progress.step % interval == 0 or self.is_over
 
     def advance(self) -> StepReport:

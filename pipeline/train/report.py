@@ -1,4 +1,4 @@
-"""What the loop tells of an update: to whoever looks on, and in the curve."""
+"""What the loop reports of an update, to its observer and in the curve."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from pipeline.train.step import StepResult
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the loop tells of the update just finished; the first one has step 1.
+    """What the loop reports of the update just finished; the first one has step 1.
 
     Attributes:
         seconds: how long it took, without validation and saving.
@@ -36,7 +36,7 @@ class StepReport:
         return self.result.num_tokens / self.seconds
 
     def row(self, watch: Watch) -> dict[str, Any]:
-        """Give the row of the curve; see `series.TRAIN_COLUMNS`."""
+        """Return the row of the curve; see `series.TRAIN_COLUMNS`."""
         return {
             "step": self.step,
             "train_loss": self.result.train_loss,

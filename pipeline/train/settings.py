@@ -1,4 +1,4 @@
-"""What the training loop is told, and what follows from it."""
+"""Settings of the training loop, and what follows from them."""
 
 from dataclasses import dataclass
 

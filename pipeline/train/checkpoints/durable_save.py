@@ -26,7 +26,7 @@ class DurableSave:
         self._unsaved_best: Checkpoint | None = None
 
     def save(self, current: Checkpoint, best_step: int) -> bool:
-        """Commit all that the rest of the run depends on; tell whether it is on the disk now.
+        """Commit all that the rest of the run depends on; return whether it is on the disk now.
 
         A disk that is full for a while does not end a run that has an older checkpoint: the next
         save tries again, also what was the best in the meantime.

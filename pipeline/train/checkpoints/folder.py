@@ -192,7 +192,7 @@ class CheckpointFolder:
 
     @contextlib.contextmanager
     def partial_folder(self, step: int) -> Iterator[Path]:
-        """Give a folder to write into, which is deleted unless it was given another name."""
+        """Make a folder to write into, and delete it unless it was given another name."""
         partial = self.folder / f".tmp-{step:08d}-{os.getpid()}"
         try:
             partial.mkdir()
@@ -201,7 +201,7 @@ class CheckpointFolder:
             shutil.rmtree(partial, ignore_errors=True)
 
     def commit(self, partial: Path, final: Path) -> None:
-        """Give a finished folder its name, or no name at all."""
+        """Rename a finished folder to its final name, or leave none with that name."""
         if final.exists():  # but it did not verify
             self.set_aside(final)
         partial.rename(final)

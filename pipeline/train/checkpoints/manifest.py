@@ -62,7 +62,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def problem_of(path: Path) -> str:
-    """Say what is wrong with a committed folder; nothing where it is what its manifest says."""
+    """Describe what is wrong with a committed folder; empty where its manifest holds."""
     try:
         manifest = read_manifest(path / MANIFEST)
         if path.name != f"step-{manifest['step']:08d}":
@@ -80,7 +80,7 @@ def problem_of(path: Path) -> str:
 
 
 def require_tensors(path: Path, names: Iterable[str]) -> None:
-    """Let an independent reader look whether a file is whole.
+    """Check by an independent reader whether a file is whole.
 
     Raises:
         SafetensorError: when header and length of the file do not fit together.

@@ -118,6 +118,6 @@ class Series:
         return list(itertools.takewhile(self.is_whole, rows))
 
     def is_whole(self, row: dict[str, str]) -> bool:
-        """Tell whether a row has a value in each column, and a step in the first."""
+        """Whether a row has a value in each column, and a step in the first."""
         values = list(row.values())
         return None not in values and tuple(row) == self.columns and values[0].isdecimal()

@@ -94,7 +94,7 @@ def capture(model: nn.Module, optimizer: optimizers.Optimizer, progress: Progres
 
 
 def put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: optimizers.Optimizer) -> Progress:
-    """Restore what `capture` gathered; give the counters."""
+    """Restore what `capture` gathered; return the counters."""
     model.update(tree_unflatten(list(weights_of(checkpoint).items())))
     optimizer.state = tree_unflatten(list(with_prefix(checkpoint, OPTIMIZER).items()))
     set_random_key(checkpoint.arrays[RANDOM_KEY])
@@ -102,7 +102,7 @@ def put_back(checkpoint: Checkpoint, model: nn.Module, optimizer: optimizers.Opt
 
 
 def weights_of(checkpoint: Checkpoint) -> dict[str, mx.array]:
-    """Give the trainable weights of a checkpoint."""
+    """Return the trainable weights of a checkpoint."""
     return with_prefix(checkpoint, MODEL)
 
 

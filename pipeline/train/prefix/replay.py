@@ -1,7 +1,7 @@
 """The frozen prefix in a run: each document goes through it once, for all epochs and all runs.
 
 What decides bits. The activations of a document are computed from its own tokens alone, in a row
-by itself and without padding, whoever asks for it and beside whatever. So they are a function of
+by itself and without padding, whichever run asks for it. So they are a function of
 the document, and it does not matter in which step, in which run or before which interruption they
 were computed, nor whether they were stored at all: what does not fit under the budget is computed
 in the same way each time. They are computed when first asked for. A pass before step 1 would cost
@@ -65,7 +65,7 @@ class Replay(Protocol):
     """Puts activations of a store's documents in place of frozen blocks, or nothing."""
 
     def of(self, batch: Batch) -> AbstractContextManager[None]:
-        """Let the model go on from the activations of a batch until the end of the `with`."""
+        """Start the model from the activations of a batch until the end of the `with`."""
         ...
 
 
@@ -150,7 +150,7 @@ class CachedPrefix:
             yield from (np.array(output[0].view(UNSIGNED[self.dtype.size])) for output in outputs)
 
     def outputs(self, store: TokenStore, documents: list[int]) -> list[mx.array]:
-        """Give what the frozen blocks make of a few documents, evaluated."""
+        """Compute what the frozen blocks make of a few documents, and evaluate it."""
         inputs = [mx.array(store.tokens(document)[None, :-1]) for document in documents]
         if num_cpu_streams() == 1:
             return [self.prefix.record(each) for each in inputs]
@@ -215,7 +215,7 @@ class StoreReplay:
 
     @contextmanager
     def of(self, batch: Batch) -> Iterator[None]:
-        """Let the model go on from the activations of a batch until the end of the `with`."""
+        """Start the model from the activations of a batch until the end of the `with`."""
         with self.cached.prefix.replay(self.cached.gather(self.store, batch)):
             yield
 
@@ -259,6 +259,6 @@ def make_prefix(
 
 
 def described(prefix: FrozenPrefix) -> tuple[int, mx.Dtype]:
-    """Give width and type of what comes out of a prefix; nothing is computed."""
+    """Return width and type of what comes out of a prefix; nothing is computed."""
     probe = prefix.record(mx.array([[0]]))
     return probe.shape[-1], probe.dtype

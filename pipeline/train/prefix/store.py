@@ -81,11 +81,11 @@ class ActivationStore:
         return int(self._ends[-1]) * self._row_bytes - self.num_bytes
 
     def rows_of(self, document: int) -> slice:
-        """Say where a document is."""
+        """Return the rows of a document."""
         return slice(int(self._ends[document - 1]) if document else 0, int(self._ends[document]))
 
     def read(self, document: int) -> UInt[np.ndarray, "positions width"] | None:
-        """Give the bits of a document's activations; None where they are not there, or damaged.
+        """Return the bits of a document's activations; None where they are not there, or damaged.
 
         Their digest is looked at when a process first reads them.
         """
@@ -201,7 +201,7 @@ class ActivationCache:
             yield
 
     def has_room(self, num_bytes: int) -> bool:
-        """Tell whether so many bytes may be added."""
+        """Whether so many bytes may be added."""
         needed = (num_bytes // BLOCK_BYTES + 2) * BLOCK_BYTES  # it may begin and end in a new block
         return self.held_bytes() + needed <= self.allowed_bytes()
 
@@ -210,7 +210,7 @@ class ActivationCache:
         return sum(disk_bytes(path) for path in self.folder.glob("*/*.bin"))
 
     def allowed_bytes(self) -> int:
-        """Give the budget, or less where the disk is nearly full."""
+        """Return the budget, or less where the disk is nearly full."""
         free = shutil.disk_usage(self.folder).free
         return min(self.budget_bytes, int(FREE_SHARE * (self.held_bytes() + free)))
 
@@ -260,7 +260,7 @@ def disk_bytes(path: Path) -> int:
 
 
 def is_whole(path: Path, header: dict[str, Any], sizes: dict[str, int]) -> bool:
-    """Tell whether a folder holds the store of a header."""
+    """Whether a folder holds the store of a header."""
     try:
         same = read_json(path / HEADER) == header
         return same and all((path / name).stat().st_size == size for name, size in sizes.items())
@@ -278,7 +278,7 @@ def make(path: Path, header: dict[str, Any], sizes: dict[str, int]) -> None:
 
 
 def is_in_use(path: Path) -> bool:
-    """Tell whether a process has a store open."""
+    """Whether a process has a store open."""
     try:
         with (path / VALUES).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
