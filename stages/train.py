@@ -7,13 +7,14 @@ from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, stage
 from pipeline.files import new_folder, write_json
+from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.picture import draw_memory
 from pipeline.train.supervise.run_folder import RunFolder, activations_home, statuses
 from pipeline.train.supervise.settings import supervisor_settings
 from pipeline.train.supervise.supervisor import Supervisor
 from pipeline.train.task import Task, plain
 
-SERIES = ("train.csv", "validation.csv")
+SERIES = ("train.csv", "machine.csv", "validation.csv")
 
 
 @stage(
@@ -29,7 +30,10 @@ SERIES = ("train.csv", "validation.csv")
     "status",
 )
 def main(config: DictConfig, paths: Paths) -> float | None:
-    """Fine-tune: writes models/trained, metrics/train.json, plots/train.csv, plots/validation.csv.
+    """Fine-tune: writes models/trained and what came of it, to metrics/ and plots/.
+
+    Results are in metrics/train.json, plots/train.csv and plots/validation.csv; figures of this
+    machine in metrics/machine.json, plots/machine.csv and plots/memory.png.
 
     A run that is stopped goes on from its newest checkpoint when it is started again.
     """
@@ -49,11 +53,12 @@ def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
         metrics = supervisor(config, paths, run, trained).train()
     for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:
         shutil.copyfile(run.path / name, paths.write(f"plots/{name}"))
-    draw_memory(run.path / "train.csv", paths.write("plots/memory.png"))
-    write_json(paths.write("metrics/prefix.json"), metrics.pop("prefix"))
-    write_json(paths.write("metrics/train.json"), metrics)
+    draw_memory(run.path / "machine.csv", paths.write("plots/memory.png"))
+    results, machine = split_metrics(metrics)
+    write_json(paths.write("metrics/train.json"), results)
+    write_json(paths.write("metrics/machine.json"), machine)
     run.clear()
-    return metrics["val_loss"]
+    return results["val_loss"]
 
 
 def supervisor(config: DictConfig, paths: Paths, run: RunFolder, output: Path) -> Supervisor:

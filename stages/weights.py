@@ -14,6 +14,7 @@ from pipeline.external.inputs import SCRATCH, check_unchanged
 from pipeline.files import new_folder, write_json
 from pipeline.model.base import write_manifest
 from pipeline.model.quantize import write_quantized
+from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.supervise.settings import SupervisorSettings
 from pipeline.train.supervise.supervisor import Supervisor
@@ -22,7 +23,10 @@ from pipeline.train.task import Task, plain
 
 @stage("seed", "data.arrangement", "model", "inputs.model")
 def main(config: DictConfig, paths: Paths) -> None:
-    """Provide the base model: writes models/base and metrics/weights.json."""
+    """Provide the base model: writes models/base and metrics/weights.json.
+
+    How long a pretraining took on this machine is in metrics/weights_machine.json.
+    """
     check_unchanged(config, "model")
     prepared = paths.read("data/prepared")
     tokenizer = prepared / "tokenizer"
@@ -46,7 +50,9 @@ def main(config: DictConfig, paths: Paths) -> None:
     tensors = [tensor for file in manifest["files"] for tensor in file["tensors"]]
     metrics["base_tensors"] = len(tensors)
     metrics["base_bytes"] = sum(file["size"] for file in manifest["files"])
-    write_json(paths.write("metrics/weights.json"), metrics)
+    results, machine = split_metrics(metrics)
+    write_json(paths.write("metrics/weights.json"), results)
+    write_json(paths.write("metrics/weights_machine.json"), machine)
 
 
 def require_same_tokenizer(prepared: str, source: str, name: str) -> None:

@@ -62,7 +62,7 @@ EFFECTS = {
     "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1e-12}),
     "train.grad_accumulation_steps": (1, "micro_batches", {"data.arrangement": "bucketed"}),
     "train.grad_checkpoint": (True, "block_classes", {}),
-    "train.prefix_cache_gb": (0.0, "prefix_cache_hit_rate", {"lora.num_layers": 1}),
+    "train.prefix_cache_gb": (0.0, "cache_hit_rate", {"lora.num_layers": 1}),
 }
 TESTED_ELSEWHERE = {
     "train.on_non_finite": ("test_loop", "test_a_non_finite_step_can_be_skipped_and_is_counted"),
@@ -132,7 +132,7 @@ def outcome(world, tmp_path_factory):
             "saved_steps": saved,
             "kept_steps": trainer.checkpoints.steps(),
             "micro_batches": len(trainer.feed.micro_batches(1)),
-            "prefix_cache_hit_rate": metrics["prefix_cache_hit_rate"],
+            "cache_hit_rate": metrics["prefix"]["cache_hit_rate"],
             "block_classes": len(type(trainer.model.layers[0]).__mro__),
         }
 

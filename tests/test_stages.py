@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.files import sha256_file
-from tests.support.repository import ENVIRONMENT, ran, read, run, stage, wait_for
+from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
 
 def test_every_output_is_there(smoke):
@@ -38,7 +38,7 @@ def test_every_output_is_there(smoke):
         "plots/overview.png",
         "plots/peers.csv",
         "plots/peers.png",
-        "metrics/prefix.json",
+        "metrics/weights_machine.json",
     ):
         assert (smoke / name).stat().st_size > 0, name
 
@@ -50,14 +50,17 @@ def test_checkpoints_of_finished_runs_are_gone(smoke):
 def test_train_metrics_are_complete(smoke):
     metrics = read(smoke, "train")
     names = (
-        "train_loss val_loss best_val_loss best_step num_steps num_tokens tokens_per_second "
-        "peak_memory_bytes peak_footprint_bytes trainable_parameters total_parameters reloads "
-        "recoveries reload_seconds skipped_steps wall_seconds memory_limit_bytes inexact "
-        "leak_bytes_per_step prefix_cache_hit_rate prefix_cache_bytes prefix_seconds "
-        "conflicts_primary_share "
+        "train_loss val_loss best_val_loss best_step num_steps num_tokens skipped_steps inexact "
+        "trainable_parameters total_parameters conflicts_primary_share "
         "conflicts_primary_share_low conflicts_primary_share_high conflicts_primary_share_n"
     )
+    machine = (
+        "tokens_per_second peak_memory_bytes predicted_peak_memory_bytes memory_floor_bytes "
+        "peak_footprint_bytes memory_limit_bytes leak_bytes_per_step wall_seconds reloads "
+        "recoveries reload_seconds prefix"
+    )
     assert not set(names.split()) - metrics.keys()
+    assert read(smoke, "machine").keys() == set(machine.split())
     assert metrics["num_steps"] == 12
     assert metrics["conflicts_primary_share_n"] == 80
     with (smoke / "plots/train.csv").open() as file:
@@ -197,17 +200,30 @@ def test_a_sweep_goes_through_frozen_blocks_once(smoke):
     overrides = ["lora.num_layers=1", "train.num_steps=4", "hydra.sweep.dir=runs/prefix"]
     stage(smoke, "train", "-m", "lora.rank=2,4", *overrides)
     facts = [
-        json.loads((smoke / f"runs/prefix/{number}/metrics/prefix.json").read_text())
+        json.loads((smoke / f"runs/prefix/{number}/metrics/machine.json").read_text())["prefix"]
         for number in (0, 1)
     ]
     assert facts[0]["stores"] == facts[1]["stores"]
     assert facts[0]["cache_hit_rate"] < facts[1]["cache_hit_rate"] == 1
-    metrics = json.loads((smoke / "runs/prefix/1/metrics/train.json").read_text())
-    assert metrics["prefix_cache_hit_rate"] == 1
-    assert metrics["prefix_cache_bytes"] == facts[1]["cache_bytes"] > 0
+    assert facts[1]["cache_bytes"] > 0
     assert all((smoke / "models/prefix" / name).is_dir() for name in facts[0]["stores"].values())
     assert "models/prefix" not in run(smoke, "git", "status", "--porcelain", "-uall").stdout
-    assert json.loads((smoke / "metrics/prefix.json").read_text())["frozen_blocks"] == 0
+    assert read(smoke, "machine")["prefix"]["frozen_blocks"] == 0
+
+
+def test_a_clone_without_a_cache_gets_the_same_results(smoke, tmp_path):
+    """Git has all results; what comes out anew is what tells of the machine."""
+    run(tmp_path, "git", "clone", "--quiet", str(smoke), "clone")
+    clone = tmp_path / "clone"
+    before = run(clone, "dvc", "metrics", "show").stdout
+    assert "conflicts.contest.tuned.share" in before
+    assert ran(run(clone, "dvc", "repro")) == list(STAGES[1:])
+    changed = run(clone, "git", "status", "--porcelain").stdout.split()[1::2]
+    assert {*changed} <= {"dvc.lock", "metrics/machine.json", "metrics/weights_machine.json"}
+    assert read(clone, "benchmark")["roofline_share"] > 0
+    difference = run(clone, "dvc", "metrics", "diff").stdout
+    assert "tokens_per_second" in difference
+    assert "val_loss" not in difference
 
 
 def test_metrics_diff_shows_what_an_experiment_changed(smoke):
@@ -248,7 +264,7 @@ def test_how_a_run_starts_can_be_chosen(smoke):
     assert "train.hang_timeout_seconds=0.1: must be at least 1" in refused.stderr
     done = stage(smoke, "train", *few, "hydra.run.dir=runs/crash")
     assert "resuming after step" in done.stderr
-    assert json.loads((smoke / "runs/crash/metrics/train.json").read_text())["recoveries"] == 1
+    assert json.loads((smoke / "runs/crash/metrics/machine.json").read_text())["recoveries"] == 1
 
 
 def test_the_plan_is_printed_and_nothing_is_trained(smoke):
@@ -276,7 +292,7 @@ def test_what_cannot_fit_is_refused_with_what_would(smoke):
 
 
 def test_what_was_predicted_stands_beside_what_was_measured(smoke):
-    metrics = read(smoke, "train")
+    metrics = read(smoke, "machine")
     predicted = metrics["predicted_peak_memory_bytes"]
     assert metrics["peak_memory_bytes"] == pytest.approx(predicted, rel=0.1)
     assert metrics["memory_floor_bytes"] < metrics["predicted_peak_memory_bytes"]
@@ -331,12 +347,11 @@ def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
     assert "resuming after step" in done.stderr
     files = [folder / name / "models/trained/adapters.safetensors" for name in ("whole", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    metrics = [json.loads((path.parents[2] / "metrics/train.json").read_text()) for path in files]
-    deterministic = ["train_loss", "val_loss", "best_step", "num_tokens", "skipped_steps"]
-    assert [metrics[0][name] for name in deterministic] == [
-        metrics[1][name] for name in deterministic
-    ]
-    assert (metrics[0]["recoveries"], metrics[1]["recoveries"]) == (0, 1)
+    for written in ("metrics/train.json", "plots/train.csv", "plots/validation.csv"):
+        texts = [(folder / name / written).read_text() for name in ("whole", "killed")]
+        assert texts[0] == texts[1]
+    machine = [json.loads((path.parents[2] / "metrics/machine.json").read_text()) for path in files]
+    assert [one["recoveries"] for one in machine] == [0, 1]
     assert not list((smoke / ".checkpoints").glob("*/step-*"))
 
 

@@ -86,7 +86,7 @@ class Tuning:
         trainable, total = count_parameters(trainer.model)
         return {
             **metrics_of(trainer),
-            **prefix_metrics(trainer),
+            "prefix": trainer.prefix.facts(),
             "trainable_parameters": trainable,
             "total_parameters": total,
             **self.distrust.metrics,
@@ -148,13 +148,6 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "wall_seconds": progress.wall_seconds,
         "arrangement": trainer.feed.arrangement,
     }
-
-
-def prefix_metrics(trainer: Trainer) -> dict[str, Any]:
-    """Tell how often frozen blocks were spared, and in which stores that was found."""
-    facts = trainer.prefix.facts()
-    flat = {f"prefix_{name}": facts[name] for name in ("cache_hit_rate", "cache_bytes", "seconds")}
-    return {**flat, "prefix": facts}
 
 
 def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401

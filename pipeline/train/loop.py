@@ -21,7 +21,12 @@ from pipeline.objective.likelihood import document_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.checkpoints.durable_save import DurableSave
 from pipeline.train.checkpoints.folder import CheckpointFolder
-from pipeline.train.checkpoints.series import TRAIN_COLUMNS, VALIDATION_COLUMNS, Series
+from pipeline.train.checkpoints.series import (
+    MACHINE_COLUMNS,
+    RESULT_COLUMNS,
+    VALIDATION_COLUMNS,
+    Series,
+)
 from pipeline.train.checkpoints.state import (
     Progress,
     capture,
@@ -83,9 +88,11 @@ class Trainer:
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
         self.train_step = self.make_step(distrust)
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
-        self.curve = Series(folder / "train.csv", TRAIN_COLUMNS)
+        self.curve = Series(folder / "train.csv", RESULT_COLUMNS)
+        self.machine = Series(folder / "machine.csv", MACHINE_COLUMNS)
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
-        self.durable_save = DurableSave(self.checkpoints, (self.curve, self.validations))
+        self.series = self.curve, self.machine, self.validations
+        self.durable_save = DurableSave(self.checkpoints, self.series)
 
     def make_step(self, distrust: Distrust) -> TrainStep:
         """Make what updates the model; report it if its head cannot be run by itself."""
@@ -122,8 +129,8 @@ class Trainer:
         else:
             refuse_inexact([] if allow_inexact else changed, checkpoint.step, self.folder)
             self.progress.take_over(put_back(checkpoint, self.model, self.optimizer))
-        self.curve.resume_after(self.progress.step)
-        self.validations.resume_after(self.progress.step)
+        for series in self.series:
+            series.resume_after(self.progress.step)
         self.profile.resume_after(self.progress.step)
         return changed
 
@@ -155,8 +162,8 @@ class Trainer:
                 self.profile.end_step(self.progress.step)
                 yield report
         finally:
-            self.curve.close()
-            self.validations.close()
+            for series in self.series:
+                series.close()
             self.profile.close()
 
     @property
@@ -176,7 +183,8 @@ class Trainer:
         seconds = time.monotonic() - started
         rate = float(self.optimizer.learning_rate)
         report = measured(self.progress, result, rate, seconds, self.watch)
-        self.curve.append(report.row(self.watch))
+        self.curve.append(report.result_row())
+        self.machine.append(report.machine_row(self.watch))
         return report
 
     def validate_if_due(self) -> None:

@@ -20,7 +20,7 @@ def draw_memory(curve: Path, path: Path) -> None:
     A bound that is far above what was held is named with an arrow instead of flattening the curve.
 
     Args:
-        curve: plots/train.csv.
+        curve: plots/machine.csv.
         path: the PNG to write; equal input gives equal bytes.
     """
     columns = read_columns(curve)
@@ -44,7 +44,7 @@ def draw_memory(curve: Path, path: Path) -> None:
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:
-    """Read train.csv by column; bytes become GB."""
+    """Read machine.csv by column; bytes become GB."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     scale = {name: GB if name.endswith("_bytes") else 1 for name in rows[0]}

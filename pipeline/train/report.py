@@ -35,8 +35,8 @@ class StepReport:
         """Count the targets of a second."""
         return self.result.num_tokens / self.seconds
 
-    def row(self, watch: Watch) -> dict[str, Any]:
-        """Return the row of the curve; see `series.TRAIN_COLUMNS`."""
+    def result_row(self) -> dict[str, Any]:
+        """Return the row of train.csv; see `series.RESULT_COLUMNS`."""
         return {
             "step": self.step,
             "train_loss": self.result.train_loss,
@@ -44,6 +44,12 @@ class StepReport:
             "grad_norm": self.result.grad_norm,
             "distrust_term": self.result.distrust_term,
             "mean_weight": self.result.mean_weight,
+        }
+
+    def machine_row(self, watch: Watch) -> dict[str, Any]:
+        """Return the row of machine.csv; see `series.MACHINE_COLUMNS`."""
+        return {
+            "step": self.step,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "footprint_bytes": self.footprint_bytes,
             "mlx_active_bytes": self.mlx_active_bytes,

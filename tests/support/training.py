@@ -16,7 +16,7 @@ from pipeline.files import sha256_file
 from pipeline.machine import footprint_bytes
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import initialize, llama_config, save_scratch
-from pipeline.train.checkpoints.series import MACHINE_COLUMNS
+from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.supervise.journal import Journal
 from pipeline.train.task import Task
 from tests.support.drive import parameters
@@ -139,17 +139,14 @@ class Training:
     def result(self):
         """All that must not depend on what happened on the way."""
         steps = self.metrics()["num_steps"]
-        rows = [
-            {name: value for name, value in row.items() if name not in MACHINE_COLUMNS}
-            for row in csv.DictReader((self.run / "train.csv").read_text().splitlines())
-        ]
+        rows = list(csv.DictReader((self.run / "train.csv").read_text().splitlines()))
         assert len(rows) == steps
         files = [self.run / f"step-{steps:08d}/arrays.safetensors", *self.output.rglob("*.*")]
         return (
             {path.name + path.parent.name[:4]: sha256_file(path) for path in files},
             rows,
             (self.run / "validation.csv").read_text(),
-            {name: self.metrics()[name] for name in DETERMINISTIC},
+            split_metrics(self.metrics())[0],
         )
 
     def metrics(self):
@@ -157,18 +154,6 @@ class Training:
 
     def journal(self, what):
         return [entry for entry in Journal(self.run).entries() if entry["what"] == what]
-
-
-DETERMINISTIC = (
-    "train_loss",
-    "val_loss",
-    "best_val_loss",
-    "best_step",
-    "num_steps",
-    "num_tokens",
-    "skipped_steps",
-    "stopped_early_at",
-)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pipeline.objective.distrust import NOTHING, DistrustSettings, distrust
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.checkpoints import state
 from pipeline.train.checkpoints.folder import CheckpointFolder
-from pipeline.train.checkpoints.series import MACHINE_COLUMNS, TRAIN_COLUMNS
+from pipeline.train.checkpoints.series import MACHINE_COLUMNS, RESULT_COLUMNS
 from pipeline.train.feed import Feed
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
@@ -92,15 +92,11 @@ def folder(tmp_path):
 def result(trainer):
     """Everything that must be equal between equal runs, as bytes and numbers."""
     arrays = {**trainable_arrays(trainer.model), **named_arrays(trainer.optimizer.state)}
-    rows = [
-        {name: value for name, value in row.items() if name not in MACHINE_COLUMNS}
-        for row in trainer.curve.rows()
-    ]
     machine = {"wall_seconds", "peak_memory_bytes", "peak_footprint_bytes"}
     progress = dataclasses.asdict(trainer.progress)
     return (
         {name: np.array(value).tobytes() for name, value in arrays.items()},
-        rows,
+        trainer.curve.rows(),
         trainer.validations.rows(),
         {name: value for name, value in progress.items() if name not in machine},
         np.array(mx.random.state[0]).tolist(),
@@ -424,11 +420,13 @@ def test_batch_tokens_are_the_other_way_to_size_a_step(run):
 
 
 def test_the_curve_has_a_row_per_step_with_all_columns(run):
-    rows = run("a").curve.rows()
-    assert [int(row["step"]) for row in rows] == list(range(1, 10))
-    assert tuple(rows[0]) == TRAIN_COLUMNS
+    trainer = run("a")
+    rows, machine = trainer.curve.rows(), trainer.machine.rows()
+    steps = [str(step) for step in range(1, 10)]
+    assert [row["step"] for row in rows] == [row["step"] for row in machine] == steps
+    assert (tuple(rows[0]), tuple(machine[0])) == (RESULT_COLUMNS, MACHINE_COLUMNS)
     assert float(rows[0]["learning_rate"]) == pytest.approx(1e-2 / 2)
-    assert all(int(row["footprint_bytes"]) > 1e6 for row in rows)
+    assert all(int(row["footprint_bytes"]) > 1e6 for row in machine)
 
 
 @pytest.fixture

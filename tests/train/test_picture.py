@@ -5,7 +5,7 @@ import csv
 import pytest
 from matplotlib.image import imread
 
-from pipeline.train.checkpoints.series import TRAIN_COLUMNS
+from pipeline.train.checkpoints.series import MACHINE_COLUMNS
 from pipeline.train.picture import draw_memory, read_columns
 
 
@@ -14,12 +14,12 @@ def curve(tmp_path):
     """Write a sawtooth of 40 steps, with a reload every ten."""
 
     def write(limit_gb):
-        path = tmp_path / "train.csv"
+        path = tmp_path / "machine.csv"
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, TRAIN_COLUMNS)
+            writer = csv.DictWriter(file, MACHINE_COLUMNS)
             writer.writeheader()
             for step in range(1, 41):
-                row = dict.fromkeys(TRAIN_COLUMNS, 0)
+                row = dict.fromkeys(MACHINE_COLUMNS, 0)
                 held = int(2e8 + 5e7 * ((step - 1) % 10))
                 row |= {"step": step, "footprint_bytes": held, "reloads": (step - 1) // 10}
                 row |= {"memory_limit_bytes": int(limit_gb * 1e9), "reload_above_bytes": 7 * 10**8}

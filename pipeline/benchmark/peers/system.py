@@ -117,7 +117,7 @@ def reloads(contest: Contest) -> None:
     common = overrides(contest, STEPS_PER_RELOAD * (RELOADS + 1))
     interval = f"train.reload_interval_steps={STEPS_PER_RELOAD}"
     run_train_stage(folder, inputs, [*common, interval])
-    metrics = read_json(folder / "run/metrics/train.json")
+    metrics = read_json(folder / "run/metrics/machine.json")
     seconds = metrics["reload_seconds"] / max(1, metrics["reloads"])
     contest.board.add(PART, "reload_seconds", OURS, 1, seconds)
 

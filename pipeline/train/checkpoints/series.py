@@ -19,6 +19,7 @@ RESULT_COLUMNS = (
     "mean_weight",
 )
 MACHINE_COLUMNS = (
+    "step",
     "tokens_per_second",
     "footprint_bytes",
     "mlx_active_bytes",
@@ -27,9 +28,35 @@ MACHINE_COLUMNS = (
     "reload_above_bytes",
     "reloads",
 )
-"""Columns that tell of the machine, not of the result: they may differ between equal runs."""
-TRAIN_COLUMNS = (*RESULT_COLUMNS, *MACHINE_COLUMNS)
+"""Columns of the machine, not of the result: they may differ between equal runs."""
 VALIDATION_COLUMNS = ("step", "train_loss", "val_loss")
+MACHINE_METRICS = frozenset(
+    {
+        "leak_bytes_per_step",
+        "memory_floor_bytes",
+        "memory_limit_bytes",
+        "peak_footprint_bytes",
+        "peak_memory_bytes",
+        "predicted_peak_memory_bytes",
+        "prefix",
+        "pretrain_wall_seconds",
+        "recoveries",
+        "reload_seconds",
+        "reloads",
+        "tokens_per_second",
+        "wall_seconds",
+    }
+)
+"""Metrics of the machine, not of the result: they may differ between equal runs.
+
+The predicted peak depends on the processor too, and is read next to the measured one.
+"""
+
+
+def split_metrics(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate the metrics of a run into those of the result and those of the machine."""
+    results = {name: value for name, value in metrics.items() if name not in MACHINE_METRICS}
+    return results, {name: value for name, value in metrics.items() if name in MACHINE_METRICS}
 
 
 class Series:

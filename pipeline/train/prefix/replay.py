@@ -12,8 +12,8 @@ on a CPU, there is no padding, and a few documents are worked on side by side.
 Where it lies. In `models/prefix` of the repository, for runs by hand and under DVC alike, each
 store under the hash of what its bits depend on. It is no out of a DVC stage: DVC would hash
 gigabytes at each `dvc status`, and a run by hand that adds a document would make the stage run
-again, though no result depends on how full the store is. What DVC tracks is `metrics/prefix.json`,
-which names the stores that a run used and how well they answered.
+again, though no result depends on how full the store is. What DVC tracks is `prefix` in
+`metrics/machine.json`, which names the stores that a run used and how well they answered.
 """
 
 import hashlib

@@ -8,7 +8,13 @@ import pytest
 
 from pipeline.errors import CheckpointError
 from pipeline.train.checkpoints import series as module
-from pipeline.train.checkpoints.series import Series
+from pipeline.train.checkpoints.series import (
+    MACHINE_COLUMNS,
+    MACHINE_METRICS,
+    RESULT_COLUMNS,
+    Series,
+    split_metrics,
+)
 
 
 @pytest.fixture
@@ -105,3 +111,14 @@ def test_a_series_whose_file_is_gone_says_so(tmp_path):
     series.append({"step": 1})
     with pytest.raises(CheckpointError, match=r"gone/x.csv: 1 lines were not written .*No such"):
         series.sync()
+
+
+def test_metrics_of_the_machine_are_kept_apart():
+    metrics = {"val_loss": 0.5, "reloads": 2, "prefix": {"seconds": 1.5}, "num_steps": 3}
+    results, machine = split_metrics(metrics)
+    assert results == {"val_loss": 0.5, "num_steps": 3}
+    assert machine == {"reloads": 2, "prefix": {"seconds": 1.5}}
+    assert not {*MACHINE_COLUMNS, *MACHINE_METRICS} & {*RESULT_COLUMNS[1:], *P2_METRICS}
+
+
+P2_METRICS = ("train_loss", "val_loss", "best_step", "num_tokens", "skipped_steps")

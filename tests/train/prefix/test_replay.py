@@ -420,5 +420,5 @@ def test_a_run_in_several_processes_ends_with_the_same_bits(training, undisturbe
     disturbed = {"settings": {"reload_interval_steps": 4}, "debug__kill_at_step": 5}
     done = training(**disturbed, **changes).complete()
     assert (done.metrics()["reloads"], done.metrics()["recoveries"]) == (2, 1)
-    assert 0 < done.metrics()["prefix_cache_hit_rate"] < 1
+    assert 0 < done.metrics()["prefix"]["cache_hit_rate"] < 1
     assert done.result() == undisturbed(**changes)

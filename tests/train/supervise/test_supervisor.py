@@ -144,7 +144,7 @@ def test_two_thousand_steps_without_a_leak_do_not_grow(training):
     run = training(
         train__num_steps=2000, train__steps_per_eval=500, train__steps_per_save=500
     ).complete()
-    rows = list(csv.DictReader((run.run / "train.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((run.run / "machine.csv").read_text().splitlines()))
     held = np.array([float(row["footprint_bytes"]) for row in rows[200:]])
     slope = robust_slope(held[::4]) / 4
     print(f"slope: {slope / 1e6:.5f} MB a step")
