@@ -65,11 +65,11 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 
 def bars_of(rows: list[Row], figure: str) -> dict[str, list[float]]:
-    """Gather the values of a figure by part and contestant."""
+    """Gather the values of a figure by part and program."""
     bars: dict[str, list[float]] = {}
-    for part, name, contestant, _, value in rows:
+    for part, name, program, _, value in rows:
         if name == figure:
-            bars.setdefault(f"{part}: {contestant}", []).append(value)
+            bars.setdefault(f"{part}: {program}", []).append(value)
     return bars
 
 

@@ -26,7 +26,7 @@ from pipeline.benchmark.peers.programs import (
     NotMeasured,
 )
 from pipeline.benchmark.peers.results import summary
-from pipeline.benchmark.peers.rounds import Contest
+from pipeline.benchmark.peers.rounds import Comparison
 from pipeline.benchmark.peers.signals import StopAtSignal
 from pipeline.benchmark.peers.speed import (
     MEMORY_ROUNDS,
@@ -35,13 +35,13 @@ from pipeline.benchmark.peers.speed import (
     large_vocabulary,
     torch_peft,
 )
-from pipeline.benchmark.peers.system import surroundings
+from pipeline.benchmark.peers.system import measure_system
 from pipeline.benchmark.throughput import machine
 from pipeline.config.schema import Peers
 from pipeline.config.stage import Paths
 from pipeline.errors import PipelineError
 
-PARTS: dict[str, Callable[[Contest], None]] = {
+PARTS: dict[str, Callable[[Comparison], None]] = {
     "all_blocks": all_blocks,
     "as_installed": as_installed,
     "torch_peft": torch_peft,
@@ -49,9 +49,9 @@ PARTS: dict[str, Callable[[Contest], None]] = {
     "head": head,
     "large_vocabulary": large_vocabulary,
     "sweep": sweep,
-    "surroundings": surroundings,
+    "surroundings": measure_system,
 }
-CONTESTANTS_OF = {
+PROGRAMS_OF = {
     "all_blocks": (OURS, MLX_LM),
     "as_installed": (INSTALLED,),
     "torch_peft": (FLOAT32, BFLOAT16),
@@ -96,53 +96,53 @@ def compare(
     """
     tell(outline(settings, num_steps, num_rounds))
     with StopAtSignal(), tempfile.TemporaryDirectory(prefix="tidewheel-peers-") as name:
-        contest = set_up(settings, num_steps, num_rounds, seed, Path(name), tell)
+        comparison = set_up(settings, num_steps, num_rounds, seed, Path(name), tell)
         began, here = time.monotonic(), machine()
 
         def keep() -> None:
             facts = {
-                "corpus": contest.corpus.name,
-                "train_rows": contest.material.num_rows,
+                "corpus": comparison.corpus.name,
+                "train_rows": comparison.material.num_rows,
                 "seconds": time.monotonic() - began,
                 "machine": here,
             }
-            rows = list(contest.board.rows())
-            write_outputs(paths, summary(contest.board) | facts, rows)
+            rows = list(comparison.results.rows())
+            write_outputs(paths, summary(comparison.results) | facts, rows)
 
-        contest.keep = keep
+        comparison.keep = keep
         try:
-            measure(contest)
+            measure(comparison)
         except BaseException:
-            tell(kept(contest, paths))
+            tell(kept(comparison, paths))
             raise
 
 
-def measure(contest: Contest) -> None:
+def measure(comparison: Comparison) -> None:
     """Measure part by part."""
-    board, parts = contest.board, contest.settings.parts
+    results, parts = comparison.results, comparison.settings.parts
     for part in parts:
-        board.begin(part)
+        results.begin(part)
     for part in [part for part in PARTS if part not in parts]:
-        board.miss(part, "", f"benchmark.peers.parts leaves out {part}")
+        results.note_missing(part, "", f"benchmark.peers.parts leaves out {part}")
     for number, part in enumerate(parts, 1):
-        contest.place = f"[{number}/{len(parts)} {part}]"
+        comparison.place = f"[{number}/{len(parts)} {part}]"
         try:
-            PARTS[part](contest)
+            PARTS[part](comparison)
         except (NotMeasured, PipelineError) as reason:
-            board.miss(part, "", str(reason))
-            contest.say(f"failed, and the rest goes on: {reason}")
-        board.end(part)
-        contest.keep()
+            results.note_missing(part, "", str(reason))
+            comparison.say(f"failed, and the rest goes on: {reason}")
+        results.end(part)
+        comparison.keep()
 
 
-def kept(contest: Contest, paths: Paths) -> str:
+def kept(comparison: Comparison, paths: Paths) -> str:
     """Write what was measured before the end came, and say where it is."""
-    if not contest.board.values:
-        return f"{contest.place} ended before anything was measured: nothing is written"
-    contest.keep()
-    measured = ", ".join(dict.fromkeys(part for part, _, _ in contest.board.values))
+    if not comparison.results.values:
+        return f"{comparison.place} ended before anything was measured: nothing is written"
+    comparison.keep()
+    measured = ", ".join(dict.fromkeys(part for part, _, _ in comparison.results.values))
     return (
-        f"{contest.place} ended before its time; what was measured of {measured} is kept in "
+        f"{comparison.place} ended before its time; what was measured of {measured} is kept in "
         f"{paths.out}: metrics/benchmark.json, plots/peers.csv and plots/peers.png"
     )
 
@@ -151,7 +151,7 @@ def outline(settings: Peers, num_steps: int, num_rounds: int) -> str:
     """Say what will be run, and how to make it less."""
     rounds = {"large_vocabulary": MEMORY_ROUNDS, "sweep": 1}
     lines = [
-        f"  {part}: {', '.join(CONTESTANTS_OF[part])}; rounds: {rounds.get(part, num_rounds)}"
+        f"  {part}: {', '.join(PROGRAMS_OF[part])}; rounds: {rounds.get(part, num_rounds)}"
         for part in settings.parts
     ]
     head = f"What will be run, {num_steps} steps each where a part has no number of its own:"
@@ -166,7 +166,7 @@ def set_up(
     seed: int,
     folder: Path,
     tell: Callable[[str], None],
-) -> Contest:
+) -> Comparison:
     """Make the tokenizer, the model and the rows that most parts use.
 
     Raises:
@@ -179,4 +179,4 @@ def set_up(
     make_tokenizer(corpus, shape["vocab_size"], folder / "tokenizer")
     make_model(folder / "model", shape, folder / "tokenizer", seed)
     material = make_material(folder / "all", folder / "model", corpus, shape)
-    return Contest(settings, num_steps, num_rounds, seed, folder, corpus, material, tell)
+    return Comparison(settings, num_steps, num_rounds, seed, folder, corpus, material, tell)

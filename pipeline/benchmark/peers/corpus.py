@@ -1,4 +1,4 @@
-"""What all contestants read: a tokenizer, a model and rows, made on the spot."""
+"""What all programs read: a tokenizer, a model and rows, made on the spot."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Material:
-    """A model and rows, as each contestant reads them.
+    """A model and rows, as each program reads them.
 
     Attributes:
         model: folder of a whole model, tokenizer and manifest included.
@@ -102,7 +102,7 @@ def read_corpus(folder: Path, name: str) -> Corpus:
 
 
 def require_batch(corpus: Corpus, batch_size: int) -> None:
-    """Refuse a batch that the rows cannot fill: some contestants would wait for it forever.
+    """Refuse a batch that the rows cannot fill: some programs would wait for it forever.
 
     Raises:
         DataError: when there are fewer rows than that.

@@ -1,4 +1,4 @@
-"""What a contestant is told, and what it answers: two files."""
+"""What a program is told, and what it answers: two files."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,13 +7,19 @@ from typing import Any
 
 from pipeline.files import read_json, write_json
 
+TARGETS = ("self_attn.q_proj", "self_attn.v_proj")
+"""Layers that get an adapter, by their names within a block."""
+SCALE = 2.0
+"""Factor of the low-rank product."""
+BETAS, EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
+"""Of AdamW, with bias correction; the learning rate is constant and gradients are not clipped."""
 WARMUP_STEPS = 1
 """The first step of a process compiles, and maps what it has not touched yet."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a contestant is to train.
+    """What a program is to train.
 
     Attributes:
         model: folder of a whole model, tokenizer and manifest included.
@@ -57,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contestant measured of itself.
+    """What a program measured of itself.
 
     Attributes:
         seconds: of each step; loading, validation and saving are not counted.
@@ -77,5 +83,5 @@ class Outcome:
 
 
 def answer(path: Path, outcome: Outcome) -> None:
-    """Write the outcome, from within a contestant."""
+    """Write the outcome, from within a program."""
     write_json(path, dataclasses.asdict(outcome))

@@ -1,4 +1,4 @@
-"""A contestant: `mlx_lm.lora` itself, its command line included.
+"""A program: `mlx_lm.lora` itself, its command line included.
 
 Importing `pipeline.device` first routes the fast BLAS to MLX, unless TIDEWHEEL_BLAS=none asks for
 the one that MLX's wheel carries. Nothing of mlx-lm is changed: it tells of each step through the
@@ -12,8 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.peers.common_settings import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
-from pipeline.benchmark.peers.job import Job, Outcome, answer
+from pipeline.benchmark.peers.job import (
+    BETAS,
+    EPS,
+    SCALE,
+    TARGETS,
+    WEIGHT_DECAY,
+    Job,
+    Outcome,
+    answer,
+)
 from pipeline.device import keep_open_file_limit
 
 REPORTER = "tidewheel"

@@ -1,11 +1,19 @@
-"""A contestant: this pipeline's own training loop, as its worker runs it."""
+"""A program: this pipeline's own training loop, as its worker runs it."""
 
 import csv
 import sys
 from pathlib import Path
 
-from pipeline.benchmark.peers.common_settings import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
-from pipeline.benchmark.peers.job import Job, Outcome, answer
+from pipeline.benchmark.peers.job import (
+    BETAS,
+    EPS,
+    SCALE,
+    TARGETS,
+    WEIGHT_DECAY,
+    Job,
+    Outcome,
+    answer,
+)
 from pipeline.data.batches import row_width
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, matmul_flops_per_second, reset_peak_memory

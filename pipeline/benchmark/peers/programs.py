@@ -18,7 +18,7 @@ class NotMeasured(Exception):
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Program:
     """A program that trains.
 
     Attributes:
@@ -35,27 +35,27 @@ class Contestant:
 OURS, UNCACHED = "ours", "ours_uncached"
 MLX_LM, INSTALLED = "mlx_lm", "mlx_lm_as_installed"
 FLOAT32, BFLOAT16 = "torch_peft_float32", "torch_peft_bfloat16"
-CONTESTANTS = {
-    OURS: Contestant("pipeline.benchmark.peers.ours"),
-    UNCACHED: Contestant("pipeline.benchmark.peers.ours"),
-    MLX_LM: Contestant("pipeline.benchmark.peers.mlx_lm_lora"),
-    INSTALLED: Contestant("pipeline.benchmark.peers.mlx_lm_lora", {SETTING: "none"}),
-    FLOAT32: Contestant("pipeline.benchmark.peers.torch_peft"),
-    BFLOAT16: Contestant("pipeline.benchmark.peers.torch_peft", dtype="bfloat16"),
+PROGRAMS = {
+    OURS: Program("pipeline.benchmark.peers.ours"),
+    UNCACHED: Program("pipeline.benchmark.peers.ours"),
+    MLX_LM: Program("pipeline.benchmark.peers.mlx_lm_lora"),
+    INSTALLED: Program("pipeline.benchmark.peers.mlx_lm_lora", {SETTING: "none"}),
+    FLOAT32: Program("pipeline.benchmark.peers.torch_peft"),
+    BFLOAT16: Program("pipeline.benchmark.peers.torch_peft", dtype="bfloat16"),
 }
 
 
 def run(name: str, job: Job) -> Outcome:
-    """Let a contestant do a job, and wait for it.
+    """Let a program do a job, and wait for it.
 
     Raises:
         NotMeasured: when it ends badly, with the last it said.
     """
-    contestant, folder = CONTESTANTS[name], Path(job.output)
+    program, folder = PROGRAMS[name], Path(job.output)
     folder.mkdir(parents=True, exist_ok=True)
     task, outcome = folder / "job.json", folder / "outcome.json"
-    write_json(task, dataclasses.asdict(dataclasses.replace(job, dtype=contestant.dtype)))
-    done = run_module(contestant.module, [str(task), str(outcome)], contestant.environment)
+    write_json(task, dataclasses.asdict(dataclasses.replace(job, dtype=program.dtype)))
+    done = run_module(program.module, [str(task), str(outcome)], program.environment)
     if done.returncode or not outcome.is_file():
         last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())
         raise NotMeasured(f"{name} ended with exit status {done.returncode}: {last}")

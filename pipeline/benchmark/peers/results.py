@@ -1,4 +1,4 @@
-"""What was measured, by part, figure, contestant and round; and the ratios that follow."""
+"""What was measured, by part, figure, program and round; and the ratios that follow."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from pipeline.benchmark.peers.programs import (
     NotMeasured,
 )
 
-COLUMNS = ("part", "figure", "contestant", "round", "value")
+COLUMNS = ("part", "figure", "program", "round", "value")
 
 
 @dataclass(frozen=True)
@@ -33,63 +33,63 @@ class Ratio:
 
 
 @dataclass
-class Board:
+class Results:
     """Collects figures.
 
     Attributes:
-        values: of each round, by part, figure and contestant.
-        reasons: why a contestant has no figures in a part; of a whole part where it is "".
+        values: of each round, by part, figure and program.
+        reasons: why a program has no figures in a part; of a whole part where it is "".
     """
 
     values: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def add(self, part: str, figure: str, contestant: str, number: int, value: float | int) -> None:
+    def add(self, part: str, figure: str, program: str, number: int, value: float | int) -> None:
         """Note a figure of a round."""
-        self.values.setdefault((part, figure, contestant), {})[number] = float(value)
+        self.values.setdefault((part, figure, program), {})[number] = float(value)
 
-    def miss(self, part: str, contestant: str, reason: str) -> None:
+    def note_missing(self, part: str, program: str, reason: str) -> None:
         """Note why there is none."""
-        self.reasons[part, contestant] = reason
+        self.reasons[part, program] = reason
 
     def begin(self, part: str) -> None:
         """Note that a part is to come: it has none yet."""
-        self.miss(part, "", not_done(part))
+        self.note_missing(part, "", not_done(part))
 
     def end(self, part: str) -> None:
         """Note that a part is done."""
         if self.reasons.get((part, "")) == not_done(part):
             del self.reasons[part, ""]
 
-    def rounds(self, part: str, figure: str, contestant: str) -> dict[int, float]:
+    def rounds(self, part: str, figure: str, program: str) -> dict[int, float]:
         """Give a figure by rounds.
 
         Raises:
             NotMeasured: when there is none, with the reason.
         """
-        found = self.values.get((part, figure, contestant))
+        found = self.values.get((part, figure, program))
         if found:
             return found
-        reasons = [self.reasons.get((part, who)) for who in (contestant, "")]
-        reason = next(filter(None, reasons), f"{part} has no {figure} of {contestant}")
+        reasons = [self.reasons.get((part, who)) for who in (program, "")]
+        reason = next(filter(None, reasons), f"{part} has no {figure} of {program}")
         raise NotMeasured(reason)
 
     def ratio(self, part: str, figure: str, above: str, below: str) -> Ratio:
-        """Divide a contestant's figure by another one's; see `Ratio`."""
+        """Divide a program's figure by another one's; see `Ratio`."""
         return quotient(self.rounds(part, figure, above), self.rounds(part, figure, below))
 
     def rows(self) -> Iterable[tuple[str, str, str, int, float]]:
         """Give every figure, as `plots/peers.csv` has it."""
-        for (part, figure, contestant), rounds in self.values.items():
+        for (part, figure, program), rounds in self.values.items():
             for number, value in rounds.items():
-                yield part, figure, contestant, number, value
+                yield part, figure, program, number, value
 
     def spreads(self) -> dict[str, Any]:
         """Give median, least and greatest of every figure."""
         found: dict[str, Any] = {}
-        for (part, figure, contestant), rounds in self.values.items():
+        for (part, figure, program), rounds in self.values.items():
             entry = found.setdefault(part, {}).setdefault(figure, {})
-            entry[contestant] = spread(list(rounds.values()))
+            entry[program] = spread(list(rounds.values()))
         return found
 
 
@@ -143,19 +143,19 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def roofline_share(board: Board) -> Ratio:
+def roofline_share(results: Results) -> Ratio:
     """Compare targets per second with the matrix products of the same process.
 
     A token meets each weight `passes` times in a step, at 2 operations; for LoRA on all blocks
     that is 4P. A target that is no token of padding stands for one token.
     """
     part = "all_blocks"
-    rates = board.rounds(part, "targets_per_second", OURS)
-    bounds = board.rounds(part, "roofline_targets_per_second", OURS)
+    rates = results.rounds(part, "targets_per_second", OURS)
+    bounds = results.rounds(part, "roofline_targets_per_second", OURS)
     return quotient(rates, bounds)
 
 
-def share_of_flop_ratio(board: Board, part: str, figure: str) -> Ratio:
+def share_of_flop_ratio(results: Results, part: str, figure: str) -> Ratio:
     """Divide what a cached prefix gains by what it saves in operations.
 
     (cached rate / uncached rate) / (passes / cached passes): a step without a cache meets each
@@ -163,70 +163,74 @@ def share_of_flop_ratio(board: Board, part: str, figure: str) -> Ratio:
     latter remain. For LoRA on the last share f of the blocks (head counted among the blocks) that
     is (1 + f) / 2f; for `head` mode (2 P_blocks + 6 P_head) / 6 P_head.
     """
-    gain = board.ratio(part, figure, OURS, UNCACHED)
-    flops = board.ratio(part, "passes", UNCACHED, OURS)
+    gain = results.ratio(part, figure, OURS, UNCACHED)
+    flops = results.ratio(part, "passes", UNCACHED, OURS)
     return Ratio(gain.value / flops.value, gain.low / flops.high, gain.high / flops.low)
 
 
-def as_installed(board: Board) -> Ratio:
+def as_installed(results: Results) -> Ratio:
     """Carry the time to a loss over to another BLAS: the same steps, at the rate of single ones.
 
     The peer as installed would take hours to get there.
     """
-    rates = board.rounds("all_blocks", "targets_per_second", MLX_LM)
-    slow = board.rounds("as_installed", "targets_per_second", INSTALLED)
-    return SPEEDUPS["speedup_vs_mlx_lm"](board) * quotient(rates, slow)
+    rates = results.rounds("all_blocks", "targets_per_second", MLX_LM)
+    slow = results.rounds("as_installed", "targets_per_second", INSTALLED)
+    return SPEEDUPS["speedup_vs_mlx_lm"](results) * quotient(rates, slow)
 
 
-SPEEDUPS: dict[str, Callable[[Board], Ratio]] = {
-    "speedup_vs_mlx_lm": lambda b: b.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS),
+SPEEDUPS: dict[str, Callable[[Results], Ratio]] = {
+    "speedup_vs_mlx_lm": lambda results: results.ratio(
+        "all_blocks", "seconds_to_loss", MLX_LM, OURS
+    ),
     "speedup_vs_mlx_lm_as_installed": as_installed,
-    "speedup_vs_torch_peft": lambda b: quotient(
-        b.rounds("all_blocks", "targets_per_second", OURS),
-        b.rounds("torch_peft", "targets_per_second", FLOAT32),
+    "speedup_vs_torch_peft": lambda results: quotient(
+        results.rounds("all_blocks", "targets_per_second", OURS),
+        results.rounds("torch_peft", "targets_per_second", FLOAT32),
     ),
-    "speedup_vs_torch_peft_bfloat16": lambda b: quotient(
-        b.rounds("all_blocks", "targets_per_second", OURS),
-        b.rounds("torch_peft", "targets_per_second", BFLOAT16),
+    "speedup_vs_torch_peft_bfloat16": lambda results: quotient(
+        results.rounds("all_blocks", "targets_per_second", OURS),
+        results.rounds("torch_peft", "targets_per_second", BFLOAT16),
     ),
-    "speedup_last_quarter_vs_mlx_lm": lambda b: b.ratio(
+    "speedup_last_quarter_vs_mlx_lm": lambda results: results.ratio(
         "last_quarter", "targets_per_second", OURS, MLX_LM
     ),
-    "prefix_cache_share_of_flop_ratio": lambda b: share_of_flop_ratio(
-        b, "last_quarter", "targets_per_second"
+    "prefix_cache_share_of_flop_ratio": lambda results: share_of_flop_ratio(
+        results, "last_quarter", "targets_per_second"
     ),
-    "head_mode_share_of_flop_ratio": lambda b: share_of_flop_ratio(
-        b, "head", "gradient_targets_per_second"
+    "head_mode_share_of_flop_ratio": lambda results: share_of_flop_ratio(
+        results, "head", "gradient_targets_per_second"
     ),
-    "large_vocab_peak_memory_vs_mlx_lm": lambda b: b.ratio(
+    "large_vocab_peak_memory_vs_mlx_lm": lambda results: results.ratio(
         "large_vocabulary", "peak_bytes", OURS, MLX_LM
     ),
-    "peak_memory_vs_floor": lambda b: quotient(
-        b.rounds("large_vocabulary", "peak_bytes", OURS),
-        b.rounds("large_vocabulary", "floor_bytes", OURS),
+    "peak_memory_vs_floor": lambda results: quotient(
+        results.rounds("large_vocabulary", "peak_bytes", OURS),
+        results.rounds("large_vocabulary", "floor_bytes", OURS),
     ),
-    "sweep_cost_with_prefix_cache": lambda b: b.ratio("sweep", "seconds", OURS, UNCACHED),
+    "sweep_cost_with_prefix_cache": lambda results: results.ratio(
+        "sweep", "seconds", OURS, UNCACHED
+    ),
     "roofline_share": roofline_share,
-    "checkpoint_write_rate_vs_dd": lambda b: b.ratio(
+    "checkpoint_write_rate_vs_dd": lambda results: results.ratio(
         "surroundings", "write_bytes_per_second", OURS, "dd"
     ),
 }
 
 
-def summary(board: Board) -> dict[str, Any]:
+def summary(results: Results) -> dict[str, Any]:
     """Give each ratio, null where it could not be measured, and beside it the noise or the reason.
 
     Parts that are not whole are among the reasons too. All raw figures follow under `measured`.
     """
     values: dict[str, Any] = {}
     ranges: dict[str, Any] = {}
-    missing = {part: reason for (part, who), reason in board.reasons.items() if not who}
+    missing = {part: reason for (part, who), reason in results.reasons.items() if not who}
     for name, ratio in SPEEDUPS.items():
         try:
-            found = ratio(board)
+            found = ratio(results)
         except NotMeasured as reason:
             values[name], missing[name] = None, str(reason)
         else:
             values[name] = found.value
             ranges[name] = {"min": found.low, "max": found.high}
-    return {**values, "ranges": ranges, "not_measured": missing, "measured": board.spreads()}
+    return {**values, "ranges": ranges, "not_measured": missing, "measured": results.spreads()}

@@ -1,4 +1,4 @@
-"""Rounds: every contestant in turn, each in a fresh process, so that a busy machine hits all."""
+"""Rounds: every program in turn, each in a fresh process, so that a busy machine hits all."""
 
 import dataclasses
 import shutil
@@ -10,29 +10,29 @@ from pathlib import Path
 from pipeline.benchmark.peers.corpus import Corpus, Material
 from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
 from pipeline.benchmark.peers.programs import NotMeasured, run
-from pipeline.benchmark.peers.results import Board
+from pipeline.benchmark.peers.results import Results
 from pipeline.config.schema import Peers
 
 GB = 10**9
-Played = tuple[Job, Outcome]
+Finished = tuple[Job, Outcome]
 
 
 @dataclass
-class Contest:
+class Comparison:
     """What all parts share.
 
     Attributes:
         settings: `benchmark.peers`.
-        num_steps: optimizer steps of a contestant, where a part does not say otherwise.
-        num_rounds: how often each contestant is run.
+        num_steps: optimizer steps of a program, where a part does not say otherwise.
+        num_rounds: how often each program is run.
         seed: of the first round.
         folder: for all files; of the caller.
         corpus: texts.
         material: model and rows of most parts.
         tell: shows a line to a person.
-        board: takes the figures.
+        results: takes the figures.
         place: which part this is, for a person.
-        keep: writes down what the board has, so that it is not lost when this breaks off.
+        keep: writes down what the results has, so that it is not lost when this breaks off.
     """
 
     settings: Peers
@@ -43,12 +43,12 @@ class Contest:
     corpus: Corpus
     material: Material
     tell: Callable[[str], None]
-    board: Board = field(default_factory=Board)
+    results: Results = field(default_factory=Results)
     place: str = ""
     keep: Callable[[], None] = lambda: None
 
     def job(self, material: Material, num_steps: int, batch_size: int | None = None) -> Job:
-        """Describe what is the same for all contestants of a part."""
+        """Describe what is the same for all programs of a part."""
         return Job(
             model=str(material.model),
             rows=str(material.rows),
@@ -61,49 +61,51 @@ class Contest:
             seed=self.seed,
         )
 
-    def hold(
+    def run_rounds(
         self,
         part: str,
         jobs: Mapping[str, Job],
         num_rounds: int,
-        record: Callable[[int, dict[str, Played]], None],
+        record: Callable[[int, dict[str, Finished]], None],
     ) -> None:
-        """Run the contestants in alternating order, round by round.
+        """Run the programs in alternating order, round by round.
 
-        One that fails is not run again in this part; why is noted on the board.
+        One that fails is not run again in this part; why is noted on the results.
 
         Args:
             part: the part's name.
-            jobs: of each contestant; seed and output are set here.
+            jobs: of each program; seed and output are set here.
             num_rounds: how often.
             record: takes a round's outcomes while their files are there.
         """
         began, names = time.monotonic(), list(jobs)
         for number in range(1, num_rounds + 1):
-            folder, played = self.folder / part / str(number), dict[str, Played]()
+            folder, finished = self.folder / part / str(number), dict[str, Finished]()
             for name in names if number % 2 else names[::-1]:
-                if (part, name) not in self.board.reasons:
+                if (part, name) not in self.results.reasons:
                     job = dataclasses.replace(
                         jobs[name], output=str(folder / name), seed=self.seed + number
                     )
-                    self.play(part, name, job, played, f"round {number}/{num_rounds}")
-            record(number, played)
+                    self.run_one(part, name, job, finished, f"round {number}/{num_rounds}")
+            record(number, finished)
             self.keep()
             shutil.rmtree(folder, ignore_errors=True)
             left = (time.monotonic() - began) / number * (num_rounds - number)
             self.say(f"round {number}/{num_rounds} done, about {left:,.0f} s left in this part")
 
-    def play(self, part: str, name: str, job: Job, played: dict[str, Played], where: str) -> None:
-        """Run one contestant, and show how it went."""
+    def run_one(
+        self, part: str, name: str, job: Job, finished: dict[str, Finished], where: str
+    ) -> None:
+        """Run one program, and show how it went."""
         began = time.monotonic()
         self.say(f"{where}: {name}, {job.num_steps} steps ...")
         try:
             outcome = run(name, job)
         except NotMeasured as reason:
-            self.board.miss(part, name, str(reason))
+            self.results.note_missing(part, name, str(reason))
             self.say(f"{where}: {name} failed, and is left out of this part: {reason}")
             return
-        played[name] = job, outcome
+        finished[name] = job, outcome
         rate = outcome.rate(min(WARMUP_STEPS, job.num_steps - 1))
         seconds = time.monotonic() - began
         peak = f", peak {outcome.peak_bytes / GB:.2f} GB" if outcome.peak_bytes else ""

@@ -5,7 +5,9 @@ import dataclasses
 import statistics
 from pathlib import Path
 
-from pipeline.benchmark.peers.corpus import joined, make_material, make_model
+import numpy as np
+
+from pipeline.benchmark.peers.corpus import Material, joined, make_material, make_model
 from pipeline.benchmark.peers.job import WARMUP_STEPS, Job
 from pipeline.benchmark.peers.programs import (
     BFLOAT16,
@@ -16,9 +18,13 @@ from pipeline.benchmark.peers.programs import (
     NotMeasured,
 )
 from pipeline.benchmark.peers.results import seconds_to_loss
-from pipeline.benchmark.peers.rounds import Contest, Played
-from pipeline.benchmark.peers.scoring import Scorer
+from pipeline.benchmark.peers.rounds import Comparison, Finished
+from pipeline.data.batches import evaluation_batches
+from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer
+from pipeline.model.adapters import load_adapter
+from pipeline.model.base import load_base
+from pipeline.objective.likelihood import document_losses
 
 SNAPSHOTS = 12
 """Adapters that we keep up to the step at which the peer ends."""
@@ -27,44 +33,75 @@ LONGER = 1.5
 MEMORY_ROUNDS, MEMORY_STEPS = 2, 2
 """Memory does not vary from round to round; the second one shows it."""
 LONG_ROWS = 8
+BATCH_TOKENS = 2048
+"""Of a batch that is scored."""
 
 
-def all_blocks(contest: Contest) -> None:
+class Scorer:
+    """Scores adapters on the rows that are held out.
+
+    Args:
+        material: the model they are for, and the rows.
+    """
+
+    def __init__(self, material: Material) -> None:
+        self.material = material
+        self.store = TokenStore(material.prepared / "validation")
+        self._losses = dict[Path | None, float]()
+
+    def loss(self, adapter: Path | None) -> float:
+        """Give the loss in nats per target; of the model alone where there is no adapter."""
+        if adapter not in self._losses:
+            model = load_base(self.material.model, "auto").model
+            if adapter is not None:
+                load_adapter(model, adapter)
+            batches = evaluation_batches(
+                self.store,
+                np.arange(len(self.store)),
+                arrangement="bucketed",
+                width=int(self.store.lengths.max()),
+                batch_tokens=BATCH_TOKENS,
+            )
+            self._losses[adapter] = document_losses(model, batches).mean
+        return self._losses[adapter]
+
+
+def all_blocks(comparison: Comparison) -> None:
     """LoRA on all blocks: seconds to the validation loss with which mlx-lm ends.
 
     The first step of either side does not count: it loads kernels.
     """
-    part, num_steps = "all_blocks", contest.num_steps
+    part, num_steps = "all_blocks", comparison.num_steps
     interval = max(1, num_steps // SNAPSHOTS)
-    job = contest.job(contest.material, num_steps)
+    job = comparison.job(comparison.material, num_steps)
     ours = dataclasses.replace(
         job, num_steps=round(LONGER * num_steps), steps_per_snapshot=interval
     )
-    scorer = Scorer(contest.material)
+    scorer = Scorer(comparison.material)
 
-    def record(number: int, played: dict[str, Played]) -> None:
-        for name, (_, outcome) in played.items():
-            contest.board.add(part, "targets_per_second", name, number, outcome.rate())
-            contest.board.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
-        if OURS in played:
-            facts = played[OURS][1].facts
+    def record(number: int, finished: dict[str, Finished]) -> None:
+        for name, (_, outcome) in finished.items():
+            comparison.results.add(part, "targets_per_second", name, number, outcome.rate())
+            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
+        if OURS in finished:
+            facts = finished[OURS][1].facts
             bound = facts["gemm_flops_per_second"] / (2 * facts["passes"])
-            contest.board.add(part, "roofline_targets_per_second", OURS, number, bound)
-        if OURS in played and MLX_LM in played:
-            record_seconds(contest, part, number, played, scorer)
+            comparison.results.add(part, "roofline_targets_per_second", OURS, number, bound)
+        if OURS in finished and MLX_LM in finished:
+            record_seconds(comparison, part, number, finished, scorer)
 
-    contest.hold(part, {OURS: ours, MLX_LM: job}, contest.num_rounds, record)
+    comparison.run_rounds(part, {OURS: ours, MLX_LM: job}, comparison.num_rounds, record)
 
 
 def record_seconds(
-    contest: Contest, part: str, number: int, played: dict[str, Played], scorer: Scorer
+    comparison: Comparison, part: str, number: int, finished: dict[str, Finished], scorer: Scorer
 ) -> None:
     """Find when we are at the loss with which the peer ends, both by our score of their adapters.
 
     Of our snapshots only those are scored that a bisection asks for.
     """
-    (theirs, their_outcome), (ours, our_outcome) = played[MLX_LM], played[OURS]
-    contest.say(f"round {number}: scoring adapters ...")
+    (theirs, their_outcome), (ours, our_outcome) = finished[MLX_LM], finished[OURS]
+    comparison.say(f"round {number}: scoring adapters ...")
     target = scorer.loss(Path(theirs.output))
     steps = range(0, ours.num_steps + 1, ours.steps_per_snapshot)
 
@@ -74,64 +111,64 @@ def record_seconds(
     index = bisect.bisect_left(steps, True, key=lambda step: loss(step) <= target)
     around = steps[max(0, index - 1) : index + 1]
     curve = [(sum(our_outcome.seconds[WARMUP_STEPS:step]), loss(step)) for step in around]
-    contest.board.add(part, "validation_loss", MLX_LM, number, target)
+    comparison.results.add(part, "validation_loss", MLX_LM, number, target)
     try:
         seconds = seconds_to_loss(curve, target)
     except NotMeasured as reason:
-        contest.board.miss(part, "", str(reason))
-        contest.say(f"round {number}: {reason}")
+        comparison.results.note_missing(part, "", str(reason))
+        comparison.say(f"round {number}: {reason}")
         return
-    contest.board.add(part, "seconds_to_loss", OURS, number, seconds)
+    comparison.results.add(part, "seconds_to_loss", OURS, number, seconds)
     theirs_seconds = sum(their_outcome.seconds[WARMUP_STEPS:])
-    contest.board.add(part, "seconds_to_loss", MLX_LM, number, theirs_seconds)
-    contest.say(
+    comparison.results.add(part, "seconds_to_loss", MLX_LM, number, theirs_seconds)
+    comparison.say(
         f"round {number}: {target:.4f} after {seconds:.1f} s, mlx_lm {theirs_seconds:.1f} s"
     )
 
 
-def as_installed(contest: Contest) -> None:
+def as_installed(comparison: Comparison) -> None:
     """mlx-lm with the BLAS of MLX's wheel: a few steps, for their rate."""
-    job = contest.job(contest.material, WARMUP_STEPS + contest.settings.installed_steps)
-    hold_for_rate(contest, "as_installed", {INSTALLED: job})
+    job = comparison.job(comparison.material, WARMUP_STEPS + comparison.settings.installed_steps)
+    run_for_rate(comparison, "as_installed", {INSTALLED: job})
 
 
-def torch_peft(contest: Contest) -> None:
+def torch_peft(comparison: Comparison) -> None:
     """Torch with peft, in both types: enough steps for their rate."""
-    job = contest.job(contest.material, WARMUP_STEPS + contest.settings.torch_steps)
-    hold_for_rate(contest, "torch_peft", {FLOAT32: job, BFLOAT16: job})
+    job = comparison.job(comparison.material, WARMUP_STEPS + comparison.settings.torch_steps)
+    run_for_rate(comparison, "torch_peft", {FLOAT32: job, BFLOAT16: job})
 
 
-def hold_for_rate(contest: Contest, part: str, jobs: dict[str, Job]) -> None:
+def run_for_rate(comparison: Comparison, part: str, jobs: dict[str, Job]) -> None:
     """Hold rounds of which only the rate is wanted."""
 
-    def record(number: int, played: dict[str, Played]) -> None:
-        for name, (_, outcome) in played.items():
-            contest.board.add(part, "targets_per_second", name, number, outcome.rate())
+    def record(number: int, finished: dict[str, Finished]) -> None:
+        for name, (_, outcome) in finished.items():
+            comparison.results.add(part, "targets_per_second", name, number, outcome.rate())
 
-    contest.hold(part, jobs, contest.num_rounds, record)
+    comparison.run_rounds(part, jobs, comparison.num_rounds, record)
 
 
-def large_vocabulary(contest: Contest) -> None:
+def large_vocabulary(comparison: Comparison) -> None:
     """Memory with many tokens in the vocabulary, rows of a thousand tokens, and checkpointing."""
-    part, folder = "large_vocabulary", contest.folder / "long"
-    shape = dataclasses.asdict(contest.settings.large_vocabulary)
-    tokenizer = contest.folder / "tokenizer"
-    make_model(folder / "model", shape, tokenizer, contest.seed)
-    num_rows = max(LONG_ROWS, contest.settings.batch_size)
+    part, folder = "large_vocabulary", comparison.folder / "long"
+    shape = dataclasses.asdict(comparison.settings.large_vocabulary)
+    tokenizer = comparison.folder / "tokenizer"
+    make_model(folder / "model", shape, tokenizer, comparison.seed)
+    num_rows = max(LONG_ROWS, comparison.settings.batch_size)
     texts = joined(
-        contest.corpus, load_tokenizer(tokenizer), contest.settings.long_row_tokens, num_rows
+        comparison.corpus, load_tokenizer(tokenizer), comparison.settings.long_row_tokens, num_rows
     )
     material = make_material(folder, folder / "model", texts, shape)
-    job = dataclasses.replace(contest.job(material, MEMORY_STEPS), grad_checkpoint=True)
+    job = dataclasses.replace(comparison.job(material, MEMORY_STEPS), grad_checkpoint=True)
 
-    def record(number: int, played: dict[str, Played]) -> None:
-        for name, (_, outcome) in played.items():
-            contest.board.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
-            contest.board.add(
+    def record(number: int, finished: dict[str, Finished]) -> None:
+        for name, (_, outcome) in finished.items():
+            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
+            comparison.results.add(
                 part, "step_seconds", name, number, statistics.median(outcome.seconds)
             )
             if name == OURS:
                 floor = outcome.facts["floor_bytes"]
-                contest.board.add(part, "floor_bytes", OURS, number, floor)
+                comparison.results.add(part, "floor_bytes", OURS, number, floor)
 
-    contest.hold(part, {OURS: job, MLX_LM: job}, MEMORY_ROUNDS, record)
+    comparison.run_rounds(part, {OURS: job, MLX_LM: job}, MEMORY_ROUNDS, record)

@@ -1,4 +1,4 @@
-"""A contestant: torch with peft, as its users train: rows padded to the longest of their batch.
+"""A program: torch with peft, as its users train: rows padded to the longest of their batch.
 
 Both libraries are optional and are looked for by name only.
 """
@@ -13,8 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmark.peers.common_settings import BETAS, EPS, SCALE, TARGETS, WEIGHT_DECAY
-from pipeline.benchmark.peers.job import Job, Outcome, answer
+from pipeline.benchmark.peers.job import (
+    BETAS,
+    EPS,
+    SCALE,
+    TARGETS,
+    WEIGHT_DECAY,
+    Job,
+    Outcome,
+    answer,
+)
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 IGNORED = -100

@@ -7,10 +7,10 @@ folder, so that nothing of the repository is used or touched.
 from pathlib import Path
 
 from pipeline.benchmark.peers.child import run_module
-from pipeline.benchmark.peers.common_settings import SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.benchmark.peers.corpus import Material
+from pipeline.benchmark.peers.job import SCALE, TARGETS, WEIGHT_DECAY
 from pipeline.benchmark.peers.programs import SHOWN_CHARACTERS, NotMeasured
-from pipeline.benchmark.peers.rounds import Contest
+from pipeline.benchmark.peers.rounds import Comparison
 
 VALIDATION_DOCUMENTS = 8
 
@@ -23,11 +23,11 @@ def lay_out_inputs(folder: Path, material: Material) -> Path:
     return folder
 
 
-def overrides(contest: Contest, num_steps: int) -> list[str]:
+def overrides(comparison: Comparison, num_steps: int) -> list[str]:
     """Give what all these trainings have in common; all else is as conf/ has it."""
-    settings = contest.settings
+    settings = comparison.settings
     return [
-        f"seed={contest.seed}",
+        f"seed={comparison.seed}",
         f"lora.num_layers={max(1, settings.model.num_hidden_layers // 4)}",
         f"lora.alpha={SCALE * settings.rank}",
         f"lora.targets=[{','.join(TARGETS)}]",

@@ -3,17 +3,14 @@
 import csv
 import dataclasses
 import json
-import subprocess
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from pipeline.benchmark.bars import draw, write_table
-from pipeline.benchmark.peers import compare, prefix_cache, speed, system
-from pipeline.benchmark.peers import rounds as contest_module
+from pipeline.benchmark.peers import compare, prefix_cache, rounds, speed, system
 from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined, source_passages
-from pipeline.benchmark.peers.growth import growth
 from pipeline.benchmark.peers.job import Job, Outcome
 from pipeline.benchmark.peers.mlx_lm_lora import configuration, outcome_of
 from pipeline.benchmark.peers.programs import (
@@ -28,15 +25,16 @@ from pipeline.benchmark.peers.programs import (
 from pipeline.benchmark.peers.results import (
     COLUMNS,
     SPEEDUPS,
-    Board,
+    Results,
     quotient,
     seconds_to_loss,
     slope,
 )
 from pipeline.benchmark.peers.results import summary as summary_of
-from pipeline.benchmark.peers.scoring import Scorer
+from pipeline.benchmark.peers.speed import Scorer
+from pipeline.benchmark.peers.system import growth
 from pipeline.benchmark.throughput import comparison_rows
-from pipeline.config.stage import Paths, dvc_stages, output_names
+from pipeline.config.stage import Paths
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
@@ -76,13 +74,13 @@ def set_up(rows, folder, *overrides, num_steps=6, num_rounds=1):
     return compare.set_up(settings, num_steps, num_rounds, 3, folder, lambda text: None)
 
 
-def results(settings, folder, num_steps=2, tell=lambda text: None):
+def metrics_of(settings, folder, num_steps=2, tell=lambda text: None):
     """Compare, and read the metrics that were written."""
     compare.compare(settings, num_steps, 1, 3, Paths(folder), tell)
     return read_json(folder / "metrics/benchmark.json")
 
 
-# Contestants
+# Programs
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +94,9 @@ def compared(rows, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_DISABLE_COMPILE", "1")
-        patch.setattr(contest_module, "run", kept)
+        patch.setattr(rounds, "run", kept)
         settings = settings_with(rows, "benchmark.peers.parts=[all_blocks]")
-        metrics = results(settings, tmp_path_factory.mktemp("run"), 12, said.append)
+        metrics = metrics_of(settings, tmp_path_factory.mktemp("run"), 12, said.append)
     return metrics, said, outcomes
 
 
@@ -143,10 +141,12 @@ def test_an_epoch_has_the_same_targets_for_both(compared):
 
 def test_torch_has_the_same_targets_in_an_epoch(rows, tmp_path, readers):
     readers("torch"), readers("peft")
-    contest = set_up(rows, tmp_path)
-    job = dataclasses.replace(contest.job(contest.material, 6), output=str(tmp_path / "torch"))
+    comparison = set_up(rows, tmp_path)
+    job = dataclasses.replace(
+        comparison.job(comparison.material, 6), output=str(tmp_path / "torch")
+    )
     outcome = run(FLOAT32, job)
-    total = TokenStore(contest.material.prepared / "train").total_targets
+    total = TokenStore(comparison.material.prepared / "train").total_targets
     assert sum(outcome.num_targets) == total
     assert min(outcome.seconds) > 0
 
@@ -178,48 +178,50 @@ def test_padding_that_mlx_lm_trains_is_not_counted():
     assert found.rate(1) == 104
 
 
-def test_a_contestant_that_fails_says_why_and_the_others_go_on(rows, tmp_path, monkeypatch):
-    said, contest = [], set_up(rows, tmp_path)
-    contest.tell = said.append
-    broken = dataclasses.replace(contest.job(contest.material, 2), model=str(tmp_path / "nowhere"))
+def test_a_program_that_fails_says_why_and_the_others_go_on(rows, tmp_path, monkeypatch):
+    said, comparison = [], set_up(rows, tmp_path)
+    comparison.tell = said.append
+    broken = dataclasses.replace(
+        comparison.job(comparison.material, 2), model=str(tmp_path / "nowhere")
+    )
     outcome = Outcome([1.0, 1.0], [5, 5])
 
     def some(name, job):
         return outcome if name == OURS else run(name, job)
 
-    monkeypatch.setattr(contest_module, "run", some)
+    monkeypatch.setattr(rounds, "run", some)
     heard = []
-    contest.hold(
-        "x", {OURS: broken, MLX_LM: broken}, 2, lambda n, played: heard.append(set(played))
+    comparison.run_rounds(
+        "x", {OURS: broken, MLX_LM: broken}, 2, lambda n, finished: heard.append(set(finished))
     )
     assert heard == [{OURS}, {OURS}]
     assert sum("mlx_lm, 2 steps ..." in text for text in said) == 1  # it is not tried again
     with pytest.raises(NotMeasured, match=r"mlx_lm ended with exit status 1: .*nowhere"):
-        contest.board.rounds("x", "targets_per_second", MLX_LM)
+        comparison.results.rounds("x", "targets_per_second", MLX_LM)
 
 
-def test_contestants_alternate(rows, tmp_path, monkeypatch):
-    contest, order = set_up(rows, tmp_path), []
+def test_programs_alternate(rows, tmp_path, monkeypatch):
+    comparison, order = set_up(rows, tmp_path), []
 
     def remember(name, job):
         order.append((name, job.seed))
         return Outcome([1.0], [5])
 
-    monkeypatch.setattr(contest_module, "run", remember)
-    job = contest.job(contest.material, 1)
-    contest.hold("x", {OURS: job, MLX_LM: job}, 3, lambda number, played: None)
+    monkeypatch.setattr(rounds, "run", remember)
+    job = comparison.job(comparison.material, 1)
+    comparison.run_rounds("x", {OURS: job, MLX_LM: job}, 3, lambda number, finished: None)
     assert order == [(OURS, 4), (MLX_LM, 4), (MLX_LM, 5), (OURS, 5), (OURS, 6), (MLX_LM, 6)]
 
 
 # What follows from figures
 
 
-def board_of(**figures):
-    board = Board()
-    for name, (part, contestant, values) in figures.items():
+def results_of(**figures):
+    results = Results()
+    for name, (part, program, values) in figures.items():
         for number, value in enumerate(values, 1):
-            board.add(part, name.rstrip("_"), contestant, number, value)
-    return board
+            results.add(part, name.rstrip("_"), program, number, value)
+    return results
 
 
 def test_ratios_of_medians_have_the_noise_of_rounds_beside_them():
@@ -255,24 +257,24 @@ def test_a_slope_is_the_power():
 
 def test_shares_of_what_the_operations_promise():
     """Half the blocks: (1 + f) / 2f = 1.5 promised, 1.2 got."""
-    board = board_of(
+    results = results_of(
         targets_per_second=("last_quarter", OURS, [120.0]),
         targets_per_second_=("last_quarter", UNCACHED, [100.0]),
         passes=("last_quarter", OURS, [20.0]),
         passes_=("last_quarter", UNCACHED, [30.0]),
     )
-    found = summary_of(board)
+    found = summary_of(results)
     assert found["prefix_cache_share_of_flop_ratio"] == pytest.approx(0.8)
 
 
 def test_the_peer_as_installed_is_carried_over_by_its_rate():
-    board = board_of(
+    results = results_of(
         seconds_to_loss=("all_blocks", OURS, [10.0]),
         seconds_to_loss_=("all_blocks", MLX_LM, [20.0]),
         targets_per_second=("all_blocks", MLX_LM, [500.0]),
         targets_per_second_=("as_installed", INSTALLED, [25.0]),
     )
-    found = summary_of(board)
+    found = summary_of(results)
     assert found["speedup_vs_mlx_lm"] == 2.0
     assert found["speedup_vs_mlx_lm_as_installed"] == 40.0
 
@@ -339,9 +341,9 @@ def test_long_rows_fill_a_batch(rows, tmp_path, monkeypatch):
 
 
 def test_long_rows_are_as_long_as_asked_for(rows, tmp_path):
-    contest = set_up(rows, tmp_path)
-    tokenizer = load_tokenizer(contest.folder / "tokenizer")
-    found = joined(contest.corpus, tokenizer, 100, 3)
+    comparison = set_up(rows, tmp_path)
+    tokenizer = load_tokenizer(comparison.folder / "tokenizer")
+    found = joined(comparison.corpus, tokenizer, 100, 3)
     lengths = [len(tokenizer.encode(text)) + 1 for text in found.train]
     assert len(lengths) == 3
     assert all(90 < length <= 100 for length in lengths)
@@ -357,19 +359,19 @@ def jobs_of(rows, folder, monkeypatch, part, *overrides):
     def remember(name, job):
         jobs[name] = job
         if part == "large_vocabulary":
-            store = TokenStore(contest.folder / "long/prepared/train")
+            store = TokenStore(comparison.folder / "long/prepared/train")
             jobs["longest"], jobs["num_long"] = int(store.lengths.max()), len(store)
-            jobs["config"] = read_json(contest.folder / "long/model/config.json")
+            jobs["config"] = read_json(comparison.folder / "long/model/config.json")
         raise NotMeasured("only asked")
 
-    monkeypatch.setattr(contest_module, "run", remember)
-    contest = set_up(rows, folder, *overrides)
-    compare.PARTS[part](contest)
+    monkeypatch.setattr(rounds, "run", remember)
+    comparison = set_up(rows, folder, *overrides)
+    compare.PARTS[part](comparison)
     return jobs
 
 
 @pytest.mark.parametrize(
-    ("part", "key", "value", "contestant", "field", "expected"),
+    ("part", "key", "value", "program", "field", "expected"),
     [
         ("all_blocks", "batch_size", 3, MLX_LM, "batch_size", 3),
         ("all_blocks", "learning_rate", 0.5, OURS, "learning_rate", 0.5),
@@ -380,13 +382,13 @@ def jobs_of(rows, folder, monkeypatch, part, *overrides):
         ("last_quarter", "model.num_hidden_layers", 12, OURS, "num_layers", 3),
     ],
 )
-def test_a_key_changes_what_contestants_do(
-    rows, tmp_path, monkeypatch, part, key, value, contestant, field, expected
+def test_a_key_changes_what_programs_do(
+    rows, tmp_path, monkeypatch, part, key, value, program, field, expected
 ):
     override = f"benchmark.peers.{key}={value}"
     assert OmegaConf.select(composed(["benchmark=peers"]), f"benchmark.peers.{key}") != value
     jobs = jobs_of(rows, tmp_path, monkeypatch, part, override)
-    assert getattr(jobs[contestant], field) == expected
+    assert getattr(jobs[program], field) == expected
 
 
 def test_only_the_cached_side_is_cached(rows, tmp_path, monkeypatch):
@@ -410,19 +412,19 @@ def test_keys_of_the_large_vocabulary(rows, tmp_path, monkeypatch):
 
 
 def test_keys_of_rows(rows, tmp_path):
-    contest = set_up(
+    comparison = set_up(
         rows, tmp_path, "benchmark.peers.num_rows=9", "benchmark.peers.validation_rows=3"
     )
-    assert len(TokenStore(contest.material.prepared / "train")) == 9
-    assert len(TokenStore(contest.material.prepared / "validation")) == 3
+    assert len(TokenStore(comparison.material.prepared / "train")) == 9
+    assert len(TokenStore(comparison.material.prepared / "validation")) == 3
 
 
 def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(prefix_cache, "run_train_stage", lambda *call: calls.append(call[2]))
-    contest, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
-    contest.keep = lambda: kept.append(len(calls))
-    prefix_cache.sweep(contest)
+    comparison, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
+    comparison.keep = lambda: kept.append(len(calls))
+    prefix_cache.sweep(comparison)
     assert kept == [1, 2]
     without, with_cache = calls
     assert without == [*with_cache, "train.prefix_cache_gb=0"]
@@ -436,13 +438,13 @@ def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
 def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
     done = []
 
-    def fails(contest):
+    def fails(comparison):
         raise error("it rained")
 
     monkeypatch.setitem(compare.PARTS, "head", fails)
-    monkeypatch.setitem(compare.PARTS, "sweep", lambda contest: done.append(contest.place))
+    monkeypatch.setitem(compare.PARTS, "sweep", lambda comparison: done.append(comparison.place))
     settings = settings_with(rows, "benchmark.peers.parts=[head,sweep]")
-    metrics = results(settings, tmp_path)
+    metrics = metrics_of(settings, tmp_path)
     assert done == ["[2/2 sweep]"]
     assert metrics["not_measured"]["head_mode_share_of_flop_ratio"] == "it rained"
     assert metrics["not_measured"]["head"] == "it rained"
@@ -459,7 +461,7 @@ def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeyp
             raise AssertionError("broken")
         return Outcome([1.0, 2.0], [5, 5])
 
-    monkeypatch.setattr(contest_module, "run", outcome)
+    monkeypatch.setattr(rounds, "run", outcome)
     parts = "benchmark.peers.parts=[as_installed,torch_peft]"
     settings = settings_with(rows, parts)
     with pytest.raises(AssertionError, match="broken"):
@@ -475,7 +477,7 @@ def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeyp
 
 
 def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatch):
-    def broken(contest):
+    def broken(comparison):
         raise AssertionError
 
     said = []
@@ -488,7 +490,7 @@ def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatc
 
 
 def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "measure", lambda contest: None)
+    monkeypatch.setattr(compare, "measure", lambda comparison: None)
     said = []
     settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]")
     compare.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
@@ -502,7 +504,7 @@ def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path,
 def test_who_will_run_is_who_runs(rows, tmp_path, monkeypatch):
     for part in compare.PARTS.keys() - {"sweep", "surroundings"}:
         jobs = jobs_of(rows, tmp_path / part, monkeypatch, part)
-        assert set(compare.CONTESTANTS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
+        assert set(compare.PROGRAMS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
 
 
 @pytest.mark.parametrize(
@@ -527,30 +529,13 @@ def test_contradictions(overrides, problem):
 # Around the steps
 
 
-def test_stand_ins_write_what_stages_write(tmp_path):
-    system.stand_in_graph(tmp_path)
-    graph = dvc_stages()
-    for name, description in graph.items():
-        for dependency in description["deps"]:
-            made = any(
-                dependency == out or dependency.startswith(f"{out}/")
-                for other in graph.values()
-                for out in output_names(other)
-            )
-            assert made or (tmp_path / dependency).exists(), dependency
-        if name != "params":
-            command = " && ".join(map(system.touch, output_names(description)))
-            subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-        assert all((tmp_path / out).exists() for out in output_names(description))
-
-
 def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(system, "PREPARED_BYTES", 20_000)
-    contest = set_up(rows, tmp_path)
-    system.disk(contest)
-    system.preparation(contest)
-    assert contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd").value > 0
-    rate = contest.board.rounds("surroundings", "prepare_mb_per_second", OURS)[1]
+    comparison = set_up(rows, tmp_path)
+    system.disk(comparison)
+    system.preparation(comparison)
+    assert comparison.results.ratio("surroundings", "write_bytes_per_second", OURS, "dd").value > 0
+    rate = comparison.results.rounds("surroundings", "prepare_mb_per_second", OURS)[1]
     assert rate > 0
 
 
@@ -558,42 +543,42 @@ def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
 def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
     done, kept = [], []
 
-    def fails(contest):
+    def fails(comparison):
         """Disk: it is."""
         raise error("full")
 
-    def works(contest):
+    def works(comparison):
         """Other: it is."""
-        done.append(contest)
+        done.append(comparison)
 
     monkeypatch.setattr(system, "disk", fails)
-    for name in ("preparation", "reloads", "idle_repro", "growth"):
+    for name in ("preparation", "reloads", "growth"):
         monkeypatch.setattr(system, name, works)
-    contest = set_up(rows, tmp_path)
-    contest.keep = lambda: kept.append(len(done))
-    system.surroundings(contest)
-    assert len(done) == 4
-    assert kept == [0, 1, 2, 3, 4]
+    comparison = set_up(rows, tmp_path)
+    comparison.keep = lambda: kept.append(len(done))
+    system.measure_system(comparison)
+    assert len(done) == 3
+    assert kept == [0, 1, 2, 3]
     with pytest.raises(NotMeasured, match="full"):
-        contest.board.ratio("surroundings", "write_bytes_per_second", OURS, "dd")
+        comparison.results.ratio("surroundings", "write_bytes_per_second", OURS, "dd")
 
 
 def test_growth_with_each_size(rows, tmp_path):
-    contest = set_up(rows, tmp_path)
-    growth(contest)
+    comparison = set_up(rows, tmp_path)
+    growth(comparison)
     for name in ("tokens", "blocks", "vocabulary"):
-        assert np.isfinite(contest.board.rounds("surroundings", f"slope_with_{name}", OURS)[1])
+        assert np.isfinite(comparison.results.rounds("surroundings", f"slope_with_{name}", OURS)[1])
 
 
 # Table and picture
 
 
 def test_the_table_has_every_figure_and_the_picture_is_reproducible(tmp_path):
-    board = board_of(
+    results = results_of(
         targets_per_second=("all_blocks", OURS, [3.0, 2.0, 4.0]),
         peak_bytes=("all_blocks", MLX_LM, [7.0]),
     )
-    rows = list(board.rows())
+    rows = list(results.rows())
     write_table(tmp_path / "peers.csv", rows)
     with (tmp_path / "peers.csv").open() as file:
         found = list(csv.reader(file))
@@ -617,23 +602,23 @@ def test_alone_we_stand_beside_the_bound():
 
 
 def test_bisection_finds_the_first_snapshot_that_is_good_enough(rows, tmp_path):
-    contest = set_up(rows, tmp_path)
+    comparison = set_up(rows, tmp_path)
     job = dataclasses.replace(
-        contest.job(contest.material, 8), steps_per_snapshot=2, output=str(tmp_path)
+        comparison.job(comparison.material, 8), steps_per_snapshot=2, output=str(tmp_path)
     )
     losses = {0: 9.0, 2: 8.0, 4: 7.0, 6: 6.0, 8: 5.0}
 
     class Fake(Scorer):
-        def loss(self, folder):
-            if folder is None:
+        def loss(self, adapter):
+            if adapter is None:
                 return losses[0]
-            return 6.5 if folder == tmp_path / "theirs" else losses[int(folder.name[5:])]
+            return 6.5 if adapter == tmp_path / "theirs" else losses[int(adapter.name[5:])]
 
     theirs = dataclasses.replace(job, output=str(tmp_path / "theirs"))
-    played = {
+    finished = {
         OURS: (job, Outcome([1.0] * 8, [1] * 8)),
         MLX_LM: (theirs, Outcome([3.0] * 8, [1] * 8)),
     }
-    speed.record_seconds(contest, "all_blocks", 1, played, Fake(contest.material))
-    found = contest.board.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)
+    speed.record_seconds(comparison, "all_blocks", 1, finished, Fake(comparison.material))
+    found = comparison.results.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)
     assert found.value == pytest.approx(21 / 4)  # of 7 steps each; half way from step 4 to 6

@@ -20,7 +20,7 @@ from tests.support.small_peers import lay_out_rows, small
 
 
 def trains(process):
-    """Tell whether a process has become a contestant."""
+    """Tell whether a process has become a program."""
     try:
         return {"pipeline.benchmark.peers.ours", "pipeline.benchmark.peers.mlx_lm_lora"} & {
             *process.cmdline()[:3]
@@ -34,7 +34,7 @@ def heed_hang_ups():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-class Comparison:
+class StageProcess:
     """The stage as a process, with small models."""
 
     def __init__(self, folder, num_steps):
@@ -59,16 +59,16 @@ class Comparison:
             )
 
     def wait_for(self, text):
-        """Wait until it has said something; give the contestants that train then."""
+        """Wait until it has said something; give the programs that train then."""
         limit = time.monotonic() + 120
-        while text not in self.log.read_text() or not any(map(trains, self.contestants())):
+        while text not in self.log.read_text() or not any(map(trains, self.programs())):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < limit, self.log.read_text()
             time.sleep(0.05)
-        self.seen = self.contestants()
+        self.seen = self.programs()
         return self.seen
 
-    def contestants(self):
+    def programs(self):
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def end(self, number):
@@ -81,7 +81,7 @@ class Comparison:
 
 @pytest.fixture
 def comparison(tmp_path, request):
-    started = Comparison(tmp_path, request.param)
+    started = StageProcess(tmp_path, request.param)
     yield started
     started.process.kill()
     started.process.wait()
@@ -126,7 +126,7 @@ def test_sighup_before_anything_was_measured_leaves_nothing(comparison):
 
 @steps(FOREVER)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
-def test_contestants_die_with_their_parent(comparison):
+def test_programs_die_with_their_parent(comparison):
     running = comparison.wait_for("round 1/9: ours, ")
     assert comparison.end(signal.SIGKILL) == -signal.SIGKILL
     assert not psutil.wait_procs(running, timeout=2)[1]
