@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.schema import Params
+from pipeline.config.schema import EXPORT_FORMATS, Params
 from pipeline.errors import ConfigError, report_problems
 
 WITHOUT_EFFECT = frozenset(
@@ -310,6 +310,6 @@ def contradictions(config: DictConfig) -> Iterator[str]:
     if not OmegaConf.missing_keys(config.benchmark):
         yield from benchmark_problems(config.benchmark)
     if not OmegaConf.missing_keys(config.export):
-        wrong = sorted(set(config.export.formats) - {"adapter", "fused"})
+        wrong = sorted(set(config.export.formats) - EXPORT_FORMATS.keys())
         if wrong or not config.export.formats:
-            yield f"export.formats={wrong}: must be some of adapter, fused"
+            yield f"export.formats={wrong}: must be some of {', '.join(EXPORT_FORMATS)}"

@@ -314,12 +314,21 @@ class Train:
     )
 
 
+EXPORT_FORMATS = {
+    "adapter": "mlx-lm",
+    "fused": "Hugging Face safetensors, in the type of the base",
+}
+"""What an export may be, each with who reads it; `pipeline/formats/export.py` has its writer."""
+
+
 @dataclass
 class Export:
     """What is written out, and proven."""
 
     checkpoint: str = key("which weights", choices=("final", "best"))
-    formats: list[str] = key("adapter (mlx-lm), fused (Hugging Face safetensors, float32)")
+    formats: list[str] = key(
+        ", ".join(f"{name} ({reader})" for name, reader in EXPORT_FORMATS.items())
+    )
 
 
 @dataclass

@@ -13,10 +13,8 @@ from pipeline.files import new_folder, read_json
 from pipeline.formats import adapter, fused
 from pipeline.formats.proof import compare, require_agreement
 from pipeline.model.adapters import CONFIG, load_adapter
-from pipeline.model.base import MANIFEST, BaseModel, load_base
-from pipeline.model.build import stored_dtype
+from pipeline.model.base import load_base
 from pipeline.model.forward import forward
-from pipeline.model.head import untied
 
 PROOF_DOCUMENTS = 8
 PROOF_TOKENS = 128
@@ -55,27 +53,12 @@ def export(
     return {"fine_tune_type": config["fine_tune_type"], **metrics}
 
 
-def write_adapter(
-    loaded: BaseModel, base: Path, trained: Path, folder: Path
-) -> tuple[nn.Module, bool]:
-    """Write and read back the adapter; it is as exact as what was trained."""
-    del loaded
-    adapter.write(trained, read_json(base / MANIFEST)["source"], folder)
-    return adapter.read_back(base, folder), False
+WRITERS = {"adapter": adapter.export, "fused": fused.export}
+"""How each format is written and read back; `EXPORT_FORMATS` of the schema names the same.
 
-
-def write_fused(
-    loaded: BaseModel, base: Path, trained: Path, folder: Path
-) -> tuple[nn.Module, bool]:
-    """Write and read back the fused model, from weights of its own: fusing changes a model."""
-    tuned = load_base(base, "float32")
-    own_head = load_adapter(tuned.model, trained).get("own_head")
-    config = untied(loaded.config) if own_head else loaded.config
-    fused.write(tuned.model, config, base, folder)
-    return fused.read_back(folder), stored_dtype(loaded.config) != mx.float32
-
-
-WRITERS = {"adapter": write_adapter, "fused": write_fused}
+A writer takes the tuned model in float32, models/base, the adapter and the folder to write. It
+returns the model as another program reads it, and whether the format rounds float32.
+"""
 
 
 def proof_inputs(store: TokenStore) -> mx.array:

@@ -7,9 +7,12 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.files import write_json
+from pipeline.model.adapters import load_adapter
+from pipeline.model.base import BaseModel, load_base
 from pipeline.model.build import stored_dtype
 from pipeline.model.check import QUANTIZED
 from pipeline.model.fuse import fuse
+from pipeline.model.head import untied
 from pipeline.model.upstream import dequantize_model, load_model, save_model
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)
@@ -45,3 +48,12 @@ def read_back(folder: Path) -> nn.Module:
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
+
+
+def export(loaded: BaseModel, base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
+    """Write and read back the fused model, from a second copy: fusing changes a model."""
+    tuned = load_base(base, "float32")
+    own_head = load_adapter(tuned.model, trained).get("own_head")
+    config = untied(loaded.config) if own_head else loaded.config
+    write(tuned.model, config, base, folder)
+    return read_back(folder), stored_dtype(loaded.config) != mx.float32

@@ -5,11 +5,18 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.config.schema import EXPORT_FORMATS
 from pipeline.device import mx, nn
 from pipeline.errors import ExportError
 from pipeline.files import read_json, sha256_path, write_json
 from pipeline.formats import adapter, fused
-from pipeline.formats.export import PROOF_DOCUMENTS, PROOF_TOKENS, export, proof_inputs
+from pipeline.formats.export import (
+    PROOF_DOCUMENTS,
+    PROOF_TOKENS,
+    WRITERS,
+    export,
+    proof_inputs,
+)
 from pipeline.formats.proof import Proof, compare, projection, require_agreement
 from pipeline.model import upstream
 from pipeline.model.adapters import apply, load_adapter, save_adapter
@@ -21,7 +28,7 @@ from pipeline.model.tree import named_arrays, trainable_arrays
 from tests.support.modes import MODES, settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60, 7, 8]])
-FORMATS = ["adapter", "fused"]
+FORMATS = list(EXPORT_FORMATS)
 
 
 def stored(kind, config):
@@ -89,6 +96,10 @@ def largest(difference):
 
 
 # What is written is what was trained
+
+
+def test_every_format_that_may_be_asked_for_has_a_writer():
+    assert WRITERS.keys() == EXPORT_FORMATS.keys()
 
 
 @pytest.mark.parametrize(
