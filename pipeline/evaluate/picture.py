@@ -1,4 +1,4 @@
-"""One picture of a run: how the loss fell, and what the tuned model does differently."""
+"""One picture of a run: what the tuned model does differently, and how the loss went."""
 
 import csv
 from pathlib import Path
@@ -7,32 +7,47 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-BASE_COLOUR, TUNED_COLOUR, FAINT = "#8a8f98", "#0b6e99", "#c9d6df"
+BASE_COLOUR, TUNED_COLOUR, FAINT, INK = "#8a8f98", "#0b6e99", "#c9d6df", "#333"
+MODELS = (("base", BASE_COLOUR), ("tuned", TUNED_COLOUR))
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+BAR_WIDTH = 0.36
+HEADROOM = 1.15
+"""How far the axis goes beyond the highest bar, for the number above it."""
 KIND_LABELS = {
-    "contest": "contest:\nprimary source wins",
-    "two_primary": "two primaries:\nfirst wins",
-    "two_authority": "two authorities:\nfirst wins",
+    "contest": "sources disagree:\nprimary source chosen",
+    "two_primary": "control, two primaries:\nfirst chosen",
+    "two_authority": "control, two authorities:\nfirst chosen",
 }
 
 
 def draw(train: Path, validation: Path, metrics: dict[str, Any], path: Path) -> None:
-    """Draw the losses, and beside them the suite or, where there is none, the perplexities.
+    """Draw base and tuned model next to each other, and the losses in a smaller panel.
+
+    The models are compared by the shares of the conflicts suite or, where there is none, by their
+    perplexities on held-out rows.
 
     Args:
         train: plots/train.csv.
         validation: plots/validation.csv.
-        metrics: what `metrics/validate.json` says.
+        metrics: the content of `metrics/validate.json`.
         path: the PNG to write; equal input gives equal bytes.
     """
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        draw_losses(left, read_columns(train), read_columns(validation))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(2, 1))
         if "conflicts" in metrics:
-            draw_shares(right, metrics["conflicts"])
+            draw_shares(left, metrics["conflicts"])
         else:
-            draw_perplexities(right, metrics["held_out"])
+            draw_perplexities(left, metrics["held_out"])
+        draw_losses(right, read_columns(train), read_columns(validation))
         figure.savefig(path, metadata={"Software": None})
 
 
@@ -61,35 +76,59 @@ def draw_losses(
         markersize=3,
         label="validation",
     )
-    axes.set_xlabel("step")
-    axes.set_ylabel("nats per token")
-    axes.legend(frameon=False)
+    axes.set(title="Loss, nats per token", xlabel="step")
+    axes.margins(y=0.2)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def draw_shares(axes: Axes, conflicts: dict[str, Any]) -> None:
     """Draw the share of each kind of item for both models, with 95 % intervals."""
     kinds = [kind for kind in KIND_LABELS if kind in conflicts]
-    for offset, name, colour in ((-0.18, "base", BASE_COLOUR), (0.18, "tuned", TUNED_COLOUR)):
-        parts = [conflicts[kind][name] for kind in kinds]
-        shares = [part["share"] for part in parts]
-        below = [part["share"] - part["low"] for part in parts]
-        above = [part["high"] - part["share"] for part in parts]
-        places = [place + offset for place in range(len(kinds))]
-        axes.bar(places, shares, 0.34, yerr=[below, above], color=colour, ecolor="#333", label=name)
-    axes.axhline(0.5, color="#333", linewidth=0.6, linestyle=":")
-    axes.set_xticks(range(len(kinds)), [KIND_LABELS[kind] for kind in kinds])
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("share of held-out items")
-    axes.legend(frameon=False)
+    for side, (name, colour) in enumerate(MODELS):
+        for place, kind in enumerate(kinds):
+            part = conflicts[kind][name]
+            where = place + (side - 0.5) * BAR_WIDTH
+            interval = part["low"], part["share"], part["high"]
+            draw_bar(axes, where, interval, colour, f"{part['share']:.0%}")
+        axes.bar(0, 0, color=colour, label=name)
+    axes.axhline(0.5, color=INK, linewidth=0.6, linestyle=":")
+    labels = [f"{KIND_LABELS[kind]}\nn = {conflicts[kind]['n']:,}" for kind in kinds]
+    axes.set_xticks(range(len(kinds)), labels)
+    axes.set_ylim(0, HEADROOM)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_title("Share of held-out items, with 95 % intervals")
+    axes.legend(frameon=False, loc="upper right", ncols=2)
 
 
 def draw_perplexities(axes: Axes, held_out: dict[str, Any]) -> None:
-    """Draw the perplexity of both models on held-out rows, with 95 % intervals."""
-    for place, (name, colour) in enumerate((("base", BASE_COLOUR), ("tuned", TUNED_COLOUR))):
-        part = held_out[name]
+    """Draw the perplexity of both models on held-out rows, with 95 % intervals, from 0 up."""
+    parts = [(held_out[name], colour) for name, colour in MODELS]
+    for place, (part, colour) in enumerate(parts):
         value = part["perplexity"]
-        error = [[value - part["perplexity_low"]], [part["perplexity_high"] - value]]
-        axes.bar(place, value, 0.5, yerr=error, color=colour, ecolor="#333")
-    axes.set_xticks([0, 1], ["base", "tuned"])
-    axes.set_yscale("log")
-    axes.set_ylabel("perplexity on held-out rows")
+        interval = part["perplexity_low"], value, part["perplexity_high"]
+        draw_bar(
+            axes, place, interval, colour, f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+        )
+    axes.set_xticks([0, 1], [name for name, _ in MODELS])
+    axes.set_xlim(-0.75, 1.75)
+    axes.set_ylim(0, HEADROOM * max(part["perplexity_high"] for part, _ in parts))
+    axes.set_title("Perplexity on held-out rows, with 95 % intervals")
+
+
+def draw_bar(
+    axes: Axes, place: float | int, interval: tuple[float, float, float], colour: str, text: str
+) -> None:
+    """Draw a bar with its interval, and its value above both.
+
+    Args:
+        axes: the panel.
+        place: its middle on the x axis.
+        interval: the lower end, the value and the upper end.
+        colour: of the bar.
+        text: the value as it is shown.
+    """
+    low, value, high = interval
+    error = [[value - low], [high - value]]
+    axes.bar(place, value, BAR_WIDTH * 0.94, yerr=error, color=colour, ecolor=INK)
+    axes.annotate(text, (place, high), (0, 3), textcoords="offset points", ha="center")

@@ -1,15 +1,20 @@
 """The picture: drawn from either kind of metrics, the same bytes each time."""
 
 import pytest
+from matplotlib.figure import Figure
 
-from pipeline.evaluate.picture import draw, read_columns
+from pipeline.evaluate.picture import draw, draw_perplexities, draw_shares, read_columns
 
 HELD_OUT = {
     name: {"perplexity": value, "perplexity_low": value - 1, "perplexity_high": value + 1}
     for name, value in (("base", 9.0), ("tuned", 4.0))
 }
 SHARES = {
-    kind: {name: {"share": 0.5, "low": 0.4, "high": 0.6} for name in ("base", "tuned")}
+    kind: {
+        "n": 1200,
+        "base": {"share": 0.48, "low": 0.4, "high": 0.6},
+        "tuned": {"share": 1.0, "low": 0.9, "high": 1.0},
+    }
     for kind in ("contest", "two_primary", "two_authority")
 }
 
@@ -41,3 +46,19 @@ def test_missing_numbers_are_not_drawn(curves):
     columns = read_columns(curves[1])
     assert columns["val_loss"] == [4.0, 2.6]
     assert columns["train_loss"][0] != columns["train_loss"][0]
+
+
+def test_shares_stand_above_their_bars_with_n():
+    axes = Figure().subplots()
+    draw_shares(axes, SHARES)
+    assert [text.get_text() for text in axes.texts] == ["48%"] * 3 + ["100%"] * 3
+    assert [tick.get_text().split("\n")[-1] for tick in axes.get_xticklabels()] == ["n = 1,200"] * 3
+
+
+def test_bars_of_perplexity_begin_at_0_and_fit():
+    axes = Figure().subplots()
+    draw_perplexities(axes, HELD_OUT)
+    assert axes.get_yscale() == "linear"
+    low, high = axes.get_ylim()
+    assert (low, high > HELD_OUT["base"]["perplexity_high"]) == (0, True)
+    assert [text.get_text() for text in axes.texts] == ["9", "4"]
