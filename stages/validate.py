@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, stage
-from pipeline.evaluate.compare import evaluate
+from pipeline.evaluate.compare import EvaluationSettings, evaluate
 from pipeline.evaluate.picture import draw
 from pipeline.files import new_folder, write_json
 
@@ -17,11 +17,9 @@ def main(config: DictConfig, paths: Paths) -> None:
             trained=paths.read("models/trained"),
             prepared=paths.read("data/prepared"),
             folder=folder,
-            dtype=config.model.dtype,
-            arrangement=config.data.arrangement,
-            documents=config.validate.documents,
-            num_samples=config.validate.num_samples,
-            sample_tokens=config.validate.sample_tokens,
+            settings=EvaluationSettings(
+                config.model.dtype, config.data.arrangement, **config.validate
+            ),
         )
     write_json(paths.write("metrics/validate.json"), metrics)
     curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")

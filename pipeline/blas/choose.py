@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.blas.library import NotUsable, address, use_library
+from pipeline.blas.library import NotUsable, sgemm_address, use_library
 from pipeline.errors import DeviceError
 from pipeline.machine import PROC, allowed_cores
 
@@ -101,7 +101,7 @@ def confirm_blas(blas: Blas) -> Blas:
 
 def is_bound(proc: Path = PROC) -> bool:
     """Tell whether the table of functions in MLX's library holds the `cblas_sgemm` we see."""
-    visible = address(ctypes.CDLL(None))
+    visible = sgemm_address(ctypes.CDLL(None))
     if not visible:
         return False
     wanted = visible.to_bytes(ctypes.sizeof(ctypes.c_void_p), sys.byteorder)
@@ -156,7 +156,7 @@ def candidates(setting: str) -> Iterator[tuple[str, bool]]:
         yield setting, False
         return
     from_numpy = numpy_libraries()  # before we load any others ourselves
-    if not setting and address(ctypes.CDLL(None)):
+    if not setting and sgemm_address(ctypes.CDLL(None)):
         yield "", False
     if setting != "numpy":
         yield from ((path, True) for path in system_libraries())

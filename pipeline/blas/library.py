@@ -29,7 +29,7 @@ class Library:
     handle: ctypes.CDLL
     prefix: str
     suffix: str
-    wide: bool
+    has_64_bit_sizes: bool
 
     def function(self, name: str) -> Any:  # noqa: ANN401
         """Find a function by its usual name; None where the library has none."""
@@ -84,8 +84,8 @@ def use_library(
     check_product(library, np.float32)
     check_product(library, np.float64)
     if path:
-        check_way(library)
-        offer(library)
+        check_visibility(library)
+        make_visible(library)
     used = library.set_threads(num_threads)
     return library.describe(), path or "preloaded", used, library.set_threads
 
@@ -113,33 +113,33 @@ def check_product(library: Library, dtype: type) -> None:
     a, b = np.arange(2 * size * size, dtype=dtype).reshape(2, size, size) / dtype(100)
     c = np.zeros_like(a)
     number = ctypes.c_float if dtype is np.float32 else ctypes.c_double
-    wide = ctypes.c_int64(size if library.wide else size - (1 << 32))
+    wide_size = ctypes.c_int64(size if library.has_64_bit_sizes else size - (1 << 32))
     multiply = library.function("cblas_sgemm" if dtype is np.float32 else "cblas_dgemm")
     multiply(
-        *(ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, wide, wide, wide, number(1)),
-        *(ctypes.c_void_p(a.ctypes.data), wide, ctypes.c_void_p(b.ctypes.data), wide),
-        *(number(0), ctypes.c_void_p(c.ctypes.data), wide),
+        *(ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, wide_size, wide_size, wide_size, number(1)),
+        *(ctypes.c_void_p(a.ctypes.data), wide_size, ctypes.c_void_p(b.ctypes.data), wide_size),
+        *(number(0), ctypes.c_void_p(c.ctypes.data), wide_size),
     )
     if not np.allclose(c, np.einsum("mk,nk->mn", a, b)):
         raise NotUsable(f"{library.path} multiplies wrongly, or takes sizes of 64 bits")
 
 
-def check_way(library: Library) -> None:
+def check_visibility(library: Library) -> None:
     """Make sure that MLX will find what we offer, and not what was there before."""
-    if address(ctypes.CDLL(None)) not in (0, address(library.handle)):
+    if sgemm_address(ctypes.CDLL(None)) not in (0, sgemm_address(library.handle)):
         raise NotUsable(f"{library.path} stands behind a cblas_sgemm that was loaded before")
     if "mlx.core" in sys.modules:
         raise NotUsable("mlx was imported before pipeline.device")
 
 
-def address(handle: ctypes.CDLL) -> int:
+def sgemm_address(handle: ctypes.CDLL) -> int:
     """Find where the `cblas_sgemm` of a library lies in memory; 0 where it has none."""
     if not hasattr(handle, "cblas_sgemm"):
         return 0
     return ctypes.cast(handle.cblas_sgemm, ctypes.c_void_p).value or 0
 
 
-def offer(library: Library) -> None:
+def make_visible(library: Library) -> None:
     """Let all libraries loaded from now on see the products under their usual names."""
     if not (library.prefix or library.suffix):
         ctypes.CDLL(library.path, ctypes.RTLD_GLOBAL)
@@ -150,6 +150,6 @@ def offer(library: Library) -> None:
         raise NotUsable(str(error)) from None
     gemms = [library.function(f"cblas_{kind}gemm") for kind in "sd"]
     missing = shim.tidewheel_route(
-        *(ctypes.cast(gemm, ctypes.c_void_p) for gemm in gemms), int(library.wide)
+        *(ctypes.cast(gemm, ctypes.c_void_p) for gemm in gemms), int(library.has_64_bit_sizes)
     )
     assert not missing, "open_library looks for both"

@@ -30,6 +30,25 @@ SAMPLE_PROMPT_TOKENS = 16
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured of both models.
+
+    Attributes:
+        dtype: `model.dtype`.
+        arrangement: `data.arrangement`.
+        documents: held-out documents to measure at most; None is all.
+        num_samples: continuations to write down.
+        sample_tokens: their longest length, in tokens.
+    """
+
+    dtype: str
+    arrangement: str
+    documents: int | None
+    num_samples: int
+    sample_tokens: int
+
+
+@dataclass(frozen=True)
 class Pair:
     """The two models that are compared."""
 
@@ -112,19 +131,18 @@ def write_samples(
     tokenizer: TokenizerWrapper,
     store: TokenStore,
     folder: Path,
-    num_samples: int,
-    max_tokens: int,
+    settings: EvaluationSettings,
 ) -> None:
     """Write greedy continuations of both models: from the start token, then of held-out rows."""
     prompts = [start_prompt(tokenizer)]
-    for index in range(min(num_samples - 1, len(store))):
+    for index in range(min(settings.num_samples - 1, len(store))):
         tokens = store.tokens(index)
         prompts.append(tokens[: min(SAMPLE_PROMPT_TOKENS, len(tokens) // 2)].tolist())
     rows = []
     for prompt in prompts:
         row: dict[str, Any] = {"prompt": tokenizer.decode(prompt, skip_special_tokens=True)}
         for name, model in named(pair).items():
-            generation = generate_greedy(model, tokenizer, prompt, max_tokens)
+            generation = generate_greedy(model, tokenizer, prompt, settings.sample_tokens)
             row[name] = generation.text
             row[f"{name}_finish_reason"] = generation.finish_reason
         rows.append(row)
@@ -148,41 +166,31 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def evaluate(
-    base: Path,
-    trained: Path,
-    prepared: Path,
-    folder: Path,
-    dtype: str,
-    arrangement: str,
-    documents: int | None,
-    num_samples: int,
-    sample_tokens: int,
+    base: Path, trained: Path, prepared: Path, folder: Path, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Compare base and tuned model in every way there is; give the metrics.
+    """Compare base and tuned model on held-out text, on the suite and by samples.
 
     Args:
         base: models/base.
         trained: models/trained.
         prepared: data/prepared.
         folder: gets a row per document, per item and per sample.
-        dtype: `model.dtype`.
-        arrangement: `data.arrangement`.
-        documents: held-out documents to measure at most; None is all.
-        num_samples: continuations to write down.
-        sample_tokens: how long they may be.
+        settings: what to measure.
+
+    Returns:
+        The metrics of the validate stage.
     """
-    tuned = load_base(base, dtype).model
+    tuned = load_base(base, settings.dtype).model
     load_adapter(tuned, trained)
-    pair = Pair(load_base(base, dtype).model, tuned)
+    pair = Pair(load_base(base, settings.dtype).model, tuned)
     store = held_out_store(prepared)
-    losses = held_out_losses(
-        pair, store, documents, resolve_arrangement(arrangement, has_fused_attention())
-    )
+    arrangement = resolve_arrangement(settings.arrangement, has_fused_attention())
+    losses = held_out_losses(pair, store, settings.documents, arrangement)
     write_losses(*losses, folder)
     held_out = {"split": store.folder.name, **perplexity_metrics(*losses)}
     metrics: dict[str, Any] = {"held_out": held_out}
     suite = prepared / "conflicts.jsonl"
     if suite.exists():
         metrics["conflicts"] = suite_metrics(pair, suite, folder)
-    write_samples(pair, load_tokenizer(base), store, folder, num_samples, sample_tokens)
+    write_samples(pair, load_tokenizer(base), store, folder, settings)
     return metrics

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 BASE_COLOUR, TUNED_COLOUR, FAINT, INK = "#8a8f98", "#0b6e99", "#c9d6df", "#333"
 MODELS = (("base", BASE_COLOUR), ("tuned", TUNED_COLOUR))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
