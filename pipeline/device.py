@@ -1,4 +1,4 @@
-"""The one import of MLX, with a fast BLAS behind it, and what there is to know about the device.
+"""The one import of MLX, with a fast BLAS behind it, and the facts of the device.
 
 Everything else in the project takes `mx`, `nn`, `optimizers` and the tree functions from here.
 """
@@ -52,12 +52,12 @@ MOST_CPU_STREAMS = 4
 
 
 def is_cpu() -> bool:
-    """Tell whether MLX computes on the CPU."""
+    """Whether MLX computes on the CPU."""
     return mx.default_device().type == mx.DeviceType.cpu
 
 
 def has_fused_attention() -> bool:
-    """Tell whether attention with a mask is one kernel, so that packed rows cost little."""
+    """Whether attention with a mask is one kernel, so that packed rows cost little."""
     return not is_cpu()
 
 
@@ -77,7 +77,7 @@ def num_cpu_streams() -> int:
 
 @contextlib.contextmanager
 def products_on_one_thread() -> Iterator[None]:
-    """Let the thread that asks for a matrix product make it alone, on the CPU."""
+    """Compute each matrix product on the calling thread alone, on the CPU."""
     if BLAS.set_threads is None:
         yield
         return
@@ -110,13 +110,13 @@ def probe_product() -> np.ndarray:
 
 
 def describe_device() -> str:
-    """Say in one line what computes."""
+    """Describe in one line what computes."""
     device = f"MLX {MLX_VERSION} on the {mx.default_device().type.name}"
     return f"{device}, {BLAS.num_threads} threads of {BLAS.name}" if is_cpu() else device
 
 
 def numerics_fingerprint() -> dict[str, str | int]:
-    """Describe everything that decides the last bits of a result, for comparison between runs."""
+    """Return everything that decides the last bits of a result, for comparison between runs."""
     return {
         "device": mx.default_device().type.name,
         "device_name": str(mx.device_info().get("device_name", "")),
@@ -131,7 +131,7 @@ def numerics_fingerprint() -> dict[str, str | int]:
 
 @dataclass(frozen=True)
 class MlxMemory:
-    """Bytes that MLX's allocator has given out, keeps for reuse, and gave out at most."""
+    """Bytes that MLX's allocator has in use, keeps for reuse, and had in use at most."""
 
     active_bytes: int
     cache_bytes: int
@@ -144,7 +144,7 @@ def mlx_memory() -> MlxMemory:
 
 
 def cache_limit_bytes() -> int:
-    """Read how much freed memory MLX keeps for reuse at most; empties that cache."""
+    """Return how much freed memory MLX keeps for reuse at most, in bytes; empties that cache."""
     limit = mx.set_cache_limit(0)  # the only way to read it
     mx.set_cache_limit(limit)
     return limit
@@ -156,23 +156,26 @@ def reset_peak_memory() -> None:
 
 
 def limit_mlx_memory(limit_bytes: int) -> None:
-    """Tell MLX's allocator how much the process may hold.
+    """Set the bytes that MLX's allocator may hold.
 
     Freed buffers are kept for reuse up to a tenth of that on a GPU; on the CPU, where the C
-    library does the same, up to MLX's own default. Set once, so that nothing is cleared in a step.
+    library does the same, up to a fixed number of bytes. Set once, so that no step clears the cache.
     """
     mx.set_memory_limit(limit_bytes)
     mx.set_cache_limit(min(CPU_CACHE_BYTES, limit_bytes) if is_cpu() else limit_bytes // 10)
 
 
 def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
-    """Measure how fast MLX multiplies square matrices, as the roof over every training step.
+    """Measure how fast MLX multiplies square matrices: the upper bound of every training step.
 
     The dtype is that of training: float32 on the CPU, bfloat16 elsewhere.
 
     Args:
         size: rows and columns.
-        seconds: how long to go on after a first product; the best one counts.
+        seconds: how long to repeat after a first product; the fastest one counts.
+
+    Returns:
+        Floating-point operations per second.
     """
     a, b = mx.random.normal((2, size, size), dtype=compute_dtype(), key=mx.random.key(0))
     mx.eval(a @ b)
@@ -186,7 +189,7 @@ def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
 
 @contextlib.contextmanager
 def keep_open_file_limit() -> Iterator[None]:
-    """Let imports in the block not touch the limit on open files.
+    """Keep imports in the block from changing the limit on open files.
 
     mlx-lm sets it to a fixed number when it is imported, and a hard limit once lowered stays so.
     """

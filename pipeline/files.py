@@ -17,7 +17,7 @@ HASH_BLOCK_BYTES = 1 << 20
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again: `$XDG_CACHE_HOME/tidewheel`."""
+    """Return the folder for files that can be made again: `$XDG_CACHE_HOME/tidewheel`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "tidewheel"
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,9 +25,9 @@ def cache_folder() -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that power loss cannot take away, and what it then holds with it.
+    """Make a folder whose name survives a loss of power.
 
-    Names that another process has made may not be durable yet: all that lead to it are synced.
+    Folders above it may be new and not durable yet, so all of them are synced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = folder.stat().st_dev
@@ -44,7 +44,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable, also of one that may not be written."""
+    """Make the bytes of a file durable; read permission is enough."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,7 +53,7 @@ def sync_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: readers see the old text or the new, never half of it."""
+    """Replace a file in one step, so that readers see the old text or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -69,7 +69,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_text(value: Any) -> str:  # noqa: ANN401
-    """Give JSON that a person can read and git can diff; NaN and infinity are refused."""
+    """Format a value as indented JSON; NaN and infinity raise ValueError."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -85,9 +85,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `path` when the block ends well.
+    """Yield a temporary folder that replaces `path` when the block ends without an error.
 
-    When the block fails, whatever was at `path` before is still there, untouched.
+    After an error, the earlier content of `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -100,7 +100,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, path: Path) -> None:
-    """Put a finished folder in the place of another one."""
+    """Put a finished folder in the place of an earlier one, durably."""
     old = partial.with_name(f"{partial.name}.old")
     for item in [*partial.rglob("*"), partial]:
         if item.exists():  # a link may lead nowhere
@@ -118,12 +118,12 @@ def replace_folder(partial: Path, path: Path) -> None:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Hash bytes, as hexadecimal digits."""
+    """Return the SHA-256 of bytes, as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hash a file in constant memory, as hexadecimal digits."""
+    """Return the SHA-256 of a file in constant memory, as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(HASH_BLOCK_BYTES):
@@ -132,7 +132,7 @@ def sha256_file(path: Path) -> str:
 
 
 def cached_sha256_file(path: Path) -> str:
-    """Hash a file, or recall its hash when its size and modification time are as they were."""
+    """Return the SHA-256 of a file; from the cache where size and modification time are the same."""
     stat = path.stat()
     key = sha256_bytes(str(path.resolve()).encode())
     known = cache_folder() / "sha256" / f"{key}.json"
@@ -147,7 +147,7 @@ def cached_sha256_file(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Hash a file, or a folder with the names in it; byte-compiled Python does not count."""
+    """Return the SHA-256 of a file, or of a folder's names and files without `__pycache__`."""
     if not path.is_dir():
         return sha256_file(path)
     digest = hashlib.sha256()
@@ -158,7 +158,7 @@ def sha256_path(path: Path) -> str:
 
 
 class FileLock:
-    """An advisory lock on a file that names its owner and dies with its process."""
+    """An advisory lock on a file that holds the owner's process id and ends with that process."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ class FileLock:
         self._file = path.open("a+")
 
     def acquire(self) -> bool:
-        """Take the lock, or return False when another process has it."""
+        """Take the lock; False when another process has it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -182,7 +182,7 @@ class FileLock:
         return True
 
     def is_current(self) -> bool:
-        """Tell whether the file that is open is still the one that others will find."""
+        """Whether the open file is still the one at this path."""
         try:
             return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -190,14 +190,14 @@ class FileLock:
 
     @property
     def descriptor(self) -> int:
-        """The open file; a process that inherits it keeps the lock as long as it lives."""
+        """The descriptor of the open file; a process that inherits it holds the lock until it ends."""
         return self._file.fileno()
 
     def owner(self) -> str:
-        """Read the process id that holds the lock."""
+        """Return the process id that holds the lock."""
         self._file.seek(0)
         return self._file.read().strip() or "unknown"
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._file.close()

@@ -13,12 +13,12 @@ with keep_open_file_limit():
 
 @dataclass(frozen=True)
 class Generation:
-    """A continuation and how long it took.
+    """A continuation, and how long it took.
 
     Attributes:
         text: the continuation, without the prompt.
-        token_ids: its tokens; an end-of-text token is the last where the model ended by itself.
-        finish_reason: `stop` where the model ended by itself, `length` where it was cut.
+        token_ids: its tokens; the last is an end-of-text token where the model ended the text.
+        finish_reason: `stop` where the model ended the text, `length` where it was cut.
         first_token_seconds: from the call to the first token, reading the prompt included.
         decode_seconds: from the first token to the last.
     """
@@ -38,14 +38,14 @@ def generate_greedy(
     *,
     endless: bool = False,
 ) -> Generation:
-    """Continue a prompt with the likeliest token each time.
+    """Continue a prompt with the most likely token at each step.
 
     Args:
         model: a causal language model; set to evaluation.
-        tokenizer: turns tokens into text, and knows which ones end it.
+        tokenizer: of the model.
         prompt_ids: at least one token.
-        max_tokens: tokens to generate at most.
-        endless: never choose a token that ends the text, so that every run is as long.
+        max_tokens: the greatest number of tokens to generate.
+        endless: never choose a token that ends the text, so that every run has the same length.
     """
     model.eval()
     pieces, token_ids, finish_reason = [], [], "length"
@@ -69,7 +69,7 @@ def generate_greedy(
 
 
 def forbid(token_ids: list[int]) -> Callable[[mx.array, mx.array], mx.array]:
-    """Make a logits processor that rules tokens out."""
+    """Return a logits processor that excludes tokens."""
 
     def process(tokens: mx.array, logits: mx.array) -> mx.array:
         del tokens

@@ -1,4 +1,4 @@
-"""What the machine lends this process: cores, memory, and how much of it a process holds.
+"""The cores and the memory that this process may use, and the memory that a process holds.
 
 Nothing here imports MLX, so that a supervisor can watch its workers without loading it.
 """
@@ -21,7 +21,7 @@ KIB = 1024
 PR_SET_PDEATHSIG = 1
 RUSAGE_INFO_V2 = 2
 RUSAGE_INFO_BYTES = 512
-"""More than any version of the structure holds."""
+"""More than any version of the structure needs."""
 FOOTPRINT_OFFSET = 72
 """Of `ri_phys_footprint` in `struct rusage_info_v2`: a UUID, then seven 64-bit numbers."""
 
@@ -75,12 +75,12 @@ def physical_footprint(rusage_info: bytes) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Give the memory this process may use: the smallest of its limits, in bytes."""
+    """Return the memory this process may use: the smallest of its limits, in bytes."""
     return min(memory_limits().values())
 
 
 def memory_limits() -> dict[str, int]:
-    """List what bounds the memory of this process, in bytes: the machine, each cgroup, ulimit."""
+    """Return each limit on the memory of this process, in bytes: machine, cgroups, ulimit."""
     limits = {"machine": psutil.virtual_memory().total}
     for folder in own_cgroups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -104,7 +104,7 @@ def read_limit(path: Path) -> int | None:
 
 
 def allowed_cores() -> int:
-    """Count the physical cores this process may use: its affinity, its cgroups' quota."""
+    """Count the physical cores this process may use, by its affinity and its cgroups' quota."""
     if not hasattr(os, "sched_getaffinity"):
         return psutil.cpu_count(logical=False) or 1
     cores = {sibling_cpus(cpu) for cpu in os.sched_getaffinity(0)}
@@ -113,7 +113,7 @@ def allowed_cores() -> int:
 
 
 def sibling_cpus(cpu: int, cpus: Path = CPUS) -> str:
-    """Name the physical core of a CPU by the CPUs that share it; by itself where unknown."""
+    """Name the physical core of a CPU by the CPUs that share it; by its own number where unknown."""
     try:
         return (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
@@ -150,8 +150,8 @@ def own_cgroups(controller: str, proc: Path = PROC) -> list[Path]:
 def cgroup_folders(controller: str, memberships: str, mounts: str) -> Iterator[Path]:
     """Find the folders of a cgroup and its parents, in version 1, 2, or both.
 
-    Inside a container the path of the cgroup may be one of the host, which is not to be seen; the
-    mount point is then the container's own cgroup.
+    Inside a container the path of the cgroup may be one of the host, which is not visible there;
+    the mount point is then the container's own cgroup.
 
     Args:
         controller: `memory` or `cpu`.

@@ -1,7 +1,7 @@
-"""Give MLX a fast BLAS: its Linux wheel for the CPU carries the reference one, 30 times slower.
+"""Choose a fast BLAS for MLX, whose Linux wheel for the CPU carries one that is 30 times slower.
 
-MLX calls `cblas_sgemm`, and of all libraries that offer the name to the whole process it gets the
-one that was loaded first. So a good one is loaded before MLX is imported. Nothing here imports MLX;
+MLX calls `cblas_sgemm`. Of all libraries that export this name to the process, the one that was
+loaded first is used. So a fast one is loaded before MLX is imported. Nothing here imports MLX;
 `pipeline.device` does, between `route_blas` and `confirm_blas`.
 """
 
@@ -46,11 +46,11 @@ class Blas:
     """The BLAS that MLX's float32 and float64 products go to on the CPU.
 
     Attributes:
-        name: what it calls itself, with version and kernels where it tells.
-        path: the library; empty where nothing was routed.
+        name: its own name, with version and kernels where it reports them.
+        path: the library; empty where MLX uses its own.
         num_threads: how many threads share a product.
-        set_threads: changes that from now on; None where nothing was routed.
-        problem: why nothing was routed, where something should have been.
+        set_threads: changes the number of threads; None where MLX uses its own library.
+        problem: why MLX uses its own, where it should not.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Blas:
 
 
 def route_blas() -> Blas:
-    """Route MLX's matrix products to the best BLAS there is, before MLX is imported.
+    """Route MLX's matrix products to the fastest BLAS found, before MLX is imported.
 
     Raises:
-        DeviceError: when `TIDEWHEEL_BLAS` asks for what cannot be had.
+        DeviceError: when the BLAS that `TIDEWHEEL_BLAS` names cannot be used.
     """
     setting = os.environ.get(SETTING, "")
     num_threads = pin_threads()
@@ -87,10 +87,10 @@ def route_blas() -> Blas:
 
 
 def confirm_blas(blas: Blas) -> Blas:
-    """Look, after MLX has multiplied on the CPU, whether it did so with the BLAS it was given.
+    """Check, after a product on the CPU, that MLX used the BLAS that was routed.
 
     Returns:
-        What is in use; when that is the slow one against our will, it is said aloud.
+        The BLAS in use; a warning is logged when it is the slow one and should not be.
     """
     if blas.path and not is_bound():
         blas = Blas("MLX's own", problem=f"MLX does not call {blas.path}")
@@ -100,7 +100,7 @@ def confirm_blas(blas: Blas) -> Blas:
 
 
 def is_bound(proc: Path = PROC) -> bool:
-    """Tell whether the table of functions in MLX's library holds the `cblas_sgemm` we see."""
+    """Whether the function table of MLX's library holds the visible `cblas_sgemm`."""
     visible = sgemm_address(ctypes.CDLL(None))
     if not visible:
         return False
@@ -115,7 +115,7 @@ def is_bound(proc: Path = PROC) -> bool:
 
 
 def expects_gpu() -> bool:
-    """Tell whether MLX is built for CUDA and the driver's library is on this machine."""
+    """Whether MLX is built for CUDA and the driver's library is on this machine."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -125,9 +125,12 @@ def expects_gpu() -> bool:
 
 
 def pin_threads() -> int:
-    """Fix how many threads share a product, because its last bits depend on it.
+    """Fix how many threads share a product, because its last bits depend on the number.
 
-    `OPENBLAS_NUM_THREADS` or else `OMP_NUM_THREADS` decides; without them, the cores we may use.
+    `OPENBLAS_NUM_THREADS` decides, then `OMP_NUM_THREADS`, then the number of allowed cores.
+
+    Raises:
+        DeviceError: when a variable is not a positive number.
     """
     num_threads = allowed_cores()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -148,9 +151,9 @@ def candidates(setting: str) -> Iterator[tuple[str, bool]]:
     """List the libraries to try, best first.
 
     Yields:
-        A path or name (empty: what the process offers already), and whether to pass it over when
-        something slow is known of it. NumPy's OpenBLAS stands before what is slow, but after what
-        the owner of the machine has installed.
+        A path or name (empty: the one that is loaded already), and whether to skip it when it is
+        known to be slow. NumPy's OpenBLAS comes after the fast libraries of the system and before
+        the slow ones.
     """
     if setting not in ("", "system", "numpy"):
         yield setting, False
@@ -167,7 +170,7 @@ def candidates(setting: str) -> Iterator[tuple[str, bool]]:
 
 
 def system_libraries() -> Iterator[str]:
-    """List the BLAS libraries that are beside Python or where the loader looks."""
+    """List the BLAS libraries in the folder of Python or on the loader's path."""
     for name in SYSTEM_LIBRARIES:
         for path in (str(Path(sys.prefix) / "lib" / name), name):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""One BLAS library: whether it multiplies as MLX expects, and putting it in MLX's way."""
+"""One BLAS library: checks that it multiplies as MLX expects, and makes it visible to MLX."""
 
 import ctypes
 import sys
@@ -12,18 +12,18 @@ import numpy as np
 from pipeline.blas.shim import ShimError, load_shim
 
 SPELLINGS = (("", "", False), ("scipy_", "64_", True), ("", "64_", True), ("scipy_", "", False))
-"""Prefix and suffix of names, and whether sizes have 64 bits, in the builds that are about."""
+"""Prefix and suffix of names, and whether sizes have 64 bits, in the builds in use."""
 THREAD_SETTERS = ("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads")
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
 
 class NotUsable(Exception):
-    """A library cannot stand in for MLX's own; the message says why."""
+    """A library cannot replace MLX's own; the message says why."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """A loaded BLAS and how it spells its names."""
+    """A loaded BLAS, and the spelling of its function names."""
 
     path: str
     handle: ctypes.CDLL
@@ -36,7 +36,7 @@ class Library:
         return getattr(self.handle, f"{self.prefix}{name}{self.suffix}", None)
 
     def describe(self) -> str:
-        """Ask for name, version and kernels; the file's name where it cannot tell."""
+        """Return name, version and kernels; the file's name where the library does not report them."""
         if tell := self.function("openblas_get_config") or self.function(
             "bli_info_get_version_str"
         ):
@@ -49,14 +49,17 @@ class Library:
         return Path(self.path).name or "a BLAS that was loaded before"
 
     def set_threads(self, num_threads: int) -> int:
-        """Set the threads, as the library may be older than the environment; give what it took."""
+        """Set the number of threads, and return the number in use.
+
+        The library may have read the environment before it was set.
+        """
         for setter in filter(None, map(self.function, THREAD_SETTERS)):
             setter(num_threads)
         ask = self.function("openblas_get_num_threads")
         return ask() if ask else num_threads
 
     def is_slow(self, num_threads: int) -> bool:
-        """Tell whether it is BLIS (measured: a third of OpenBLAS's rate) or has no threads."""
+        """Whether it is BLIS (measured: a third of OpenBLAS's rate) or has no threads."""
         parallel = self.function("openblas_get_parallel")
         alone = parallel is not None and parallel() == 0 and num_threads > 1
         return alone or self.function("bli_info_get_version_str") is not None
@@ -65,18 +68,18 @@ class Library:
 def use_library(
     path: str, num_threads: int, must_be_fast: bool
 ) -> tuple[str, str, int, Callable[[int], int]]:
-    """Check a library and put its products in the place of MLX's own.
+    """Check a library, and make MLX use its products.
 
     Args:
-        path: a path, or a name for the loader; empty for what the process offers already.
+        path: a path, or a name for the loader; empty for the one that is loaded already.
         num_threads: how many threads shall share a product.
-        must_be_fast: pass over a library that is known to be slow.
+        must_be_fast: refuse a library that is known to be slow.
 
     Returns:
-        What it calls itself, its path, how many threads it uses, and what changes that.
+        Its name, its path, its number of threads, and a function that sets that number.
 
     Raises:
-        NotUsable: when it lacks what is needed, multiplies wrongly, or comes too late.
+        NotUsable: when it lacks a function, multiplies wrongly, or is loaded too late.
     """
     library = open_library(path)
     if must_be_fast and library.is_slow(num_threads):
@@ -91,7 +94,11 @@ def use_library(
 
 
 def open_library(path: str) -> Library:
-    """Load a library for ourselves alone, and find how it spells its names."""
+    """Load a library without exporting its names, and find their spelling.
+
+    Raises:
+        NotUsable: when it cannot be loaded or lacks a product.
+    """
     try:
         handle = ctypes.CDLL(path or None)
     except OSError as error:
@@ -106,8 +113,11 @@ def open_library(path: str) -> Library:
 def check_product(library: Library, dtype: type) -> None:
     """Multiply two small matrices and compare with sums that need no BLAS.
 
-    A library that takes sizes of 64 bits under the plain names would read whatever stands above
-    MLX's 32 bits. Here that makes every size negative, so that it refuses and is found out.
+    A library that expects 64-bit sizes under the plain names would read 32 undefined bits with each
+    of MLX's sizes. Here these bits make every size negative, so that such a library fails.
+
+    Raises:
+        NotUsable: when the product is wrong.
     """
     size = 8
     a, b = np.arange(2 * size * size, dtype=dtype).reshape(2, size, size) / dtype(100)
@@ -125,7 +135,11 @@ def check_product(library: Library, dtype: type) -> None:
 
 
 def check_visibility(library: Library) -> None:
-    """Make sure that MLX will find what we offer, and not what was there before."""
+    """Check that MLX will find this library, and not one that was loaded before.
+
+    Raises:
+        NotUsable: when it will not.
+    """
     if sgemm_address(ctypes.CDLL(None)) not in (0, sgemm_address(library.handle)):
         raise NotUsable(f"{library.path} stands behind a cblas_sgemm that was loaded before")
     if "mlx.core" in sys.modules:
@@ -133,14 +147,18 @@ def check_visibility(library: Library) -> None:
 
 
 def sgemm_address(handle: ctypes.CDLL) -> int:
-    """Find where the `cblas_sgemm` of a library lies in memory; 0 where it has none."""
+    """Return the address of a library's `cblas_sgemm`; 0 where it has none."""
     if not hasattr(handle, "cblas_sgemm"):
         return 0
     return ctypes.cast(handle.cblas_sgemm, ctypes.c_void_p).value or 0
 
 
 def make_visible(library: Library) -> None:
-    """Let all libraries loaded from now on see the products under their usual names."""
+    """Export the products under their usual names to all libraries that are loaded later.
+
+    Raises:
+        NotUsable: when the shim cannot be built.
+    """
     if not (library.prefix or library.suffix):
         ctypes.CDLL(library.path, ctypes.RTLD_GLOBAL)
         return

@@ -23,14 +23,14 @@ COMPILERS = ("cc", "gcc", "clang")
 
 
 class ShimError(Exception):
-    """The shim cannot be built or loaded here."""
+    """The shim cannot be built or loaded on this machine."""
 
 
 def load_shim() -> ctypes.CDLL:
-    """Load the shim so that all libraries loaded later see it; build it where nobody has yet.
+    """Load the shim so that all libraries loaded later see it; build it when the cache has none.
 
     Raises:
-        ShimError: when there is no C compiler, or what it builds cannot be loaded.
+        ShimError: when there is no C compiler, or its output cannot be loaded.
     """
     target = SOURCE.read_bytes() + "".join([platform.machine(), *platform.libc_ver()]).encode()
     try:
@@ -47,7 +47,7 @@ def load_shim() -> ctypes.CDLL:
 
 
 def load_from(folder: Path) -> ctypes.CDLL:
-    """Load the shim from a folder; build it first where it is missing or damaged."""
+    """Load the shim from a folder; build it first when it is missing or damaged."""
     library = folder / "shim.so"
     with contextlib.suppress(OSError):
         return ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
@@ -56,7 +56,11 @@ def load_from(folder: Path) -> ctypes.CDLL:
 
 
 def build(library: Path) -> None:
-    """Compile the shim; where several processes do so at once, each puts a whole one in place."""
+    """Compile the shim in a temporary folder, so that other processes never see half of it.
+
+    Raises:
+        ShimError: when the compiler does not start or fails.
+    """
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
         command = [*find_compiler(), "-O2", "-shared", "-fPIC", "-o", str(built), str(SOURCE)]
@@ -70,7 +74,11 @@ def build(library: Path) -> None:
 
 
 def find_compiler() -> list[str]:
-    """Find the C compiler: what `CC` says, or the first of the usual names."""
+    """Return the command of the C compiler: `CC`, or the first of the usual names.
+
+    Raises:
+        ShimError: when there is none.
+    """
     named = shlex.split(os.environ.get("CC", ""))
     found = [name for name in COMPILERS if shutil.which(name)]
     if not named and not found:
