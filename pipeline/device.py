@@ -159,7 +159,7 @@ def limit_mlx_memory(limit_bytes: int) -> None:
     """Set the bytes that MLX's allocator may hold.
 
     Freed buffers are kept for reuse up to a tenth of that on a GPU; on the CPU, where the C
-    library does the same, up to a fixed number of bytes. Set once, so that no step clears the cache.
+    library does the same, up to a fixed number of bytes. Set once, so that no step clears them.
     """
     mx.set_memory_limit(limit_bytes)
     mx.set_cache_limit(min(CPU_CACHE_BYTES, limit_bytes) if is_cpu() else limit_bytes // 10)

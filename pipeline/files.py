@@ -132,7 +132,7 @@ def sha256_file(path: Path) -> str:
 
 
 def cached_sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file; from the cache where size and modification time are the same."""
+    """Return the SHA-256 of a file; a cached one where size and modification time match."""
     stat = path.stat()
     key = sha256_bytes(str(path.resolve()).encode())
     known = cache_folder() / "sha256" / f"{key}.json"
@@ -190,7 +190,7 @@ class FileLock:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor of the open file; a process that inherits it holds the lock until it ends."""
+        """The descriptor of the open file; a process that inherits it holds the lock too."""
         return self._file.fileno()
 
     def owner(self) -> str:

@@ -113,7 +113,7 @@ def allowed_cores() -> int:
 
 
 def sibling_cpus(cpu: int, cpus: Path = CPUS) -> str:
-    """Name the physical core of a CPU by the CPUs that share it; by its own number where unknown."""
+    """Name the physical core of a CPU by the CPUs that share it; its number where unknown."""
     try:
         return (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Speed and memory on this machine: of ours alone, or beside other programs."""
+"""Speed and memory on this machine: of Tidewheel alone, or compared with other programs."""
 
 import sys
 from typing import Any
@@ -23,17 +23,17 @@ from pipeline.config.stage import Paths, stage
 def main(config: DictConfig, paths: Paths) -> None:
     """Benchmark: writes metrics/benchmark.json, plots/peers.csv and plots/peers.png.
 
-    The figures are of this machine; `dvc repro -f -s benchmark` takes them again. With
-    benchmark=peers other programs train beside us, on models and rows made on the spot.
+    The figures are of this machine; `dvc repro -f -s benchmark` measures them again. With
+    benchmark=peers other programs train too, on models and rows that the stage makes.
     """
     if config.benchmark.peers is None:
         write_outputs(paths, *alone(config, paths))
     else:
-        beside(config, paths)
+        with_peers(config, paths)
 
 
 def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
-    """Time the tuned model; its only peer is what this machine could do at most."""
+    """Time the tuned model, and compare it with the upper bound of this machine."""
     values = {name: value for name, value in config.benchmark.items() if name != "peers"}
     work = Workload(arrangement=config.data.arrangement, seed=config.seed, **config.train, **values)
     metrics = benchmark(
@@ -46,8 +46,8 @@ def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
     return metrics, comparison_rows(metrics)
 
 
-def beside(config: DictConfig, paths: Paths) -> None:
-    """Let others train beside us; what was measured is written all along."""
+def with_peers(config: DictConfig, paths: Paths) -> None:
+    """Train other programs too; figures are written after each round."""
     compare(
         peers_of(config.benchmark.peers),
         config.benchmark.num_steps,
@@ -59,7 +59,7 @@ def beside(config: DictConfig, paths: Paths) -> None:
 
 
 def peers_of(peers: DictConfig) -> Peers:
-    """Give the settings of the comparison as what the schema declares."""
+    """Return the settings of the comparison in the types of the schema."""
     values: Any = OmegaConf.to_container(peers)
     shapes = {name: Scratch(**values[name]) for name in ("model", "large_vocabulary")}
     return Peers(**{**values, **shapes})

@@ -1,4 +1,4 @@
-"""The trained model in the formats that others read."""
+"""The trained model in the formats that other programs read."""
 
 from omegaconf import DictConfig
 
@@ -9,9 +9,9 @@ from pipeline.formats.export import export
 
 @stage("export")
 def main(config: DictConfig, paths: Paths) -> None:
-    """Export, and prove it: writes models/export and metrics/export.json.
+    """Export: writes models/export and metrics/export.json.
 
-    Each format is read back by another program and must give the trained model's logits.
+    Each format is read back by another program and must reproduce the trained model's logits.
     """
     trained = paths.read("models/trained")
     best = config.export.checkpoint == "best"

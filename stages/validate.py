@@ -1,4 +1,4 @@
-"""The tuned model beside its base, on what neither was trained on."""
+"""The tuned model compared with its base, on held-out data."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""What comes out: the figures as a table, the rates as a picture of bars."""
+"""The outputs of the benchmark: metrics, a table of figures, and a picture of bars."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from pipeline.config.stage import Paths
 from pipeline.files import write_json, write_text
 
 NOTHING = "tokens_per_second"
-"""Whose empty panel is drawn where nothing was measured."""
+"""The empty panel that is drawn where nothing was measured."""
 Row = tuple[str, str, str, int, float]
 OUR_COLOUR, OTHER_COLOUR = "#0b6e99", "#8a8f98"
 PANELS = {
@@ -26,7 +26,7 @@ PANELS = {
     "seconds_to_loss": "seconds to the same validation loss",
     "peak_bytes": "peak memory in bytes",
 }
-"""Figures that are drawn, and what is written beside them."""
+"""Figures that are drawn, and their labels."""
 
 
 def write_outputs(paths: Paths, metrics: dict[str, Any], rows: list[Row]) -> None:
@@ -46,7 +46,7 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Draw medians as bars, with whiskers from the least to the greatest.
+    """Draw medians as bars, with whiskers from the smallest to the largest value.
 
     Args:
         path: the PNG to write; equal input gives equal bytes.
@@ -74,7 +74,7 @@ def bars_of(rows: list[Row], figure: str) -> dict[str, list[float]]:
 
 
 def draw_bars(axes: Axes, bars: dict[str, list[float]], label: str) -> None:
-    """Draw one figure, ours in colour."""
+    """Draw one figure, our bars in colour."""
     for place, (name, values) in enumerate(bars.items()):
         middle = statistics.median(values)
         error = [[middle - min(values)], [max(values) - middle]]

@@ -1,4 +1,4 @@
-"""How fast a model trains and writes here, beside what this machine could do at most."""
+"""How fast a model trains and generates here, compared with this machine's upper bound."""
 
 import platform
 import statistics
@@ -34,7 +34,7 @@ WARMUP_STEPS = 2
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: the shape of a training step, and of a generation."""
+    """The training steps and the generation that are timed."""
 
     batch_size: int | None
     batch_tokens: int | None
@@ -47,7 +47,7 @@ class Workload:
 
 
 def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[str, float]:
-    """Time training steps of a trainable model; give medians over the runs.
+    """Time training steps of a trainable model; return medians over the runs.
 
     Tokens are those of documents, padding not counted; targets are those whose loss counts.
     """
@@ -96,7 +96,7 @@ def step_micro_batches(
 
 
 def timed_steps(train_step: TrainStep, steps: list[list[MicroBatch]]) -> float:
-    """Give the seconds that some steps take; each one ends evaluated."""
+    """Return the seconds that some steps take; each one is evaluated."""
     started = time.perf_counter()
     for micro_batches in steps:
         train_step(micro_batches)
@@ -106,7 +106,7 @@ def timed_steps(train_step: TrainStep, steps: list[list[MicroBatch]]) -> float:
 def generation_speed(
     model: nn.Module, tokenizer: TokenizerWrapper, store: TokenStore, work: Workload
 ) -> dict[str, float]:
-    """Time greedy generation after a prompt of real tokens; give medians over the runs.
+    """Time greedy generation after a prompt of real tokens; return medians over the runs.
 
     The decoding rate counts the tokens after the first, over the time after the first.
     """
@@ -125,16 +125,15 @@ def generation_speed(
 
 
 def decoding_rate(run: Generation) -> float:
-    """Give tokens per second after the first token."""
+    """Return tokens per second after the first token."""
     return (len(run.token_ids) - 1) / run.decode_seconds
 
 
 def roofline(shape: Shape, tokens_per_second: float) -> dict[str, float]:
     """Compare training with this machine's own matrix products, measured in the same run.
 
-    A token costs 2P operations going forward, as many for the gradient of the activations, and
-    again for that of matrices that are trained. Adapters and attention are left out: they are not
-    what the bound is about.
+    A token costs 2P operations in the forward pass, as many for the gradient of the activations,
+    and as many for the gradient of trained matrices. The bound leaves adapters and attention out.
     """
     rate = matmul_flops_per_second()
     flops_per_token = 2 * matrix_passes(shape)
@@ -146,7 +145,7 @@ def roofline(shape: Shape, tokens_per_second: float) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Name the machine the figures are of."""
+    """Describe the machine that the figures are of."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -185,6 +184,6 @@ def benchmark(
 
 
 def comparison_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, int, float]]:
-    """Give training and its bound as `plots/peers.csv` has them, for a benchmark without peers."""
+    """Return training and its bound as rows of `plots/peers.csv`, for a benchmark without peers."""
     rates = {"ours": "train_tokens_per_second", "machine": "roofline_tokens_per_second"}
     return [("alone", "tokens_per_second", who, 1, metrics[name]) for who, name in rates.items()]

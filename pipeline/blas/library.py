@@ -36,7 +36,7 @@ class Library:
         return getattr(self.handle, f"{self.prefix}{name}{self.suffix}", None)
 
     def describe(self) -> str:
-        """Return name, version and kernels; the file's name where the library does not report them."""
+        """Return name, version and kernels, or the file's name where it reports none."""
         if tell := self.function("openblas_get_config") or self.function(
             "bli_info_get_version_str"
         ):

@@ -1,4 +1,4 @@
-"""Base and tuned model side by side: perplexity, the suite, and what they write."""
+"""Base and tuned model compared: perplexity, the conflicts suite, and samples of text."""
 
 import json
 import math
@@ -59,7 +59,7 @@ class Pair:
 def held_out_losses(
     pair: Pair, store: TokenStore, limit: int | None, arrangement: Arrangement
 ) -> tuple[DocumentLosses, DocumentLosses]:
-    """Measure both models on the same held-out documents, the first `limit` of them."""
+    """Measure both models on the same held-out documents: the first `limit`, or all."""
     chosen = np.arange(len(store) if limit is None else min(limit, len(store)))
 
     def measure(model: nn.Module) -> DocumentLosses:
@@ -73,7 +73,7 @@ def held_out_losses(
 
 
 def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
-    """Give loss and perplexity of both models with intervals, and their paired difference.
+    """Return loss and perplexity of both models with intervals, and their paired difference.
 
     Documents are the independent units: errors are clustered by document.
     """
@@ -93,7 +93,7 @@ def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str,
 
 
 def with_perplexity(loss: Estimate) -> dict[str, float]:
-    """Give a loss in nats per target and, by the exponential of its ends, the perplexity."""
+    """Return a loss in nats per target and its perplexity, both with intervals."""
     return {
         "loss": loss.value,
         "loss_standard_error": loss.standard_error,
@@ -104,7 +104,7 @@ def with_perplexity(loss: Estimate) -> dict[str, float]:
 
 
 def suite_metrics(pair: Pair, suite: Path, folder: Path) -> dict[str, Any]:
-    """Run the conflicts suite on both models, and write what each found on each item."""
+    """Run the conflicts suite on both models, and write a row per item."""
     items = read_items(suite)
     base, tuned = score_items(pair.base, items), score_items(pair.tuned, items)
     write_rows(folder / "conflicts.jsonl", item_log(items, base, tuned))
@@ -155,7 +155,7 @@ def named(pair: Pair) -> dict[str, nn.Module]:
 
 
 def start_prompt(tokenizer: TokenizerWrapper) -> list[int]:
-    """Give the token that starts a text; the end token where a tokenizer has no start."""
+    """Return the token that starts a text; the end token where a tokenizer has no start."""
     start = tokenizer.bos_token_id
     return [tokenizer.eos_token_id if start is None else start]
 

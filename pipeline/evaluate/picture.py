@@ -1,4 +1,4 @@
-"""One picture of a run: what the tuned model does differently, and how the loss went."""
+"""One picture of a run: base and tuned model compared, and the losses while training."""
 
 import csv
 from pathlib import Path
@@ -52,7 +52,7 @@ def draw(train: Path, validation: Path, metrics: dict[str, Any], path: Path) -> 
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:
-    """Read the numbers of a CSV file by column; an empty field is not a number."""
+    """Read the numbers of a CSV file by column; an empty field becomes NaN."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = ("step", "train_loss", "val_loss")

@@ -1,4 +1,4 @@
-"""Uncertainty of what was measured: clustered errors, paired comparisons."""
+"""Uncertainty of measurements: clustered errors and paired comparisons."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ def ratio_estimate(
     """Estimate a quotient of totals; clusters (documents) are independent, tokens are not.
 
     The error is that of a ratio estimator, by linearisation (Cochran, Sampling Techniques, §6.3):
-    tokens of one document share its difficulty, so treating them as independent is too narrow.
+    tokens of one document share its difficulty, so an error that treats them as independent is too
+    small.
     """
     n = len(sums)
     value = float(sums.sum() / counts.sum())
@@ -53,7 +54,7 @@ def paired_share_difference(
 
 
 def mcnemar_p(before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"]) -> float:
-    """Give the two-sided exact p-value that the two models differ (McNemar 1947)."""
+    """Return the exact two-sided p-value of equal models (McNemar 1947)."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     discordant = gained + lost
     tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1))
@@ -61,5 +62,5 @@ def mcnemar_p(before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " item
 
 
 def smallest_detectable_difference(estimate: Estimate) -> float:
-    """Give the difference this many items would show with 80 % power at the 5 % level."""
+    """Return the difference that this many items show with 80 % power at the 5 % level."""
     return (Z_95 + 0.8416212335729143) * estimate.standard_error

@@ -1,4 +1,4 @@
-"""The conflicts suite: which side a model takes on entities it has never seen."""
+"""The conflicts suite: which source a model follows on entities that training did not contain."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ CONTEST = "contest"
 
 
 def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dict[str, Any]:
-    """Give shares with intervals for base and tuned model, and how far tuning moved them.
+    """Return shares with intervals for base and tuned model, and the change by tuning.
 
     For a contest the share is that of the primary source's value; for a control, where both
     sources are of one class, that of the value quoted first. Controls should not move.
@@ -38,7 +38,7 @@ def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dic
 
 
 def reference_options(items: Sequence[ConflictItem]) -> np.ndarray:
-    """Say for each item which option is counted."""
+    """Return the counted option of each item."""
     return np.array([item.counted for item in items])
 
 
@@ -61,7 +61,7 @@ def compare(
 
 
 def item_log(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> list[dict[str, Any]]:
-    """Give one row per item, with what both models found."""
+    """Return one row per item, with the scores and the choice of both models."""
     return [
         {
             "id": item.id,

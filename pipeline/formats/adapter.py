@@ -11,7 +11,7 @@ from pipeline.model.upstream import load_adapters, load_model
 
 
 def write(trained: Path, base_source: str, folder: Path) -> None:
-    """Copy a trained adapter, and say which base it belongs to.
+    """Copy a trained adapter, and name its base in the config.
 
     Args:
         trained: a folder with adapters.safetensors and adapter_config.json.
@@ -24,8 +24,8 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
     config = read_json(trained / CONFIG)
     if config.get("own_head"):
         raise ExportError(
-            "adapter: the trained head is a matrix of its own, which mlx-lm cannot put onto this "
-            "base: there the head is the embedding, or quantised.\n"
+            "adapter: the trained head is a separate matrix, which mlx-lm cannot put onto this "
+            "base, whose head is the embedding or quantised.\n"
             "Use export.formats=[fused]."
         )
     weights = mx.load(str(trained / WEIGHTS))
@@ -34,7 +34,7 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
 
 
 def read_back(base: Path, folder: Path) -> nn.Module:
-    """Load base and adapter the way mlx-lm does, by its code alone, in float32."""
+    """Load base and adapter with mlx-lm's own code, in float32."""
     with assembled(base) as assembled_folder:
         model, _ = load_model(assembled_folder, lazy=True, strict=True)
         load_adapters(model, str(folder))
@@ -44,7 +44,7 @@ def read_back(base: Path, folder: Path) -> nn.Module:
 
 
 def export(loaded: BaseModel, base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
-    """Write and read back the adapter; it is as exact as what was trained."""
+    """Write the adapter and read it back; nothing is rounded."""
     del loaded
     write(trained, read_json(base / MANIFEST)["source"], folder)
     return read_back(base, folder), False

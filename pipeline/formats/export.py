@@ -1,4 +1,4 @@
-"""Writes each format that was asked for, and lets nothing pass that was not read back."""
+"""Writes each format that is asked for, and refuses one that does not match when read back."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,14 +23,14 @@ PROOF_TOKENS = 128
 def export(
     base: Path, trained: Path, prepared: Path, formats: list[str], target: Callable[[str], Path]
 ) -> dict[str, Any]:
-    """Export a trained model; give the metrics of each format.
+    """Export a trained model; return the metrics of each format.
 
     Args:
         base: models/base.
         trained: the adapter to export.
         prepared: data/prepared, for rows to compare logits on.
-        formats: which ones.
-        target: gives the folder of a format.
+        formats: names from `WRITERS`.
+        target: returns the folder of a format.
 
     Raises:
         ExportError: when a format read back is not the trained model.
@@ -62,7 +62,11 @@ returns the model as another program reads it, and whether the format rounds flo
 
 
 def proof_inputs(store: TokenStore) -> mx.array:
-    """Take rows of real text, cut to one length; what stands after a row's end has no effect."""
+    """Take rows of held-out text, cut to one length; the padding after a row has no effect.
+
+    Returns:
+        Token ids, (rows, seq_len), at most `PROOF_DOCUMENTS` by `PROOF_TOKENS`.
+    """
     count = min(PROOF_DOCUMENTS, len(store))
     width = min(PROOF_TOKENS, int(store.lengths[:count].max()))
     rows = np.zeros((count, width), dtype=np.int32)
@@ -73,7 +77,7 @@ def proof_inputs(store: TokenStore) -> mx.array:
 
 
 def evaluated(model: nn.Module, inputs: mx.array) -> mx.array:
-    """Compute the logits of rows now, before the model changes."""
+    """Compute the float32 logits of rows, (rows, seq_len, vocab_size), before the model changes."""
     logits = forward(model, inputs).astype(mx.float32)
     mx.eval(logits)
     return logits

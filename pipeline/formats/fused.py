@@ -1,4 +1,4 @@
-"""Base and adapter folded into one Hugging Face folder of safetensors."""
+"""Base and adapter fused into one Hugging Face folder of safetensors."""
 
 import shutil
 from pathlib import Path
@@ -19,13 +19,13 @@ COPIED = ("generation_config.json", *TOKENIZER_FILES)
 
 
 def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> None:
-    """Fuse a tuned float32 model, and save it in the type its base was stored in.
+    """Fuse a tuned float32 model, and save it in the type in which its base is stored.
 
     The numbers are rounded once, at the end. A quantised base is saved dequantised.
 
     Args:
         model: base and adapter; fused in place.
-        config: the base's config.json; where the head has a matrix of its own now, changed so.
+        config: the base's config.json, untied where training gave the head a separate matrix.
         base: the folder with the base's tokenizer.
         folder: where to write.
     """
@@ -43,7 +43,7 @@ def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) ->
 
 
 def read_back(folder: Path) -> nn.Module:
-    """Load the fused folder by mlx-lm's code alone, then compute in float32."""
+    """Load the fused folder with mlx-lm's own code, in float32."""
     model, _ = load_model(folder, lazy=True, strict=True)
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())

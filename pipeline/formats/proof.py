@@ -1,4 +1,4 @@
-"""What an export must show: that another program reads back the model that was trained."""
+"""The proof of an export: another program reads back the model that was trained."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from pipeline.errors import ExportError
 from pipeline.model.forward import forward
 
 FLOAT32_TOLERANCE = 2e-5
-"""Allowed difference of float32 logits, as a share of their standard deviation or, where that is
-larger, of what the adapter changes: summing in another order shows in proportion to both."""
+"""Allowed difference of float32 logits, relative to the larger of their standard deviation and the
+change by the adapter: the rounding of another order of summation is proportional to both."""
 SHARE_TOLERANCE = 0.1
-"""Where weights are rounded to 16 bits: how far from 1 the share of the adapter may be."""
+"""Allowed distance of the adapter's share from 1, where weights are rounded to 16 bits."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How far an exported model is from the trained one, beside how far that is from its base.
+    """Differences between an exported model, the trained model and its base.
 
     Attributes:
         max_abs_logit_difference: between the trained model and the one read back.
         adapter_effect: greatest difference between the trained model and its base.
-        adapter_share: how much of the change from base to trained the one read back has made:
-            the projection onto that change, which rounding noise leaves alone; 1 is all of it.
+        adapter_share: the part of the change from base to trained that the exported model shows,
+            by projection onto that change, which rounding noise hardly moves; 1 is all of it.
         logit_std: standard deviation of the trained model's logits.
     """
 
@@ -41,8 +41,8 @@ def compare(
     Args:
         base: logits of the base model.
         tuned: logits of base and adapter.
-        exported: the model as another program read it back.
-        inputs: the rows the logits are of.
+        exported: the model as another program reads it back.
+        inputs: the token ids of the logits.
     """
     found = forward(exported, inputs).astype(mx.float32)
     return Proof(
@@ -54,13 +54,13 @@ def compare(
 
 
 def projection(change: mx.array, wanted: mx.array) -> float:
-    """Give how much of a wanted change has been made; 1 where none was wanted."""
+    """Return the part of a wanted change that was made; 1 where the wanted change is 0."""
     length = float(mx.square(wanted).sum())
     return float((change * wanted).sum()) / length if length else 1.0
 
 
 def require_agreement(name: str, proof: Proof, rounded: bool) -> None:
-    """Fail the export when it is not the trained model.
+    """Refuse an export that is not the trained model.
 
     Args:
         name: of the format.

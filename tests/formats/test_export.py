@@ -149,7 +149,7 @@ def test_a_tied_or_quantised_head_is_exported_as_one_of_its_own(make_workplace, 
 def test_mlx_lm_could_not_load_such_a_head_as_an_adapter(make_workplace, kind):
     workplace = make_workplace(kind, "head")
     message = (
-        r"adapter: the trained head is a matrix of its own, .*\n"
+        r"adapter: the trained head is a separate matrix, .*\n"
         r"Use export\.formats=\[fused\]\."
     )
     with pytest.raises(ExportError, match=message):

@@ -1,7 +1,7 @@
-"""Processes of the comparison: none of them goes on when it has ended, however it ended.
+"""Processes of the comparison, which end when the comparison ends, however it ends.
 
-`python -m pipeline.benchmark.peers.child PARENT PROGRAM ARGUMENT...` is the program itself, bound
-to its parent.
+`python -m pipeline.benchmark.peers.child PARENT PROGRAM ARGUMENT...` becomes the program, and dies
+with its parent.
 """
 
 import os
@@ -18,15 +18,15 @@ GRACE_SECONDS = 10
 def run_module(
     module: str, arguments: list[str], environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module of Python as a process, and wait for its end; end it when that is broken off.
+    """Run a Python module as a process and wait for it; end it when the wait is interrupted.
 
     Args:
-        module: what is started.
+        module: its name.
         arguments: of its command line.
-        environment: what it finds in its environment besides ours.
+        environment: variables in addition to ours.
 
     Returns:
-        Its exit status, and what it has said on either stream.
+        Its exit status, and its output on both streams.
     """
     program = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(
@@ -47,7 +47,7 @@ def run_module(
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Ask a process for its end, and kill it when that takes too long."""
+    """Ask a process to end, and kill it when that takes too long."""
     process.terminate()
     try:
         process.wait(GRACE_SECONDS)
@@ -57,7 +57,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def become(parent: int, program: list[str]) -> None:
-    """Turn into a program that dies with its parent, unless that has died already."""
+    """Become a program that dies with its parent; do nothing if the parent has died already."""
     die_with_parent()
     if os.getppid() == parent:
         os.execv(program[0], program)

@@ -1,4 +1,4 @@
-"""Other programs beside us, on one machine, in one go: `benchmark=peers`."""
+"""Other programs compared with Tidewheel, in one run on one machine: `benchmark=peers`."""
 
 import dataclasses
 import tempfile
@@ -61,11 +61,11 @@ PROGRAMS_OF = {
     "sweep": (UNCACHED, OURS),
     "surroundings": (OURS,),
 }
-"""Who runs in a part, for a person."""
+"""The programs of each part, for the outline."""
 
 
 FOR_LESS = "benchmark.num_runs=1 benchmark.num_steps=8 benchmark.peers.parts=[all_blocks]"
-"""What makes it short, for a first look."""
+"""Overrides that make it short, for a first look."""
 
 
 def compare(
@@ -76,22 +76,22 @@ def compare(
     paths: Paths,
     tell: Callable[[str], None],
 ) -> None:
-    """Measure everything that is asked for; what fails is said, and the rest goes on.
+    """Measure all parts that are asked for; a part that fails is reported, and the rest goes on.
 
-    Nothing is read but the rows. What was measured is written after each round, and when this ends
-    before its time; all other files are in a temporary folder. The first step of a process is never
-    timed, because it may have to build kernels.
+    Only the rows are read. Figures are written after each round and after an interruption; all
+    other files are in a temporary folder. The first step of a process is never timed, because it
+    may have to build kernels.
 
     Args:
         settings: `benchmark.peers`.
         num_steps: of each run.
-        num_rounds: repetitions.
+        num_rounds: how many times each program runs.
         seed: of models, adapters and data order.
         paths: where metrics, table and picture are written.
-        tell: shows a line to a person.
+        tell: shows a line to the user.
 
     Raises:
-        DataError: when the rows that were named cannot be used.
+        DataError: when the named rows cannot be used.
         Stopped: at a signal.
     """
     tell(outline(settings, num_steps, num_rounds))
@@ -136,7 +136,7 @@ def measure(comparison: Comparison) -> None:
 
 
 def kept(comparison: Comparison, paths: Paths) -> str:
-    """Write what was measured before the end came, and say where it is."""
+    """Write the figures of an interrupted comparison, and return a line that names their place."""
     if not comparison.results.values:
         return f"{comparison.place} ended before anything was measured: nothing is written"
     comparison.keep()
@@ -148,14 +148,14 @@ def kept(comparison: Comparison, paths: Paths) -> str:
 
 
 def outline(settings: Peers, num_steps: int, num_rounds: int) -> str:
-    """Say what will be run, and how to make it less."""
+    """Describe what will run, and how to make it shorter."""
     rounds = {"large_vocabulary": MEMORY_ROUNDS, "sweep": 1}
     lines = [
         f"  {part}: {', '.join(PROGRAMS_OF[part])}; rounds: {rounds.get(part, num_rounds)}"
         for part in settings.parts
     ]
-    head = f"What will be run, {num_steps} steps each where a part has no number of its own:"
-    tail = "As conf/ has it, all of it takes half an hour on two cores. For a first look:"
+    head = f"What will be run, {num_steps} steps each unless a part has another number:"
+    tail = "With the defaults, all parts take half an hour on two cores. For a first look:"
     return "\n".join([head, *lines, tail, f"  {FOR_LESS}"])
 
 

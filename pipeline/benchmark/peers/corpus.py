@@ -1,4 +1,4 @@
-"""What all programs read: a tokenizer, a model and rows, made on the spot."""
+"""The input of all programs: a tokenizer, a model and rows, made for each comparison."""
 
 import dataclasses
 import hashlib
@@ -27,13 +27,13 @@ from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_sc
 
 SAMPLES = "TIDEWHEEL_SAMPLES"
 SHORTEST, LONGEST = 100, 600
-"""Characters of a passage of source code that is taken for a row."""
+"""Characters of a passage of source code that is used as a row."""
 MAX_LINE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts to train on, texts to score, and where they are from."""
+    """Texts to train on, texts to score, and the name of their source."""
 
     name: str
     train: list[str]
@@ -42,12 +42,12 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Material:
-    """A model and rows, as each program reads them.
+    """A model and rows, in the form that each program reads.
 
     Attributes:
         model: folder of a whole model, tokenizer and manifest included.
         rows: folder with `train.jsonl` alone, so that mlx-lm does not validate.
-        prepared: token stores of the same rows, and of those to score.
+        prepared: token stores of the same rows and of the rows to score.
         num_rows: rows of `train.jsonl`.
     """
 
@@ -58,13 +58,13 @@ class Material:
 
 
 def find_corpus(folder: str | None) -> Corpus:
-    """Find rows: those named, else WikiSQL among the samples, else passages of source code.
+    """Find rows: the named ones, or WikiSQL from the samples, or passages of source code.
 
     Args:
-        folder: holds `train.jsonl` and `valid.jsonl` of `text` rows; None: look for the others.
+        folder: holds `train.jsonl` and `valid.jsonl` of `text` rows; None: use the other sources.
 
     Raises:
-        DataError: when a folder that was named has no such rows.
+        DataError: when the named folder has no such rows.
     """
     if folder is not None:
         return read_corpus(external(folder), folder)
@@ -81,7 +81,7 @@ def read_corpus(folder: Path, name: str) -> Corpus:
     """Read the texts of two files.
 
     Raises:
-        DataError: when a file is missing or has no rows, or a row is no text.
+        DataError: when a file is missing or has no rows, or a row has no text.
     """
     parts = []
     for file in ("train.jsonl", "valid.jsonl"):
@@ -102,7 +102,7 @@ def read_corpus(folder: Path, name: str) -> Corpus:
 
 
 def require_batch(corpus: Corpus, batch_size: int) -> None:
-    """Refuse a batch that the rows cannot fill: some programs would wait for it forever.
+    """Refuse a batch that the rows cannot fill: some programs would wait forever.
 
     Raises:
         DataError: when there are fewer rows than that.
@@ -116,7 +116,7 @@ def require_batch(corpus: Corpus, batch_size: int) -> None:
 
 
 def source_passages() -> Iterator[str]:
-    """Give passages of the standard library's source, between blank lines, each once."""
+    """Yield passages of the standard library's source, between blank lines, each once."""
     seen = set[str]()
     for file in stdlib_files(stdlib_root()):
         for passage in (decoded(file.read_bytes()) or "").split("\n\n"):
@@ -153,7 +153,7 @@ def make_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> PreTrainedT
 
 
 def make_material(folder: Path, model: Path, corpus: Corpus, shape: dict[str, Any]) -> Material:
-    """Write rows for those that read text, and token stores for us, of the same texts."""
+    """Write the same texts as rows for the other programs and as token stores for ours."""
     rows, both = folder / "rows", folder / "both"
     for place in (rows, both):
         write_rows(place / "train.jsonl", corpus.train)
@@ -171,7 +171,7 @@ def write_rows(path: Path, texts: list[str]) -> None:
 
 
 def prepare_settings(rows: Path, tokenizer: Path, shape: dict[str, Any]) -> PrepareSettings:
-    """Say how rows become tokens: as the prepare stage does it with a model that exists."""
+    """Return the settings of preparation, as the prepare stage has them for an existing model."""
     return PrepareSettings(
         seed=0,
         source="jsonl",
@@ -204,9 +204,9 @@ def shortened(corpus: Corpus, num_train: int, num_validation: int) -> Corpus:
 def joined(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, num_tokens: int, count: int
 ) -> Corpus:
-    """Join texts to a few long ones of so many tokens each, special tokens included.
+    """Join texts to `count` long ones of `num_tokens` each, special tokens included.
 
-    They are filled up word by word, so that they may end a token or two before.
+    Each is filled word by word, so it may be a token or two shorter.
     """
     texts, words = list[str](), itertools.cycle(" ".join(corpus.train).split(" "))
     while len(texts) < count:

@@ -1,4 +1,4 @@
-"""What a program is told, and what it answers: two files."""
+"""The job that a program gets, the outcome that it writes, and the settings all have in common."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ WARMUP_STEPS = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What a program is to train.
+    """What a program has to train.
 
     Attributes:
         model: folder of a whole model, tokenizer and manifest included.
         rows: folder whose `train.jsonl` is trained on.
         prepared: the same rows as token stores.
-        output: gets `adapters.safetensors` and whatever else is written.
+        output: folder for `adapters.safetensors` and other files.
         num_steps: optimizer steps.
         batch_size: rows of a step.
         learning_rate: constant.
         rank: of LoRA, on q and v.
         seed: of data order and first adapters.
-        mode: `lora`, or `head`, which only we have.
+        mode: `lora`, or `head`, which only Tidewheel has.
         num_layers: adapt this many last blocks; None: all.
         grad_checkpoint: recompute blocks in the backward pass.
-        dtype: of torch; MLX takes float32 on a CPU, else what the weights are stored in.
-        steps_per_snapshot: also keep adapters every so many steps; 0: at the end only.
-        is_cached: keep what frozen blocks give, in `output`; else all blocks are run in every step.
+        dtype: of torch; MLX uses float32 on a CPU, elsewhere the type of the stored weights.
+        steps_per_snapshot: also save adapters at this interval; 0: at the end only.
+        is_cached: store the outputs of frozen blocks in `output`, and do not run them again.
     """
 
     model: str
@@ -57,19 +57,19 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        """Read what `run` wrote."""
+        """Read a job that `run` wrote."""
         return cls(**read_json(path))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program measured of itself.
+    """The figures that a program measured of its own training.
 
     Attributes:
         seconds: of each step; loading, validation and saving are not counted.
         num_targets: of each step; padding is not counted.
-        peak_bytes: memory in use at most; None where it cannot tell.
-        facts: what else it tells.
+        peak_bytes: the peak of its memory; None where it does not measure that.
+        facts: other figures of this program.
     """
 
     seconds: list[float]
@@ -78,10 +78,10 @@ class Outcome:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def rate(self, first: int = WARMUP_STEPS) -> float:
-        """Give targets per second from a step on, counted from 0."""
+        """Return targets per second from a step on, counted from 0."""
         return sum(self.num_targets[first:]) / sum(self.seconds[first:])
 
 
 def answer(path: Path, outcome: Outcome) -> None:
-    """Write the outcome, from within a program."""
+    """Write the outcome, in the process of the program."""
     write_json(path, dataclasses.asdict(outcome))

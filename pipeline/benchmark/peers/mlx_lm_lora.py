@@ -1,9 +1,8 @@
-"""A program: `mlx_lm.lora` itself, its command line included.
+"""The program `mlx_lm.lora`, run through its command line.
 
 Importing `pipeline.device` first routes the fast BLAS to MLX, unless TIDEWHEEL_BLAS=none asks for
-the one that MLX's wheel carries. Nothing of mlx-lm is changed: it tells of each step through the
-registry from which it takes its reporters. mlx-lm is imported in `main` only, because it teaches
-PyYAML to read numbers otherwise.
+the one in MLX's wheel. mlx-lm is not changed: its registry of reporters passes us the figures of
+each step. mlx-lm is imported in `main` only, because it changes how PyYAML reads numbers.
 """
 
 import itertools
@@ -28,10 +27,10 @@ REPORTER = "tidewheel"
 
 
 def configuration(job: Job) -> dict[str, Any]:
-    """Give the file for `mlx_lm.lora --config`.
+    """Return the settings for `mlx_lm.lora --config`.
 
-    What a user would choose with the same aims as ours: AdamW with bias correction, no
-    validation, a report of each step, which costs no time that it counts.
+    They match ours: AdamW with bias correction and no validation. Each step is reported, which
+    happens outside the time that mlx-lm counts.
     """
     return {
         "model": job.model,
@@ -67,9 +66,9 @@ def configuration(job: Job) -> dict[str, Any]:
 
 
 def outcome_of(reports: list[dict[str, Any]], batch_size: int) -> Outcome:
-    """Turn its reports of single steps into an outcome.
+    """Turn the reports of single steps into an outcome.
 
-    It trains the padding token after each row too, and counts it; here it is not counted.
+    mlx-lm also trains and counts the padding token after each row; here it is not counted.
     """
     counts = [0, *(report["trained_tokens"] for report in reports)]
     return Outcome(
@@ -83,7 +82,7 @@ def outcome_of(reports: list[dict[str, Any]], batch_size: int) -> Outcome:
 
 
 def main(task: str, outcome: str) -> None:
-    """Do a job."""
+    """Run the job in one file, and write the outcome to another."""
     with keep_open_file_limit():
         from mlx_lm import lora
         from mlx_lm.tuner import callbacks

@@ -1,4 +1,4 @@
-"""A program: this pipeline's own training loop, as its worker runs it."""
+"""The program of Tidewheel: its own training loop, as a worker runs it."""
 
 import csv
 import sys
@@ -39,12 +39,12 @@ CACHE_BYTES = 10**10
 
 
 def adapter_settings(job: Job) -> AdapterSettings:
-    """Give what is trained."""
+    """Return which weights are trained."""
     return AdapterSettings(job.mode, job.rank, SCALE * job.rank, 0.0, job.num_layers, TARGETS)
 
 
 def optim_settings(job: Job) -> OptimSettings:
-    """Give AdamW with a constant learning rate."""
+    """Return AdamW with a constant learning rate."""
     return OptimSettings(
         job.learning_rate,
         WEIGHT_DECAY,
@@ -58,7 +58,7 @@ def optim_settings(job: Job) -> OptimSettings:
 
 
 def train_settings(job: Job) -> TrainSettings:
-    """Give a loop that does nothing but train; it validates on one document, to end as usual."""
+    """Return settings that only train; one document is validated, because a run ends with that."""
     return TrainSettings(
         num_steps=job.num_steps,
         batch_size=job.batch_size,
@@ -81,7 +81,7 @@ def train_settings(job: Job) -> TrainSettings:
 
 
 def train(job: Job) -> Outcome:
-    """Train, keeping adapters where that is wanted."""
+    """Train, and save the adapters that the job asks for."""
     base, output = load_base(Path(job.model), "auto"), Path(job.output)
     settings, optim = adapter_settings(job), optim_settings(job)
     config = apply(base.model, settings, job.seed)
@@ -113,7 +113,7 @@ def train(job: Job) -> Outcome:
 
 
 def prefix_settings(job: Job) -> PrefixSettings | None:
-    """Say where activations of frozen blocks are kept: with this run, so that it starts without."""
+    """Return where activations of frozen blocks are kept: in the new folder of the run."""
     if not job.is_cached:
         return None
     identity = weights_identity(Path(job.model), "auto")
@@ -121,10 +121,10 @@ def prefix_settings(job: Job) -> PrefixSettings | None:
 
 
 def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
-    """Give what the figures are compared with: this machine's products, and the plan's floor.
+    """Return the bounds of the figures: this machine's matrix products and the plan's floor.
 
-    `cached_passes` is what is left of `passes` where what frozen blocks give is at hand. The floor
-    holds the largest batch, and the score matrices of one block where attention is not fused.
+    `cached_passes` is `passes` without the frozen blocks, whose outputs are cached. The floor
+    counts the largest batch, and the score matrices of one block where attention is not fused.
     """
     train, settings = trainer.feed.train, trainer.settings
     rows, longest = settings.documents_per_step(trainer.feed.width), int(train.lengths.max())
@@ -146,13 +146,13 @@ def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
 
 
 def gradient_seconds(profile: Path) -> list[float]:
-    """Read what each step took without its update: laying out rows, forward and backward."""
+    """Return the seconds of each step without its update: batches, forward and backward."""
     with profile.open(encoding="utf-8", newline="") as file:
         return [float(row["batches"]) + float(row["gradients"]) for row in csv.DictReader(file)]
 
 
 def main(job: str, outcome: str) -> None:
-    """Do a job."""
+    """Run the job in one file, and write the outcome to another."""
     answer(Path(outcome), train(Job.read(Path(job))))
 
 

@@ -1,4 +1,4 @@
-"""Parts that show what a cache of frozen blocks is worth."""
+"""Parts that measure the gain from a cache of frozen blocks."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from pipeline.data.store import TokenStore
 BUDGET = "train.prefix_cache_gb"
 EPOCHS = 3
 HEAD_TOKENS = 2048
-"""Tokens of a step in `head` mode, at least: fewer, and the head's own work is not what counts."""
+"""Least tokens of a step in `head` mode: with fewer, fixed costs outweigh the head's own work."""
 HEAD_STEPS = 3
 """Steps of an epoch in `head` mode."""
 
 
 def epoch_material(comparison: Comparison, name: str, num_rows: int) -> Material:
-    """Take a few rows for short epochs; whole batches, because mlx-lm leaves out what is over."""
+    """Make material of a few whole batches, for short epochs; mlx-lm drops an incomplete batch."""
     corpus = shortened(comparison.corpus, num_rows, comparison.settings.validation_rows)
     shape = dataclasses.asdict(comparison.settings.model)
     return make_material(comparison.folder / name, comparison.material.model, corpus, shape)
 
 
 def last_quarter(comparison: Comparison) -> None:
-    """LoRA on the last quarter of the blocks; rates are from the second epoch on."""
+    """LoRA on the last quarter of the blocks; rates count from the second epoch."""
     part, batch_size = "last_quarter", comparison.settings.batch_size
     num_rows = max(1, comparison.settings.epoch_rows // batch_size) * batch_size
     material = epoch_material(comparison, part, num_rows)
@@ -47,9 +47,9 @@ def last_quarter(comparison: Comparison) -> None:
 
 
 def head(comparison: Comparison) -> None:
-    """`head` mode: the second epoch, in which no block is run, beside steps that run them all.
+    """`head` mode: the second epoch, which runs no block, compared with steps that run them all.
 
-    The optimizer's time is left out on both sides: it is the same.
+    The time of the optimizer is left out, because it is the same in both.
     """
     part = "head"
     mean_tokens = float(TokenStore(comparison.material.prepared / "train").lengths.mean())
@@ -75,7 +75,7 @@ def head(comparison: Comparison) -> None:
 def record_passes(
     comparison: Comparison, part: str, number: int, finished: dict[str, Finished]
 ) -> None:
-    """Note how many weights a token meets, with and without a cache, and how well that answered."""
+    """Record the weights used by a token, with and without a cache, and the hit rate."""
     if OURS in finished:
         hit_rate = finished[OURS][1].facts["cache_hit_rate"]
         comparison.results.add(part, "cache_hit_rate", OURS, number, hit_rate)
@@ -85,10 +85,10 @@ def record_passes(
 
 
 def sweep(comparison: Comparison) -> None:
-    """Six supervised trainings over rank and reload interval, with and without a common cache.
+    """Six supervised trainings over rank and reload interval, with and without a shared cache.
 
-    Wall time of the whole command, starts of processes and validations included. Each side runs
-    once: a sweep is long, and sums up the noise of six runs.
+    Wall time of the whole command, with process starts and validations. Each command runs once,
+    because a sweep takes long and averages the noise of six runs.
     """
     part, batch_size = "sweep", comparison.settings.batch_size
     num_rows = max(1, comparison.settings.sweep_rows // batch_size) * batch_size

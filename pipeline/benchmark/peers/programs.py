@@ -1,4 +1,4 @@
-"""Who takes part in the comparison: each in a process of its own, told what to do by a file."""
+"""The programs that are compared; each runs in its own process and reads its job from a file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ class Program:
     """A program that trains.
 
     Attributes:
-        module: what is started; it takes two files, a job and where to write the outcome.
-        environment: what it finds in its environment besides ours.
-        dtype: of the job, where it matters.
+        module: the module to start; its arguments are the file of the job and that of the outcome.
+        environment: variables in addition to ours.
+        dtype: of the job; only torch reads it.
     """
 
     module: str
@@ -46,10 +46,10 @@ PROGRAMS = {
 
 
 def run(name: str, job: Job) -> Outcome:
-    """Let a program do a job, and wait for it.
+    """Run a program on a job, and wait for it.
 
     Raises:
-        NotMeasured: when it ends badly, with the last it said.
+        NotMeasured: when it fails, with the end of its output.
     """
     program, folder = PROGRAMS[name], Path(job.output)
     folder.mkdir(parents=True, exist_ok=True)

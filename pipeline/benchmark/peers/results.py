@@ -1,4 +1,4 @@
-"""What was measured, by part, figure, program and round; and the ratios that follow."""
+"""The figures by part, program and round, and the ratios computed from them."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ COLUMNS = ("part", "figure", "program", "round", "value")
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of medians, and the least and the greatest that single rounds would give."""
+    """A quotient of medians, with the smallest and the largest quotient of single rounds."""
 
     value: float
     low: float
@@ -45,24 +45,24 @@ class Results:
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, part: str, figure: str, program: str, number: int, value: float | int) -> None:
-        """Note a figure of a round."""
+        """Record a figure of a round."""
         self.values.setdefault((part, figure, program), {})[number] = float(value)
 
     def note_missing(self, part: str, program: str, reason: str) -> None:
-        """Note why there is none."""
+        """Record why a program, or a whole part, has no figures."""
         self.reasons[part, program] = reason
 
     def begin(self, part: str) -> None:
-        """Note that a part is to come: it has none yet."""
+        """Record that a part has no figures yet."""
         self.note_missing(part, "", not_done(part))
 
     def end(self, part: str) -> None:
-        """Note that a part is done."""
+        """Record that a part is done."""
         if self.reasons.get((part, "")) == not_done(part):
             del self.reasons[part, ""]
 
     def rounds(self, part: str, figure: str, program: str) -> dict[int, float]:
-        """Give a figure by rounds.
+        """Return a figure by rounds.
 
         Raises:
             NotMeasured: when there is none, with the reason.
@@ -75,17 +75,17 @@ class Results:
         raise NotMeasured(reason)
 
     def ratio(self, part: str, figure: str, above: str, below: str) -> Ratio:
-        """Divide a program's figure by another one's; see `Ratio`."""
+        """Divide a figure of one program by that of another; see `Ratio`."""
         return quotient(self.rounds(part, figure, above), self.rounds(part, figure, below))
 
     def rows(self) -> Iterable[tuple[str, str, str, int, float]]:
-        """Give every figure, as `plots/peers.csv` has it."""
+        """Yield every figure as a row of `plots/peers.csv`."""
         for (part, figure, program), rounds in self.values.items():
             for number, value in rounds.items():
                 yield part, figure, program, number, value
 
     def spreads(self) -> dict[str, Any]:
-        """Give median, least and greatest of every figure."""
+        """Return median, smallest and largest value of every figure."""
         found: dict[str, Any] = {}
         for (part, figure, program), rounds in self.values.items():
             entry = found.setdefault(part, {}).setdefault(figure, {})
@@ -94,7 +94,7 @@ class Results:
 
 
 def not_done(part: str) -> str:
-    """Say why a part that is to come has no figures."""
+    """Return the reason for a part that has not run yet."""
     return f"{part} was not done when this was written"
 
 
@@ -109,7 +109,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def quotient(above: dict[int, float], below: dict[int, float]) -> Ratio:
-    """Divide medians; low and high are of the rounds that both have, or of the extremes."""
+    """Divide medians; low and high come from the common rounds, or else from the extremes."""
     value = statistics.median(above.values()) / statistics.median(below.values())
     both = above.keys() & below.keys()
     pairs = [above[number] / below[number] for number in both] or [
@@ -120,14 +120,14 @@ def quotient(above: dict[int, float], below: dict[int, float]) -> Ratio:
 
 
 def seconds_to_loss(curve: list[tuple[float, float]], target: float) -> float:
-    """Find when a falling curve is at a loss, in a line between two of its points.
+    """Find when a falling curve reaches a loss, by linear interpolation between two points.
 
     Args:
         curve: seconds and loss, in order of time.
-        target: of the other side, at its end.
+        target: the last loss of the other program.
 
     Raises:
-        NotMeasured: when it never gets there, or was there from the beginning.
+        NotMeasured: when the curve never reaches it, or starts below it.
     """
     if curve[0][1] <= target:
         raise NotMeasured(f"a loss of {target:.4f} is no lower than that at the beginning")
@@ -138,7 +138,7 @@ def seconds_to_loss(curve: list[tuple[float, float]], target: float) -> float:
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
-    """Fit the power of its size that something's time grows with (least squares of logarithms)."""
+    """Fit the power with which a time grows with a size (least squares of logarithms)."""
     x, y = [math.log(size) for size in sizes], [math.log(each) for each in seconds]
     return statistics.linear_regression(x, y).slope
 
@@ -146,8 +146,8 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
 def roofline_share(results: Results) -> Ratio:
     """Compare targets per second with the matrix products of the same process.
 
-    A token meets each weight `passes` times in a step, at 2 operations; for LoRA on all blocks
-    that is 4P. A target that is no token of padding stands for one token.
+    In a step, each token is multiplied with each weight `passes` times, at 2 operations; for LoRA
+    on all blocks that is 4P. A target that is not padding counts as one token.
     """
     part = "all_blocks"
     rates = results.rounds(part, "targets_per_second", OURS)
@@ -156,12 +156,12 @@ def roofline_share(results: Results) -> Ratio:
 
 
 def share_of_flop_ratio(results: Results, part: str, figure: str) -> Ratio:
-    """Divide what a cached prefix gains by what it saves in operations.
+    """Divide the speed-up of a cached prefix by the operations that it saves.
 
-    (cached rate / uncached rate) / (passes / cached passes): a step without a cache meets each
-    weight once, and those from the first trained block on once or twice more; with one only the
-    latter remain. For LoRA on the last share f of the blocks (head counted among the blocks) that
-    is (1 + f) / 2f; for `head` mode (2 P_blocks + 6 P_head) / 6 P_head.
+    (cached rate / uncached rate) / (passes / cached passes): a step without a cache uses each
+    weight once, and those from the first trained block on once or twice more; a step with a cache
+    uses only the latter. For LoRA on the last share f of the blocks (head counted among the blocks)
+    that is (1 + f) / 2f; for `head` mode (2 P_blocks + 6 P_head) / 6 P_head.
     """
     gain = results.ratio(part, figure, OURS, UNCACHED)
     flops = results.ratio(part, "passes", UNCACHED, OURS)
@@ -169,9 +169,9 @@ def share_of_flop_ratio(results: Results, part: str, figure: str) -> Ratio:
 
 
 def as_installed(results: Results) -> Ratio:
-    """Carry the time to a loss over to another BLAS: the same steps, at the rate of single ones.
+    """Estimate the time to a loss with another BLAS: the same steps, at the rate of a few of them.
 
-    The peer as installed would take hours to get there.
+    The whole run would take hours.
     """
     rates = results.rounds("all_blocks", "targets_per_second", MLX_LM)
     slow = results.rounds("as_installed", "targets_per_second", INSTALLED)
@@ -218,9 +218,9 @@ SPEEDUPS: dict[str, Callable[[Results], Ratio]] = {
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Give each ratio, null where it could not be measured, and beside it the noise or the reason.
+    """Return each ratio with its range, or null with the reason why it was not measured.
 
-    Parts that are not whole are among the reasons too. All raw figures follow under `measured`.
+    Parts that have not ended are among the reasons too. `measured` holds all raw figures.
     """
     values: dict[str, Any] = {}
     ranges: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Rounds: every program in turn, each in a fresh process, so that a busy machine hits all."""
+"""Rounds: every program in turn, in a new process each, so that a busy machine slows all."""
 
 import dataclasses
 import shutil
@@ -19,20 +19,20 @@ Finished = tuple[Job, Outcome]
 
 @dataclass
 class Comparison:
-    """What all parts share.
+    """The state that all parts of a comparison share.
 
     Attributes:
         settings: `benchmark.peers`.
-        num_steps: optimizer steps of a program, where a part does not say otherwise.
-        num_rounds: how often each program is run.
+        num_steps: optimizer steps of a program, where a part has no number for that.
+        num_rounds: how many times each program runs.
         seed: of the first round.
-        folder: for all files; of the caller.
+        folder: for all files; the caller deletes it.
         corpus: texts.
         material: model and rows of most parts.
-        tell: shows a line to a person.
-        results: takes the figures.
-        place: which part this is, for a person.
-        keep: writes down what the results has, so that it is not lost when this breaks off.
+        tell: shows a line to the user.
+        results: the figures so far.
+        place: the part that is running, as the user sees it.
+        keep: writes the figures so far, so that an interruption does not lose them.
     """
 
     settings: Peers
@@ -48,7 +48,7 @@ class Comparison:
     keep: Callable[[], None] = lambda: None
 
     def job(self, material: Material, num_steps: int, batch_size: int | None = None) -> Job:
-        """Describe what is the same for all programs of a part."""
+        """Return a job with the settings that all programs of a part have in common."""
         return Job(
             model=str(material.model),
             rows=str(material.rows),
@@ -70,13 +70,13 @@ class Comparison:
     ) -> None:
         """Run the programs in alternating order, round by round.
 
-        One that fails is not run again in this part; why is noted on the results.
+        A program that fails is not run again in this part; the results keep the reason.
 
         Args:
             part: the part's name.
-            jobs: of each program; seed and output are set here.
-            num_rounds: how often.
-            record: takes a round's outcomes while their files are there.
+            jobs: one for each program; seed and output are set here.
+            num_rounds: the number of rounds.
+            record: is called after each round, while the files of its outcomes exist.
         """
         began, names = time.monotonic(), list(jobs)
         for number in range(1, num_rounds + 1):
@@ -96,7 +96,7 @@ class Comparison:
     def run_one(
         self, part: str, name: str, job: Job, finished: dict[str, Finished], where: str
     ) -> None:
-        """Run one program, and show how it went."""
+        """Run one program, and show its rate and its peak."""
         began = time.monotonic()
         self.say(f"{where}: {name}, {job.num_steps} steps ...")
         try:
@@ -112,5 +112,5 @@ class Comparison:
         self.say(f"{where}: {name}: {rate:,.0f} targets/s{peak}, {seconds:,.0f} s in all")
 
     def say(self, text: str) -> None:
-        """Show where the benchmark is."""
+        """Show a line with the part that is running."""
         self.tell(f"{self.place} {text}")

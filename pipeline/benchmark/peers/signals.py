@@ -1,4 +1,4 @@
-"""Signals that ask a comparison for its end."""
+"""Signals that end a comparison early."""
 
 import signal
 from types import FrameType
@@ -8,29 +8,29 @@ from pipeline.train.supervise.signals import STOPPING
 
 
 class StopAtSignal:
-    """Breaks its block off at the first signal; while it is left, further ones change nothing.
+    """Ends its block at the first signal; later signals do not disturb the clean-up.
 
-    A signal that is ignored, as `nohup` has it, stays ignored. Within the block it is a
-    `KeyboardInterrupt`, which nobody takes for an error that one can live with.
+    A signal that is ignored, as under `nohup`, stays ignored. Within the block the signal raises
+    `KeyboardInterrupt`, which no handler of ordinary errors catches.
 
     Attributes:
-        number: the signal that has come; None before that.
+        number: the first signal; None before it.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def __enter__(self) -> "StopAtSignal":
-        """Take the signals."""
+        """Install the handlers."""
         heard = [each for each in STOPPING if signal.getsignal(each) != signal.SIG_IGN]
         self._old = {number: signal.signal(number, self.take) for number in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Leave them to whoever had them before.
+        """Restore the earlier handlers.
 
         Raises:
-            Stopped: when the block was broken off.
+            Stopped: when a signal ended the block.
         """
         for number, handler in self._old.items():
             signal.signal(number, handler)
@@ -40,7 +40,7 @@ class StopAtSignal:
             raise Stopped(text, self.number) from None
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """Break off at the first signal.
+        """End the block at the first signal.
 
         Raises:
             KeyboardInterrupt: at the first one.

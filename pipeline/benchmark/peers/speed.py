@@ -1,4 +1,4 @@
-"""Parts of the comparison in which others train what we train."""
+"""Parts of the comparison in which other programs train the same as Tidewheel."""
 
 import bisect
 import dataclasses
@@ -27,21 +27,21 @@ from pipeline.model.base import load_base
 from pipeline.objective.likelihood import document_losses
 
 SNAPSHOTS = 12
-"""Adapters that we keep up to the step at which the peer ends."""
+"""Adapters that we save up to the last step of the other program."""
 LONGER = 1.5
-"""We go on for so many times the peer's steps, in case its last loss is reached later."""
+"""Our steps as a multiple of the other program's, in case we reach its last loss later."""
 MEMORY_ROUNDS, MEMORY_STEPS = 2, 2
-"""Memory does not vary from round to round; the second one shows it."""
+"""Memory hardly varies between rounds; the second round shows that."""
 LONG_ROWS = 8
 BATCH_TOKENS = 2048
 """Of a batch that is scored."""
 
 
 class Scorer:
-    """Scores adapters on the rows that are held out.
+    """Scores the adapters of every program by our loss on the held-out rows.
 
     Args:
-        material: the model they are for, and the rows.
+        material: the model and the rows.
     """
 
     def __init__(self, material: Material) -> None:
@@ -50,7 +50,7 @@ class Scorer:
         self._losses = dict[Path | None, float]()
 
     def loss(self, adapter: Path | None) -> float:
-        """Give the loss in nats per target; of the model alone where there is no adapter."""
+        """Return the loss in nats per target; of the base model where `adapter` is None."""
         if adapter not in self._losses:
             model = load_base(self.material.model, "auto").model
             if adapter is not None:
@@ -67,9 +67,9 @@ class Scorer:
 
 
 def all_blocks(comparison: Comparison) -> None:
-    """LoRA on all blocks: seconds to the validation loss with which mlx-lm ends.
+    """LoRA on all blocks: seconds to the last validation loss of mlx-lm.
 
-    The first step of either side does not count: it loads kernels.
+    The first step of each program does not count, because it loads kernels.
     """
     part, num_steps = "all_blocks", comparison.num_steps
     interval = max(1, num_steps // SNAPSHOTS)
@@ -96,9 +96,9 @@ def all_blocks(comparison: Comparison) -> None:
 def record_seconds(
     comparison: Comparison, part: str, number: int, finished: dict[str, Finished], scorer: Scorer
 ) -> None:
-    """Find when we are at the loss with which the peer ends, both by our score of their adapters.
+    """Find when we reach the last loss of mlx-lm, both measured with our scorer.
 
-    Of our snapshots only those are scored that a bisection asks for.
+    A bisection chooses which of our snapshots are scored.
     """
     (theirs, their_outcome), (ours, our_outcome) = finished[MLX_LM], finished[OURS]
     comparison.say(f"round {number}: scoring adapters ...")
@@ -127,19 +127,19 @@ def record_seconds(
 
 
 def as_installed(comparison: Comparison) -> None:
-    """mlx-lm with the BLAS of MLX's wheel: a few steps, for their rate."""
+    """Run mlx-lm with the BLAS of MLX's wheel: a few steps, for their rate."""
     job = comparison.job(comparison.material, WARMUP_STEPS + comparison.settings.installed_steps)
     run_for_rate(comparison, "as_installed", {INSTALLED: job})
 
 
 def torch_peft(comparison: Comparison) -> None:
-    """Torch with peft, in both types: enough steps for their rate."""
+    """Run torch with peft, in both types: enough steps for their rate."""
     job = comparison.job(comparison.material, WARMUP_STEPS + comparison.settings.torch_steps)
     run_for_rate(comparison, "torch_peft", {FLOAT32: job, BFLOAT16: job})
 
 
 def run_for_rate(comparison: Comparison, part: str, jobs: dict[str, Job]) -> None:
-    """Hold rounds of which only the rate is wanted."""
+    """Run rounds of which only the rate is recorded."""
 
     def record(number: int, finished: dict[str, Finished]) -> None:
         for name, (_, outcome) in finished.items():

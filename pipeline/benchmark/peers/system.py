@@ -1,4 +1,4 @@
-"""What stands around the steps: disk, preparation, reloads, and how steps grow."""
+"""Measurements apart from other programs: disk, preparation, reloads, and how steps scale."""
 
 import dataclasses
 import itertools
@@ -30,16 +30,16 @@ from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
 PART = "surroundings"
 MIB, MB = 1 << 20, 10**6
 PREPARED_BYTES = 16 * MB
-"""Of rows for the preparation: enough that its start does not count."""
+"""Bytes of rows for the preparation: enough that its start does not count."""
 RELOADS, STEPS_PER_RELOAD = 3, 4
 ROW_TOKENS = (64, 128, 256)
 DIVISORS = (4, 2, 1)
-"""Of the model's blocks, and of its vocabulary."""
+"""Divisors of the number of blocks and of the vocabulary."""
 SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2}
 
 
 def measure_system(comparison: Comparison) -> None:
-    """Measure each; one that fails leaves the others."""
+    """Run each measurement; when one fails, the others still run."""
     measures: list[Callable[[Comparison], None]] = [
         disk,
         preparation,
@@ -58,7 +58,7 @@ def measure_system(comparison: Comparison) -> None:
 
 
 def disk(comparison: Comparison) -> None:
-    """Checkpoints: bytes a second until they are durable and checked, beside `dd` with fsync."""
+    """Checkpoints: bytes a second until durable and checked, compared with `dd` and fsync."""
     size = (comparison.material.model / "model.safetensors").stat().st_size
     values = mx.random.normal((max(1, size // 4),), key=mx.random.key(0))
     mx.eval(values)
@@ -75,7 +75,7 @@ def disk(comparison: Comparison) -> None:
 
 
 def dd_rate(path: Path, size: int) -> float:
-    """Give the bytes per second that `dd` makes durable.
+    """Return the bytes per second that `dd` makes durable.
 
     Raises:
         NotMeasured: when there is no `dd`.
@@ -91,7 +91,7 @@ def dd_rate(path: Path, size: int) -> float:
 
 
 def preparation(comparison: Comparison) -> None:
-    """Preparation: MB of JSONL a second, and a second of processor time, threads counted."""
+    """Preparation: MB of JSONL a second of wall time, and a second of processor time."""
     rows, texts, size = comparison.folder / PART / "rows", list[str](), 0
     for number, text in enumerate(itertools.cycle(comparison.corpus.train)):
         if size >= PREPARED_BYTES:
@@ -115,7 +115,7 @@ def preparation(comparison: Comparison) -> None:
 
 
 def reloads(comparison: Comparison) -> None:
-    """Reloads: seconds from the last step of a process to the next one that is ready."""
+    """Reloads: seconds from the last step of a process until the next process is ready."""
     folder = comparison.folder / PART / "reloads"
     inputs = lay_out_inputs(folder / "inputs", comparison.material)
     common = overrides(comparison, STEPS_PER_RELOAD * (RELOADS + 1))
@@ -127,10 +127,10 @@ def reloads(comparison: Comparison) -> None:
 
 
 def growth(comparison: Comparison) -> None:
-    """Growth: the power of each size with which the time of a step grows, all else being equal.
+    """Growth: the power with which the time of a step grows with each size, all else equal.
 
-    1 is proportional; below it, something is paid that does not depend on the size; above it,
-    something grows with the square.
+    1 is proportional. Below 1, a part of the time does not depend on the size; above 1, a part
+    grows with its square.
     """
     shape = dataclasses.asdict(comparison.settings.model)
     middle = ROW_TOKENS[1]
@@ -162,7 +162,7 @@ def step_seconds(comparison: Comparison, shape: dict[str, Any], row_tokens: int)
 
 
 def random_store(folder: Path, vocab_size: int, row_tokens: int) -> TokenStore:
-    """Write rows of random tokens; each gives as many targets as it is named after."""
+    """Write 64 rows of random tokens, with `row_tokens` targets each."""
     generator = np.random.default_rng(0)
     mask = np.arange(row_tokens + 1) > 0
     with TokenStoreWriter(folder, vocab_size) as writer:
@@ -176,7 +176,7 @@ def require_success(done: subprocess.CompletedProcess[bytes]) -> None:
     """Refuse a command that failed.
 
     Raises:
-        NotMeasured: with the last it said.
+        NotMeasured: with the end of its output.
     """
     if done.returncode:
         last = (done.stdout + done.stderr)[-SHOWN_CHARACTERS:].decode(errors="replace")

@@ -1,6 +1,6 @@
-"""A program: torch with peft, as its users train: rows padded to the longest of their batch.
+"""The program with torch and peft, used as usual: rows padded to the longest of their batch.
 
-Both libraries are optional and are looked for by name only.
+Both libraries are optional, so they are imported by name when a job runs.
 """
 
 import importlib
@@ -26,11 +26,11 @@ from pipeline.benchmark.peers.job import (
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 IGNORED = -100
-"""The label that torch's cross-entropy leaves out."""
+"""The label that torch's cross-entropy ignores."""
 
 
 def adapted_model(job: Job) -> Any:  # noqa: ANN401
-    """Load the model with transformers, and give it LoRA."""
+    """Load the model with transformers, and add LoRA."""
     torch, peft = importlib.import_module("torch"), importlib.import_module("peft")
     transformers = importlib.import_module("transformers")
     torch.manual_seed(job.seed)
@@ -50,7 +50,7 @@ def adapted_model(job: Job) -> Any:  # noqa: ANN401
 
 
 def token_rows(job: Job) -> list[list[int]]:
-    """Tokenize the rows, each closed by its end-of-sequence token."""
+    """Tokenize the rows, each followed by the end-of-sequence token."""
     tokenizer = load_tokenizer(Path(job.model))
     lines = (Path(job.rows) / "train.jsonl").read_text(encoding="utf-8").splitlines()
     end = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))
@@ -68,7 +68,7 @@ def batches(rows: list[list[int]], job: Job) -> Iterator[list[list[int]]]:
 
 
 def train(job: Job) -> Outcome:
-    """Train, timing each step; batches are made outside the clock."""
+    """Train, and time each step without the making of its batch."""
     torch, model = importlib.import_module("torch"), adapted_model(job)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -95,7 +95,7 @@ def train(job: Job) -> Outcome:
 
 
 def main(task: str, outcome: str) -> None:
-    """Do a job."""
+    """Run the job in one file, and write the outcome to another."""
     answer(Path(outcome), train(Job.read(Path(task))))
 
 

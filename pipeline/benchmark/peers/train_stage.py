@@ -1,7 +1,7 @@
-"""The train stage as a user starts it, on the material of the benchmark and in a place of its own.
+"""The train stage as a user starts it, on the material of the benchmark.
 
-`DVC_ROOT` is what tells runs where checkpoints and other common files lie; here it is a temporary
-folder, so that nothing of the repository is used or touched.
+`DVC_ROOT` names the folder of checkpoints and of other files that runs share. Here it is a
+temporary folder, so that the repository is neither read nor changed.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ VALIDATION_DOCUMENTS = 8
 
 
 def lay_out_inputs(folder: Path, material: Material) -> Path:
-    """Show material as an earlier run has left it, for `inputs=`."""
+    """Link material in the layout of an earlier run, for `inputs=`."""
     for name, place in (("data/prepared", material.prepared), ("models/base", material.model)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(place.resolve())
@@ -24,7 +24,7 @@ def lay_out_inputs(folder: Path, material: Material) -> Path:
 
 
 def overrides(comparison: Comparison, num_steps: int) -> list[str]:
-    """Give what all these trainings have in common; all else is as conf/ has it."""
+    """Return the overrides that all these trainings share; the rest is from conf/."""
     settings = comparison.settings
     return [
         f"seed={comparison.seed}",
@@ -42,15 +42,15 @@ def overrides(comparison: Comparison, num_steps: int) -> list[str]:
 
 
 def run_train_stage(folder: Path, inputs: Path, arguments: list[str]) -> None:
-    """Run it, and wait for its end.
+    """Run the train stage, and wait for its end.
 
     Args:
-        folder: new; it gets checkpoints and caches under `root`, and the results in `run`.
-        inputs: what `lay_out_inputs` gave.
+        folder: a new folder, for checkpoints and caches under `root` and results under `run`.
+        inputs: the folder that `lay_out_inputs` returned.
         arguments: overrides.
 
     Raises:
-        NotMeasured: when it fails, with the last it said.
+        NotMeasured: when it fails, with the end of its output.
     """
     root = folder / "root"
     root.mkdir(parents=True)
