@@ -5,14 +5,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.config.stage import Paths, stage
+from pipeline.config.stage import Paths, code_hashes, stage
 from pipeline.files import new_folder, write_json
 from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.picture import draw_memory
+from pipeline.train.protocol import RunSpec, plain
 from pipeline.train.supervise.run_folder import RunFolder, activations_home, statuses
 from pipeline.train.supervise.settings import supervisor_settings
 from pipeline.train.supervise.supervisor import Supervisor
-from pipeline.train.task import Task, plain
 
 SERIES = ("train.csv", "machine.csv", "validation.csv")
 
@@ -35,7 +35,7 @@ def main(config: DictConfig, paths: Paths) -> float | None:
     Results are in metrics/train.json, plots/train.csv and plots/validation.csv; figures of this
     machine in metrics/machine.json, plots/machine.csv and plots/memory.png.
 
-    A run that is stopped goes on from its newest checkpoint when it is started again.
+    A run that was stopped resumes from its newest checkpoint when it is started again.
     """
     if config.status:
         print("\n".join(statuses()))
@@ -48,7 +48,7 @@ def main(config: DictConfig, paths: Paths) -> float | None:
 
 
 def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
-    """Train to the end; give the validation loss of the final weights."""
+    """Train to the end; return the validation loss of the final weights."""
     with new_folder(paths.write("models/trained")) as trained:
         metrics = supervisor(config, paths, run, trained).train()
     for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:
@@ -62,18 +62,19 @@ def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
 
 
 def supervisor(config: DictConfig, paths: Paths, run: RunFolder, output: Path) -> Supervisor:
-    """Describe the run to who keeps it going."""
-    task = Task(
+    """Specify the run, and return the supervisor that keeps it going."""
+    spec = RunSpec(
         title="train",
-        module="pipeline.train.finetune",
+        kind="finetune",
         parameters=plain(config),
         base=str(paths.read("models/base").resolve()),
         prepared=str(paths.read("data/prepared").resolve()),
         run_folder=str(run.path.resolve()),
         output=str(output.resolve()),
         activations=str(activations_home().resolve()),
+        code=code_hashes("train"),
     )
-    return Supervisor(task, config.train.num_steps, supervisor_settings(config.train), run)
+    return Supervisor(spec, config.train.num_steps, supervisor_settings(config.train), run)
 
 
 if __name__ == "__main__":

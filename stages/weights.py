@@ -1,4 +1,4 @@
-"""The base model: one that exists, checked and described, or a new one, pretrained."""
+"""The base model: an existing one, checked and described, or a new one, pretrained."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline.config.stage import Paths, stage
+from pipeline.config.stage import Paths, code_hashes, stage
 from pipeline.data.tokenize.tokenizer import tokenizer_hash
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
@@ -15,10 +15,10 @@ from pipeline.files import new_folder, write_json
 from pipeline.model.base import write_manifest
 from pipeline.model.quantize import write_quantized
 from pipeline.train.checkpoints.series import split_metrics
+from pipeline.train.protocol import RunSpec, plain
 from pipeline.train.supervise.run_folder import RunFolder
-from pipeline.train.supervise.settings import SupervisorSettings
+from pipeline.train.supervise.settings import RESTART, SupervisorSettings
 from pipeline.train.supervise.supervisor import Supervisor
-from pipeline.train.task import Task, plain
 
 
 @stage("seed", "data.arrangement", "model", "inputs.model")
@@ -56,7 +56,7 @@ def main(config: DictConfig, paths: Paths) -> None:
 
 
 def require_same_tokenizer(prepared: str, source: str, name: str) -> None:
-    """Refuse a model whose tokenizer is not the one the data were prepared with.
+    """Refuse a model with another tokenizer than the one that prepared the data.
 
     Raises:
         ModelError: when they differ.
@@ -69,18 +69,19 @@ def require_same_tokenizer(prepared: str, source: str, name: str) -> None:
 
 
 def pretrain(config: DictConfig, prepared: Path, base: Path, run: RunFolder) -> dict[str, Any]:
-    """Make a scratch model in `base`; give its metrics."""
-    task = Task(
+    """Make a scratch model in `base`; return its metrics."""
+    spec = RunSpec(
         title="pretrain",
-        module="pipeline.train.pretrain",
+        kind="pretrain",
         parameters=plain(config),
         base=str(base.resolve()),
         prepared=str(prepared.resolve()),
         run_folder=str(run.path.resolve()),
         output=str(base.resolve()),
+        code=code_hashes("weights"),
     )
     num_steps = config.model.pretrain.num_steps
-    return Supervisor(task, num_steps, SupervisorSettings(), run).train()
+    return Supervisor(spec, num_steps, SupervisorSettings(resume=RESTART), run).train()
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from omegaconf import OmegaConf
 
 from pipeline.config import rules
 from pipeline.files import sha256_file
-from pipeline.train.finetune import Tuning
-from pipeline.train.observer import Watch
-from pipeline.train.task import Task
-from pipeline.train.worker.link import Orders
+from pipeline.train.finetune import Finetune
+from pipeline.train.observer import Observer
+from pipeline.train.protocol import Go, RunSpec
 from tests.support.drive import PARAMETERS
 from tests.support.small import ROOT
 
-ORDERS = Orders(0, 0, None, 0, False, 1, 0, "none")
+GO = Go(0, 0, None, 0, "refuse", 1, 0, "none")
 ADDITIVE = {"objective.distrust.mode": "additive"}
 MOMENTUM = {"optim.name": "sgd", "optim.momentum": 0.5, "optim.beta1": None, "optim.eps": None}
 WSD = {"optim.schedule": "wsd", "optim.decay_fraction": 0.5}
@@ -101,9 +100,9 @@ def outcome(world, tmp_path_factory):
         for name, value in changes.items():
             OmegaConf.update(parameters, name, value)
         folder = tmp_path_factory.mktemp("run")
-        task = Task(
+        spec = RunSpec(
             title="train",
-            module="",
+            kind="finetune",
             parameters=OmegaConf.to_container(parameters),
             base=str(world / "base"),
             prepared=str(world / "prepared"),
@@ -111,14 +110,14 @@ def outcome(world, tmp_path_factory):
             output=str(folder / "out"),
             activations=str(folder / "prefix"),
         )
-        tuning = Tuning(task)
-        trainer = tuning.load(ORDERS, Watch())
+        finetune = Finetune(spec)
+        trainer = finetune.load(GO, Observer())
         saved = []
         save = trainer.durable_save.save
         trainer.durable_save.save = lambda now, best: (saved.append(now.step), save(now, best))[1]
         trainer.restore()
         list(trainer.steps())
-        metrics = tuning.finish(trainer)
+        metrics = finetune.finish(trainer)
         curve = trainer.curve.rows()
         return {
             "weights": sha256_file(folder / "out/adapters.safetensors"),

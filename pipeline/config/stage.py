@@ -99,12 +99,16 @@ def makers() -> dict[str, str]:
     }
 
 
-def dependency_hashes(stage_name: str, paths: Paths) -> dict[str, str]:
-    """Hash what dvc.yaml says a stage depends on, code and data alike."""
-    return {
-        name: sha256_path(paths.read(name) if maker_of(name) else ROOT / name)
-        for name in dvc_stages()[stage_name]["deps"]
-    }
+def data_hashes(stage_name: str, paths: Paths) -> dict[str, str]:
+    """Hash what other stages have written for a stage, by its name in dvc.yaml."""
+    deps = dvc_stages()[stage_name]["deps"]
+    return {name: sha256_path(paths.read(name)) for name in deps if maker_of(name)}
+
+
+def code_hashes(stage_name: str) -> dict[str, str]:
+    """Hash the code that computes in a stage, by the modules and folders that dvc.yaml names."""
+    deps = dvc_stages()[stage_name]["deps"]
+    return {name: sha256_path(ROOT / name) for name in deps if not maker_of(name)}
 
 
 def select(config: DictConfig, names: tuple[str, ...]) -> DictConfig:

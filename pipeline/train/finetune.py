@@ -1,4 +1,4 @@
-"""Fine-tunes a base model: what a worker of the train stage does, from settings to weights."""
+"""The fine-tuning of a base model: from the settings of the train stage to its weights."""
 
 import dataclasses
 from pathlib import Path
@@ -17,70 +17,69 @@ from pipeline.objective.likelihood import primary_share, read_items
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.prefix.replay import PrefixSettings
+from pipeline.train.protocol import Go, RunSpec
 from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
-from pipeline.train.task import Task
-from pipeline.train.worker.link import Orders
 
 CONFLICTS = "conflicts.jsonl"
-OWN_HEAD = "the head is a matrix of its own from here on: only export.formats=[fused] can hold it"
+OWN_HEAD = "the head becomes a separate matrix: only export.formats=[fused] can hold it"
 
 
-class Tuning:
-    """The fine-tuning of a base model, as a worker does it."""
+class Finetune:
+    """Fine-tunes a base model."""
 
-    def __init__(self, task: Task) -> None:
-        """Read the settings and open the data; no weights yet."""
-        self.task, self.config = task, task.config
-        prepared = Path(task.prepared)
+    def __init__(self, spec: RunSpec) -> None:
+        """Read the settings and open the data; weights are not loaded yet."""
+        self.spec, self.config = spec, spec.config
+        prepared = Path(spec.prepared)
         self.train = TokenStore(prepared / "train")
         self.validation = TokenStore(prepared / "validation")
         settings = DistrustSettings(**self.config.objective.distrust)
         self.distrust = distrust(self.train, settings)
 
-    def request(self, orders: Orders) -> PlanRequest:
-        """Say what is to be trained, for the plan."""
-        settings = orders.changed(train_settings(self.config))
+    def request(self, go: Go) -> PlanRequest:
+        """Describe what is to be trained, for the plan."""
+        settings = go.adapt(train_settings(self.config))
         return plan_request(
-            Path(self.task.base),
+            Path(self.spec.base),
             self.config.model.dtype,
             adapter_settings(self.config),
             settings,
             optim_settings(self.config),
             (self.train, self.validation),
-            prefix_settings(self.task) is not None,
+            prefix_settings(self.spec) is not None,
         )
 
-    def load(self, orders: Orders, watch: Watch) -> Trainer:
+    def load(self, go: Go, observer: Observer) -> Trainer:
         """Load the base and make it trainable."""
         config = self.config
-        loaded = load_base(Path(self.task.base), config.model.dtype)
+        loaded = load_base(Path(self.spec.base), config.model.dtype)
         self.adapter_config = apply(loaded.model, adapter_settings(config), config.seed)
-        if not orders.reloads:
-            watch.note(trainable_table(loaded.model, config.train.mode))
+        if not go.reloads:
+            observer.note(trainable_table(loaded.model, config.train.mode))
             if self.adapter_config.get("own_head"):
-                watch.note(OWN_HEAD)
+                observer.note(OWN_HEAD)
         return Trainer(
             loaded.model,
             self.train,
             self.validation,
-            orders.changed(train_settings(config)),
+            go.adapt(train_settings(config)),
             optim_settings(config),
-            Path(self.task.run_folder),
+            Path(self.spec.run_folder),
             self.distrust,
-            watch,
-            prefix_settings(self.task),
+            observer,
+            prefix_settings(self.spec),
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
-        """Write the weights of the last step and of the best one; give the metrics of the run.
+        """Write the weights of the last step and of the best one; return the metrics of the run.
 
-        They are `adapters.safetensors` and `adapter_config.json`, the best ones under `best/`.
+        The files are `adapters.safetensors` and `adapter_config.json`, the best ones under `best/`.
         """
-        output = Path(self.task.output)
+        output = Path(self.spec.output)
         save_adapter(output, trainable_arrays(trainer.model), self.adapter_config)
         save_adapter(output / "best", trainer.best_weights(), self.adapter_config)
         trainable, total = count_parameters(trainer.model)
@@ -90,12 +89,12 @@ class Tuning:
             "trainable_parameters": trainable,
             "total_parameters": total,
             **self.distrust.metrics,
-            **conflict_metrics(trainer.model, Path(self.task.prepared) / CONFLICTS),
+            **conflict_metrics(trainer.model, Path(self.spec.prepared) / CONFLICTS),
         }
 
 
 def adapter_settings(config: DictConfig) -> AdapterSettings:
-    """Gather what is trained."""
+    """Gather the settings that choose what is trained."""
     lora = {**config.lora, "targets": tuple(config.lora.targets)}
     return AdapterSettings(config.train.mode, **lora, tensors=tuple(config.train.tensors))
 
@@ -115,23 +114,23 @@ def train_settings(config: DictConfig) -> TrainSettings:
 
 
 def optim_settings(config: DictConfig) -> OptimSettings:
-    """Gather what the optimizer is told."""
+    """Gather the settings of the optimizer."""
     patterns = config.optim.no_decay
     no_decay = None if patterns is None else tuple(patterns)
     return OptimSettings(**{**config.optim, "no_decay": no_decay})
 
 
-def prefix_settings(task: Task) -> PrefixSettings | None:
-    """Say where activations of frozen blocks are kept, and of which weights they are."""
-    budget_gb = task.config.train.prefix_cache_gb
-    if not (budget_gb and task.activations):
+def prefix_settings(spec: RunSpec) -> PrefixSettings | None:
+    """Return where activations of frozen blocks are kept; None where they are not kept."""
+    budget_gb = spec.config.train.prefix_cache_gb
+    if not (budget_gb and spec.activations):
         return None
-    base = weights_identity(Path(task.base), task.config.model.dtype)
-    return PrefixSettings(Path(task.activations), int(budget_gb * GB), base)
+    base = weights_identity(Path(spec.base), spec.config.model.dtype)
+    return PrefixSettings(Path(spec.activations), int(budget_gb * GB), base)
 
 
 def metrics_of(trainer: Trainer) -> dict[str, Any]:
-    """Give what came out of a run; speed is over the whole run, validation included."""
+    """Return the results of a run; speed is over the whole run, validation included."""
     progress = trainer.progress
     return {
         "train_loss": progress.train_loss,
@@ -151,7 +150,7 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401
-    """Measure which side the final weights take, where the prepared data hold the suite."""
+    """Measure how often the final weights side with the primary source, if the suite exists."""
     if not suite.exists():
         return {}
     share = primary_share(model, read_items(suite))
@@ -162,6 +161,3 @@ def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401
         "conflicts_primary_share_high": share.high,
         "conflicts_primary_share_n": share.n,
     }
-
-
-make = Tuning

@@ -30,12 +30,12 @@ from pipeline.train.checkpoints.series import (
 from pipeline.train.checkpoints.state import (
     Progress,
     capture,
-    changed_numerics,
+    changes_since,
     put_back,
     refuse_inexact,
 )
 from pipeline.train.feed import Feed
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.prefix.replay import PrefixSettings, make_prefix
 from pipeline.train.profile import Profile
 from pipeline.train.report import StepReport, measured
@@ -57,7 +57,7 @@ class Trainer:
         optim: OptimSettings,
         folder: Path,
         distrust: Distrust = NOTHING,
-        watch: Watch | None = None,
+        watch: Observer | None = None,
         prefix: PrefixSettings | None = None,
     ) -> None:
         """Set up a run.
@@ -73,7 +73,7 @@ class Trainer:
             watch: who looks on; nobody if None.
             prefix: where activations of frozen blocks are kept; None: they are not.
         """
-        self.watch = watch or Watch()
+        self.watch = watch or Observer()
         self.model, self.settings, self.folder = model, settings, folder
         self.feed = Feed(train, validation, settings, distrust)
         if self.feed.arrangement == "packed":
@@ -93,6 +93,7 @@ class Trainer:
         self.validations = Series(folder / "validation.csv", VALIDATION_COLUMNS)
         self.series = self.curve, self.machine, self.validations
         self.durable_save = DurableSave(self.checkpoints, self.series)
+        self.code: dict[str, str] = {}
 
     def make_step(self, distrust: Distrust) -> TrainStep:
         """Make what updates the model; report it if its head cannot be run by itself."""
@@ -110,28 +111,37 @@ class Trainer:
             self.watch.note(whole_logits(step.split.problem))
         return step
 
-    def restore(self, allow_inexact: bool = False) -> list[str]:
+    def restore(self, code: dict[str, str] | None = None, if_changed: str = "refuse") -> list[str]:
         """Take up the newest checkpoint, if there is one.
 
         Args:
-            allow_inexact: go on also where numbers come out differently than when it was made.
+            code: hash of each module or folder whose code computes; checkpoints keep it.
+            if_changed: what to do where numerics or code differ from those of the checkpoint:
+                `refuse`, `continue`, or `restart` from the first step.
 
         Returns:
-            What has changed since that decides the last bits.
+            The differences that the run continues with.
 
         Raises:
-            CheckpointError: when something has, and that is not allowed.
+            CheckpointError: when there are some, and they are to be refused.
         """
+        self.code = code or {}
         checkpoint = self.checkpoints.newest()
-        changed = changed_numerics(checkpoint) if checkpoint else []
+        changed = changes_since(checkpoint, self.code) if checkpoint else []
+        if changed and if_changed == "restart":
+            log.warning("starting afresh, because of changes: %s", ", ".join(changed))
+            self.checkpoints.clear()
+            checkpoint, changed = None, []
         if checkpoint is None:
             mx.random.seed(self.settings.seed)
         else:
-            refuse_inexact([] if allow_inexact else changed, checkpoint.step, self.folder)
+            refuse_inexact(
+                [] if if_changed == "continue" else changed, checkpoint.step, self.folder
+            )
             self.progress.take_over(put_back(checkpoint, self.model, self.optimizer))
-        for series in self.series:
-            series.resume_after(self.progress.step)
-        self.profile.resume_after(self.progress.step)
+        last_step = self.progress.step if checkpoint else -1
+        for series in (*self.series, self.profile):
+            series.resume_after(last_step)
         return changed
 
     def save(self) -> bool:
@@ -143,7 +153,7 @@ class Trainer:
         if self.durable_save.saved_step == self.progress.step:
             return True
         with self.profile.part("saving"):
-            current = capture(self.model, self.optimizer, self.progress)
+            current = capture(self.model, self.optimizer, self.progress, self.code)
             return self.durable_save.save(current, self.progress.best_step)
 
     def steps(self) -> Iterator[StepReport]:
@@ -272,7 +282,7 @@ class Trainer:
         """Yield each batch while its activations are in place, and show that the run is alive."""
         prefix = self.prefix.for_store(self.feed.validation)
         for batch in self.feed.validation_batches():
-            self.watch.beat()
+            self.watch.heartbeat()
             with prefix.of(batch):
                 yield batch
 

@@ -17,7 +17,7 @@ MAX_AUTO_BYTES, MIN_AUTO_BYTES = 120 * GB, 1 * GB
 MARGIN = 0.2
 """Share of the way to the bound that is kept free in forecasts."""
 WARM_UP_STEPS = 5
-"""A new process fills its caches first; that is no leak."""
+"""A new process fills its caches first, which is not a leak."""
 WINDOW_STEPS = 64
 MIN_SAMPLES = 8
 SETTLED_STEPS = 2 * WINDOW_STEPS
@@ -27,7 +27,7 @@ LEAK_BYTES_PER_STEP = 10**5
 
 
 def memory_limit_bytes(limit_gb: float | None, available: int | None = None) -> int:
-    """Give the footprint that a run may not pass, in bytes.
+    """Return the footprint that a run may not pass, in bytes.
 
     Args:
         limit_gb: `train.memory_limit_gb`; None takes 0.8 of what the machine or its cgroup
@@ -41,7 +41,7 @@ def memory_limit_bytes(limit_gb: float | None, available: int | None = None) -> 
 
 
 def robust_slope(values: np.ndarray) -> float:
-    """Give the median of the slopes of all pairs of points, per step (Theil 1950, Sen 1968).
+    """Return the median of the slopes of all pairs of points, per step (Theil 1950, Sen 1968).
 
     Up to 29 % of the points may be anything without moving it much.
     """
@@ -50,9 +50,9 @@ def robust_slope(values: np.ndarray) -> float:
 
 
 class LeakMeter:
-    """Measures how fast the footprint of one process grows: of late, and once it has settled.
+    """Measures how fast the footprint of one process grows: lately, and since it has settled.
 
-    Of its whole life so many samples are kept, evenly spaced.
+    A bounded number of samples is kept, evenly spaced over the life of the process.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class LeakMeter:
         self._life, self._stride = list[int](), 1
 
     def add(self, footprint_bytes: int) -> None:
-        """Take the footprint after one more step."""
+        """Add the footprint after one more step."""
         self._seen += 1
         if self._seen <= WARM_UP_STEPS:
             return
@@ -92,7 +92,7 @@ class LeakMeter:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Where growing memory leads.
+    """A forecast of growing memory.
 
     Attributes:
         bytes_per_step: how fast it grows.
@@ -129,16 +129,16 @@ class MemoryGuard:
         return min(wanted, self.limit_bytes)
 
     def reload_is_due(self, footprint_bytes: int, spike_bytes: int) -> bool:
-        """Take the measurements of a step; tell whether a new process must make the next one.
+        """Add the measurements of a step; return whether a new process must do the next one.
 
-        It must where this one would pass the bound if it grew as it has grown.
+        It must where this one would pass the bound if it kept growing at its rate.
 
         Args:
             footprint_bytes: what is held now that the step is over.
             spike_bytes: what was held beyond that during the step.
 
         Raises:
-            TrainingError: when a new process holds too much already, so that reloading is vain.
+            TrainingError: when a new process already holds too much, so reloading cannot help.
         """
         growth = footprint_bytes - self._last
         self._steps += 1
@@ -149,22 +149,22 @@ class MemoryGuard:
         if held + max(0, ahead) <= self.bound_bytes:
             return False
         if self._steps == 1:
-            raise TrainingError(self.vain(held))
+            raise TrainingError(self.hopeless_message(held))
         return True
 
-    def vain(self, held: int) -> str:
-        """Say that the bound is below what a process needs from its first step on."""
+    def hopeless_message(self, held: int) -> str:
+        """Word the refusal of a bound that the first step of a new process exceeds."""
         is_limit = self.bound_bytes == self.limit_bytes
         name = "train.memory_limit_gb" if is_limit else "train.reload_memory_threshold_gb"
         return (
             f"{name}={self.bound_bytes / GB:.3g}: a new process holds {held / GB:.3f} GB after its "
-            "first step, so that reloading cannot keep it below.\n"
+            "first step, so reloading cannot help.\n"
             f"Give at least {1.2 * held / GB:.2f}, or make steps smaller (more "
             "train.grad_accumulation_steps, train.grad_checkpoint=true, shorter data.max_seq_len)."
         )
 
     def forecast(self) -> Forecast | None:
-        """Say where memory leads; None while it does not grow."""
+        """Forecast memory; None while it does not grow."""
         slope = self.meter.bytes_per_step
         if slope < LEAK_BYTES_PER_STEP:
             return None
@@ -173,9 +173,9 @@ class MemoryGuard:
         return Forecast(slope, left, safe)
 
     def warning(self, step: int, num_steps: int) -> str | None:
-        """Word the forecast where it is news: when the end will not be reached without a reload.
+        """Word the forecast where the end will not be reached without a reload; else None.
 
-        It is said once when that is first seen, and once more within the margin of 20 %.
+        The warning comes once when that is first seen, and once more within the margin of 20 %.
         """
         forecast = self.forecast()
         if forecast is None or forecast.steps_left >= num_steps - step:

@@ -1,14 +1,14 @@
-"""Whoever looks on while a run goes."""
+"""An observer of a run: what the training loop reports to."""
 
 from pipeline.device import footprint_bytes
 
 
-class Watch:
-    """Who looks on while a run goes; this one keeps to itself.
+class Observer:
+    """Observes a run; this default does nothing.
 
     Attributes:
         reloads: changes of process before this one.
-        limit_bytes: footprint that may not be passed; 0 where there is no limit.
+        limit_bytes: footprint that may not be passed; 0: there is no limit.
         bound_bytes: footprint above which another process takes over.
     """
 
@@ -20,11 +20,14 @@ class Watch:
         """Measure all that the run holds, in bytes."""
         return footprint_bytes()
 
-    def beat(self) -> None:
-        """Hear that the run is alive, between two batches of a validation; may raise to end it."""
+    def heartbeat(self) -> None:
+        """Take note that the run is alive, between two batches of a validation.
+
+        An observer may raise here to end the validation.
+        """
 
     def note(self, text: str) -> None:
-        """Hear what a person should read."""
+        """Show a line to a person."""
 
     def validated(self, step: int, val_loss: float) -> None:
-        """Hear what a validation found."""
+        """Take the result of a validation, in nats per token."""

@@ -1,4 +1,4 @@
-"""Makes a scratch model: a new small Llama that learns its language before the fine-tuning."""
+"""The pretraining of a scratch model: a new small Llama, before the fine-tuning."""
 
 import json
 import math
@@ -14,12 +14,11 @@ from pipeline.model.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.loop import Trainer
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.protocol import Go, RunSpec, plain
 from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
-from pipeline.train.task import Task, plain
-from pipeline.train.worker.link import Orders
 
 NUM_VALIDATIONS = 5
 STEPS_PER_SAVE = 100
@@ -27,17 +26,17 @@ MUON_MOMENTUM = 0.95
 EVERYTHING = AdapterSettings("full", 1, 1.0, 0.0, None, ())
 
 
-class Pretraining:
-    """The pretraining of a scratch model, as a worker does it.
+class Pretrain:
+    """Pretrains a scratch model.
 
-    It learns from `data/prepared/pretrain`, which the built-in world brings, or else from the
+    It learns from `data/prepared/pretrain`, which the conflicts world writes, or else from the
     training split. Every document has weight 1.
     """
 
-    def __init__(self, task: Task) -> None:
-        """Read the settings and open the data; no weights yet."""
-        self.task, self.config = task, task.config
-        prepared = Path(task.prepared)
+    def __init__(self, spec: RunSpec) -> None:
+        """Read the settings and open the data; weights are not made yet."""
+        self.spec, self.config = spec, spec.config
+        prepared = Path(spec.prepared)
         own = prepared / "pretrain"
         self.train = TokenStore(own if own.exists() else prepared / "train")
         self.validation = TokenStore(prepared / "validation")
@@ -45,16 +44,16 @@ class Pretraining:
         special = special_ids(prepared / "tokenizer")
         self.architecture = llama_config(shape, self.train.vocab_size, special)
 
-    def request(self, orders: Orders) -> PlanRequest:
-        """Say what is to be trained, for the plan."""
-        folder = Path(self.task.run_folder) / "architecture"
+    def request(self, go: Go) -> PlanRequest:
+        """Describe what is to be trained, for the plan."""
+        folder = Path(self.spec.run_folder) / "architecture"
         write_json(folder / "config.json", self.architecture)
-        settings = orders.changed(pretrain_settings(self.config))
+        settings = go.adapt(pretrain_settings(self.config))
         stores = self.train, self.validation
         optim = optim_settings(self.config)
         return plan_request(folder, "float32", EVERYTHING, settings, optim, stores)
 
-    def load(self, orders: Orders, watch: Watch) -> Trainer:
+    def load(self, go: Go, observer: Observer) -> Trainer:
         """Initialise the weights."""
         model = initialize(self.architecture, self.config.seed)
         model.unfreeze()
@@ -62,15 +61,15 @@ class Pretraining:
             model,
             self.train,
             self.validation,
-            orders.changed(pretrain_settings(self.config)),
+            go.adapt(pretrain_settings(self.config)),
             optim_settings(self.config),
-            Path(self.task.run_folder),
-            watch=watch,
+            Path(self.spec.run_folder),
+            watch=observer,
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
-        """Write config.json and model.safetensors; give the metrics of the pretraining."""
-        save_scratch(trainer.model, self.architecture, Path(self.task.output))
+        """Write config.json and model.safetensors; return the metrics of the pretraining."""
+        save_scratch(trainer.model, self.architecture, Path(self.spec.output))
         progress = trainer.progress
         return {
             "pretrain_first_loss": float(trainer.validations.rows()[0]["val_loss"]),
@@ -110,7 +109,7 @@ def pretrain_settings(config: DictConfig) -> TrainSettings:
 
 
 def optim_settings(config: DictConfig) -> OptimSettings:
-    """Gather what its optimizer is told: Muon, which takes half as many steps as AdamW here."""
+    """Gather the settings of the optimizer: Muon, which needs half as many steps as AdamW here."""
     recipe = config.model.pretrain
     return OptimSettings(
         recipe.learning_rate,
@@ -127,6 +126,3 @@ def special_ids(tokenizer: Path) -> dict[str, int]:
     added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     ids = {token["content"]: token["id"] for token in added}
     return {f"{name}_token_id": ids[settings[f"{name}_token"]] for name in ("bos", "eos")}
-
-
-make = Pretraining

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.device import mlx_memory
 from pipeline.train.checkpoints.state import Progress
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.step import StepResult
 
 
@@ -46,7 +46,7 @@ class StepReport:
             "mean_weight": self.result.mean_weight,
         }
 
-    def machine_row(self, watch: Watch) -> dict[str, Any]:
+    def machine_row(self, watch: Observer) -> dict[str, Any]:
         """Return the row of machine.csv; see `series.MACHINE_COLUMNS`."""
         return {
             "step": self.step,
@@ -61,7 +61,7 @@ class StepReport:
 
 
 def measured(
-    progress: Progress, result: StepResult, learning_rate: float, seconds: float, watch: Watch
+    progress: Progress, result: StepResult, learning_rate: float, seconds: float, watch: Observer
 ) -> StepReport:
     """Measure memory after an update, and remember the peaks."""
     memory, footprint = mlx_memory(), watch.footprint_bytes()

@@ -394,13 +394,21 @@ def test_only_outputs_have_a_maker():
     assert module.maker_of("data/prepared_too") == ""
 
 
-def test_a_hash_of_dependencies_follows_the_earlier_run(tmp_path):
+def test_the_hash_of_data_follows_the_earlier_run(tmp_path):
     (tmp_path / "data/prepared").mkdir(parents=True)
     (tmp_path / "models/base").mkdir(parents=True)
     (tmp_path / "data/prepared/a").write_text("1")
     paths = Paths(tmp_path, (tmp_path,))
-    before = module.dependency_hashes("train", paths)
-    assert before["stages/train.py"] == sha256_path(module.ROOT / "stages/train.py")
+    before = module.data_hashes("train", paths)
+    assert before.keys() == {"data/prepared", "models/base"}
     (tmp_path / "data/prepared/a").write_text("2")
-    after = module.dependency_hashes("train", paths)
+    after = module.data_hashes("train", paths)
     assert [name for name in before if before[name] != after[name]] == ["data/prepared"]
+
+
+def test_the_hashes_of_code_are_those_of_what_computes():
+    hashes = module.code_hashes("train")
+    assert hashes["stages/train.py"] == sha256_path(module.ROOT / "stages/train.py")
+    assert "pipeline/train/step.py" in hashes
+    assert "data/prepared" not in hashes
+    assert not [name for name in hashes if re.search("supervise|train/plan", name)]

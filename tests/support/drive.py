@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.train.protocol import RunSpec
 from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.supervise.settings import SupervisorSettings
 from pipeline.train.supervise.supervisor import Supervisor
-from pipeline.train.task import Task
 
 PARAMETERS = {
     "seed": 3,
@@ -81,14 +81,14 @@ def parameters(**changes):
 
 def main():
     given = json.loads(Path(sys.argv[1]).read_text())
-    task = Task(**given["task"])
-    folder = Path(task.run_folder)
+    spec = RunSpec(**given["spec"])
+    folder = Path(spec.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    Path(task.output).mkdir(parents=True, exist_ok=True)
+    Path(spec.output).mkdir(parents=True, exist_ok=True)
     settings = SupervisorSettings(**given["settings"])
-    num_steps = task.parameters["train"]["num_steps"]
+    num_steps = spec.parameters["train"]["num_steps"]
     try:
-        metrics = Supervisor(task, num_steps, settings, RunFolder(folder)).train()
+        metrics = Supervisor(spec, num_steps, settings, RunFolder(folder)).train()
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

@@ -17,8 +17,8 @@ from pipeline.machine import footprint_bytes
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.train.checkpoints.series import split_metrics
+from pipeline.train.protocol import RunSpec
 from pipeline.train.supervise.journal import Journal
-from pipeline.train.task import Task
 from tests.support.drive import parameters
 from tests.support.small import ROOT, TINY_SHAPE, random_documents
 
@@ -63,26 +63,27 @@ def real_world(samples, tmp_path_factory):
 class Training:
     """A supervised run in processes of its own."""
 
-    def __init__(self, world, folder, settings, changes):
+    def __init__(self, world, folder, settings, changes, code=None):
         folder.mkdir(parents=True, exist_ok=True)
         self.world, self.folder, self.settings, self.changes = world, folder, settings, changes
-        self.process = None
+        self.process, self.code = None, code or {}
         self.move_to(folder)
 
     def move_to(self, place):
         """Let checkpoints lie somewhere else."""
         self.run, self.output, self.file = place / "run", self.folder / "out", self.folder / "drive"
-        task = Task(
+        spec = RunSpec(
             title="train",
-            module="pipeline.train.finetune",
+            kind="finetune",
             parameters=parameters(**self.changes),
             base=str(self.world / "base"),
             prepared=str(self.world / "prepared"),
             run_folder=str(self.run),
             output=str(self.output),
             activations=str(place / "prefix"),
+            code=self.code,
         )
-        given = {"task": dataclasses.asdict(task), "settings": self.settings}
+        given = {"spec": dataclasses.asdict(spec), "settings": self.settings}
         self.file.write_text(json.dumps(given))
 
     def start(self, **environment):
@@ -161,8 +162,8 @@ def training(world, tmp_path):
     """Make a training; end what is left of it when the test is over."""
     made = []
 
-    def make(name="run", settings=None, **changes):
-        made.append(Training(world, tmp_path / name, settings or {}, changes))
+    def make(name="run", settings=None, code=None, **changes):
+        made.append(Training(world, tmp_path / name, settings or {}, changes, code))
         return made[-1]
 
     yield make

@@ -1,21 +1,20 @@
-"""Fine-tuning as a worker does it: what is read from the configuration, and what is written."""
+"""Fine-finetune as a worker does it: what is read from the configuration, and what is written."""
 
 import pytest
 from omegaconf import OmegaConf
 
 from pipeline.device import mx
 from pipeline.files import read_json, sha256_path
-from pipeline.train.finetune import OWN_HEAD, Tuning, adapter_settings
-from pipeline.train.observer import Watch
-from pipeline.train.task import Task
-from pipeline.train.worker.link import Orders
+from pipeline.train.finetune import OWN_HEAD, Finetune, adapter_settings
+from pipeline.train.observer import Observer
+from pipeline.train.protocol import Go, RunSpec
 from tests.support.drive import parameters
 
-ORDERS = Orders(0, 10**10, None, 0, False, 1, 0, "none")
+GO = Go(0, 10**10, None, 0, "refuse", 1, 0, "none")
 TENSORS = {"train__mode": "tensors", "train__tensors": ["*.q_proj.weight"]}
 
 
-class Reader(Watch):
+class Reader(Observer):
     """Collects what a person would read."""
 
     def __init__(self):
@@ -30,16 +29,16 @@ def tuned(world, tmp_path):
     def tune(**changes):
         changed = parameters(train__num_steps=2, **changes)
         folders = {"run_folder": str(tmp_path / "run"), "output": str(tmp_path / "out")}
-        task = Task(
+        spec = RunSpec(
             title="train",
-            module="",
+            kind="finetune",
             parameters=changed,
             base=str(world / "base"),
             prepared=str(world / "prepared"),
             **folders,
         )
-        run, reader = Tuning(task), Reader()
-        trainer = run.load(ORDERS, reader)
+        run, reader = Finetune(spec), Reader()
+        trainer = run.load(GO, reader)
         trainer.restore()
         list(trainer.steps())
         return run.finish(trainer), reader.notes

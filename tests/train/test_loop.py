@@ -21,7 +21,7 @@ from pipeline.train.checkpoints.series import MACHINE_COLUMNS, RESULT_COLUMNS
 from pipeline.train.feed import Feed
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.settings import TrainSettings
 from stages.params import composed
 from tests.model.test_split import PositionedHead
@@ -60,7 +60,8 @@ def run(tmp_path, tiny_config, make_store):
         learning_rate=1e-2,
         distrusted=NOTHING,
         watch=None,
-        allow_inexact=False,
+        code=None,
+        if_changed="refuse",
         optim=None,
         **changes,
     ):
@@ -70,7 +71,7 @@ def run(tmp_path, tiny_config, make_store):
         optim = optim or OptimSettings(learning_rate, 0.01, 0.2)
         folder = tmp_path / name
         trainer = Trainer(model, train, validation, settings, optim, folder, distrusted, watch)
-        trainer.restore(allow_inexact)
+        trainer.restore(code, if_changed)
         try:
             for report in trainer.steps():
                 if report.step == stop_after:
@@ -472,16 +473,51 @@ def test_other_numerics_are_refused_unless_that_is_allowed(run, monkeypatch):
     message = r"(?s)stands at step 4, .*device: cpu -> abacus.*train.resume_allow_inexact=true"
     with pytest.raises(CheckpointError, match=message):
         run("a")
-    assert run("a", allow_inexact=True).progress.step == 9
+    assert run("a", if_changed="continue").progress.step == 9
 
 
-class Onlooker(Watch):
+STEP, LOOP = "pipeline/train/step.py", "pipeline/train/loop.py"
+
+
+def test_changed_code_is_refused_and_named_unless_that_is_allowed(run):
+    run("a", stop_after=5, code={STEP: "1", LOOP: "1"})
+    message = (
+        rf"(?s)stands at step 4, .*\(code: {STEP}\).*Go back to that environment and code, or "
+        "continue with train.resume_allow_inexact=true .*or start afresh with train.resume=never"
+    )
+    changed = {STEP: "2", LOOP: "1"}
+    with pytest.raises(CheckpointError, match=message):
+        run("a", code=changed)
+    assert run("a", code=changed, if_changed="continue").progress.step == 9
+    assert run("a", code=changed).progress.step == 9  # what is saved now is of the new code
+
+
+def test_code_that_comes_or_goes_has_changed(run):
+    run("a", stop_after=5, code={STEP: "1"})
+    with pytest.raises(CheckpointError, match=rf"\(code: {LOOP}, code: {STEP}\)"):
+        run("a", code={LOOP: "1"})
+
+
+def test_a_run_without_that_option_starts_afresh_and_says_so(run, caplog, tmp_path):
+    run("a", stop_after=5, code={STEP: "1"})
+    run("a", stop_after=1, code={STEP: "2"}, if_changed="restart")
+    assert f"starting afresh, because of changes: code: {STEP}" in caplog.text
+    assert [path.name for path in (tmp_path / "a").glob("step-*")] == ["step-00000000"]
+    caplog.clear()
+    assert run("a", code={STEP: "2"}, if_changed="restart").progress.step == 9
+    assert "afresh" not in caplog.text
+    runs = run("a", code={STEP: "2"}), run("b")
+    losses = [[row["train_loss"] for row in each.curve.rows()] for each in runs]
+    assert losses[0] == losses[1]
+
+
+class Onlooker(Observer):
     """Ends a run between two batches of a validation."""
 
     def __init__(self, beats):
         self.beats_left, self.found = beats, []
 
-    def beat(self):
+    def heartbeat(self):
         self.beats_left -= 1
         if not self.beats_left:
             raise KeyboardInterrupt
@@ -580,7 +616,7 @@ def test_a_profile_says_where_the_time_goes(run, tmp_path):
 def test_a_head_that_cannot_be_run_by_itself_is_said_once(
     tiny_model, make_store, tmp_path, reloads
 ):
-    class Noting(Watch):
+    class Noting(Observer):
         def __init__(self):
             self.notes, self.reloads = [], reloads
 

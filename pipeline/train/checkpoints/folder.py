@@ -171,6 +171,16 @@ class CheckpointFolder:
         except (OSError, CheckpointError) as error:
             log.warning("%s: superfluous checkpoints stay (%s)", self.folder, error)
 
+    def clear(self) -> None:
+        """Delete all checkpoints, the newest one last, so that none is taken for the newest.
+
+        Raises:
+            OSError: when the folder cannot be written.
+        """
+        for step in self.steps():
+            self.set_aside(self.path(step))
+        self.sweep()
+
     def set_aside(self, path: Path) -> None:
         """Take the name from a checkpoint, so that half of it will not be taken for all of it."""
         path.rename(self.folder / f".tmp-old-{path.name}-{secrets.token_hex(8)}")

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.device import (
     mx,
@@ -84,12 +85,22 @@ class Progress:
             self.stopped_early_at = self.step
 
 
-def capture(model: nn.Module, optimizer: optimizers.Optimizer, progress: Progress) -> Checkpoint:
-    """Gather trainable weights, optimizer state, random key and counters."""
+def capture(
+    model: nn.Module, optimizer: optimizers.Optimizer, progress: Progress, code: dict[str, str]
+) -> Checkpoint:
+    """Gather trainable weights, optimizer state, random key, counters, and what computed them.
+
+    Args:
+        model: that is trained.
+        optimizer: of the model.
+        progress: the counters.
+        code: hash of each module or folder whose code computes.
+    """
     arrays = {MODEL + name: value for name, value in trainable_arrays(model).items()}
     arrays |= {OPTIMIZER + name: value for name, value in named_arrays(optimizer.state).items()}
     arrays[RANDOM_KEY] = random_key()
-    state = {"progress": dataclasses.asdict(progress), "numerics": numerics_fingerprint()}
+    numerics = numerics_fingerprint()
+    state = {"progress": dataclasses.asdict(progress), "numerics": numerics, "code": code}
     return Checkpoint(progress.step, arrays, state)
 
 
@@ -115,26 +126,30 @@ def with_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, mx.array]:
     }
 
 
-def changed_numerics(checkpoint: Checkpoint) -> list[str]:
-    """List what decides the last bits and is not as it was when the checkpoint was made."""
+def changes_since(checkpoint: Checkpoint, code: dict[str, str]) -> list[str]:
+    """List the numerics and the code that differ from those that computed a checkpoint."""
     then, now = checkpoint.state["numerics"], numerics_fingerprint()
-    return [
-        f"{name}: {then.get(name)} -> {now.get(name)}"
-        for name in sorted(now.keys() | then.keys())
-        if then.get(name) != now.get(name)
-    ]
+    numerics = [f"{name}: {then.get(name)} -> {now.get(name)}" for name in differing(then, now)]
+    return numerics + [f"code: {name}" for name in differing(checkpoint.state["code"], code)]
+
+
+def differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """List the names that do not have the same value in both."""
+    names = sorted(then.keys() | now.keys())
+    return [name for name in names if then.get(name) != now.get(name)]
 
 
 def refuse_inexact(changed: list[str], step: int, folder: Path) -> None:
-    """Refuse to go on where the same bits cannot be promised.
+    """Refuse to resume where the same bits cannot be promised.
 
     Raises:
         CheckpointError: with what has changed, if anything has.
     """
     if changed:
         raise CheckpointError(
-            f"{folder}: the run stands at step {step}, but numbers come out differently now "
+            f"{folder}: the run stands at step {step}, but numbers may come out differently now "
             f"({', '.join(changed)}).\n"
-            "Go back to that environment, or go on regardless with train.resume_allow_inexact=true "
-            "(the run log keeps it), or start afresh with train.resume=never."
+            "Go back to that environment and code, or continue with "
+            "train.resume_allow_inexact=true (the metrics record it as `inexact`), or start afresh "
+            "with train.resume=never."
         )

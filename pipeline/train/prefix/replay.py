@@ -37,7 +37,7 @@ from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.tree import blocks
 from pipeline.train.checkpoints.state import Progress
 from pipeline.train.cpu_streams import CpuStreams
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.prefix.store import ActivationCache, ActivationStore
 
 UNSIGNED = {2: mx.uint16, 4: mx.uint32}
@@ -224,7 +224,7 @@ def make_prefix(
     model: nn.Module,
     settings: PrefixSettings | None,
     progress: Progress,
-    watch: Watch,
+    watch: Observer,
     num_epochs: float,
 ) -> NoPrefix | CachedPrefix:
     """Leave frozen blocks out of the steps of a model where that gives the same.

@@ -1,4 +1,4 @@
-"""The process on whose behalf a stage runs; when it is killed, nobody waits for the stage."""
+"""The `dvc` process that runs a stage; when it is killed, the stage should stop too."""
 
 import os
 import time
@@ -9,7 +9,7 @@ SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh"})
 LOOK_SECONDS = 1.0
 
 
-class Ancestor:
+class DvcParent:
     """The `dvc` process that started this one."""
 
     def __init__(self, process: psutil.Process) -> None:
@@ -17,16 +17,16 @@ class Ancestor:
         self._looked = 0.0
 
     @staticmethod
-    def of_dvc() -> "Ancestor | None":
-        """Find it; None for a stage that is run by hand."""
+    def find() -> "DvcParent | None":
+        """Return it; None for a stage that is run by hand."""
         if "DVC_STAGE" not in os.environ:
             return None
         parents = (one for one in psutil.Process().parents() if one.name() not in SHELLS)
         found = next(parents, None)
-        return Ancestor(found) if found else None
+        return DvcParent(found) if found else None
 
     def is_gone(self) -> bool:
-        """Tell whether it has ended; looks once a second."""
+        """Whether it has ended; checked at most once a second."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return False
         self._looked = time.monotonic()

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tally:
-    """What a journal adds up to.
+    """The sums over a journal.
 
     Attributes:
         reloads: planned changes of process.
@@ -30,13 +30,13 @@ class Tally:
 
 
 class Journal:
-    """Appends to the journal of a run, and adds it up."""
+    """Appends to the journal of a run, and sums it up."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
 
     def add(self, what: str, **facts: Any) -> None:  # noqa: ANN401
-        """Write down what has just happened."""
+        """Append an entry with the time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"what": what, "unix_seconds": round(time.time(), 3), **facts})
         try:
@@ -46,14 +46,14 @@ class Journal:
             log.warning("%s: %s could not be written down (%s)", self.path, what, error)
 
     def entries(self) -> list[dict[str, Any]]:
-        """Read what has happened; a line that was cut short does not count."""
+        """Read all entries; a line that was cut short does not count."""
         if not self.path.exists():
             return []
         lines = filter(None, self.path.read_text(encoding="utf-8").splitlines())
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def tally(self) -> Tally:
-        """Add up."""
+        """Sum the entries up."""
         entries = self.entries()
         reloads = [entry for entry in entries if entry["what"] == "reload"]
         return Tally(

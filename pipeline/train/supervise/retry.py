@@ -1,21 +1,21 @@
-"""How often a run may die without getting on, and what is tried against it."""
+"""How often workers may die without progress, and what is tried against it."""
 
 from dataclasses import dataclass, field
 
 MAX_ATTEMPTS = 5
 BACK_OFF_SECONDS = 0.5
-"""Doubled with every attempt after the first, which is made at once."""
+"""Doubled with every attempt after the first, which follows at once."""
 MEMORY_DEATHS_BEFORE_SHRINKING = 2
 
 
 @dataclass
-class Attempts:
-    """Counts the deaths since a run last got farther than ever before.
+class Retry:
+    """Counts the deaths since a run last made progress.
 
     Attributes:
-        farthest_step: the last step that any worker has made; -1 before the first one started.
-        causes: of the deaths since then.
-        memory_deaths: those of them for want of memory, since the micro-batches were last split.
+        farthest_step: the last step that any worker has done; -1 before the first one has started.
+        causes: of the deaths since that step.
+        memory_deaths: deaths because memory ran out, since the micro-batches were last split.
         num_splits: micro-batches that each micro-batch is split into.
     """
 
@@ -26,11 +26,11 @@ class Attempts:
 
     @property
     def step(self) -> int:
-        """How far the run is, for a person."""
+        """The step at which the run stands, for a person."""
         return max(0, self.farthest_step)
 
-    def got_to(self, step: int) -> None:
-        """Notice progress, which makes earlier deaths forgotten."""
+    def progressed(self, step: int) -> None:
+        """Record progress; earlier deaths no longer count."""
         if step > self.farthest_step:
             self.farthest_step = step
             self.causes, self.memory_deaths = [], 0
@@ -41,13 +41,13 @@ class Attempts:
         self.memory_deaths += is_memory
 
     @property
-    def are_used_up(self) -> bool:
-        """Whether another attempt would be one too many."""
+    def exhausted(self) -> bool:
+        """Whether no attempt is left."""
         return len(self.causes) >= MAX_ATTEMPTS
 
     @property
-    def want_smaller_steps(self) -> bool:
-        """Whether memory has run out again and again."""
+    def wants_smaller_steps(self) -> bool:
+        """Whether memory has run out more than once."""
         return self.memory_deaths >= MEMORY_DEATHS_BEFORE_SHRINKING
 
     def split_micro_batches(self) -> None:
@@ -61,7 +61,7 @@ class Attempts:
         return BACK_OFF_SECONDS * 2 ** (len(self.causes) - 2) if len(self.causes) > 1 else 0.0
 
     def diagnosis(self, title: str, folder: str) -> str:
-        """Say what is known about deaths that do not end."""
+        """Describe the deaths and the remedy, for a person."""
         remedy = (
             "Make steps smaller (more train.grad_accumulation_steps, train.grad_checkpoint=true, "
             "shorter data.max_seq_len), or set train.shrink_on_oom=true."

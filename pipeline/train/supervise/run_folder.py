@@ -1,69 +1,59 @@
-"""Where the checkpoints of a run lie: a folder that only the very same run finds again."""
+"""The folder of a run, with its checkpoints: only the same run finds it again."""
 
-import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pipeline.config.rules import ONLY_WHETHER, WITHOUT_EFFECT
-from pipeline.config.stage import Paths, dependency_hashes
+from pipeline.config.stage import Paths, data_hashes
 from pipeline.errors import CheckpointError
-from pipeline.files import ROOT, FileLock, sha256_bytes
+from pipeline.files import ROOT, FileLock
+from pipeline.train.protocol import plain
+from pipeline.train.supervise import identity
+from pipeline.train.supervise.identity import Identity, deciding
 from pipeline.train.supervise.status import Status
 
 HANDOVER_SECONDS = 120
+MAX_LISTED = 5
+"""Differing parameters of another run that are named."""
 WORTH_KEEPING = ("step-*", "non_finite-*")
 
 
 def repository() -> Path:
-    """Give the repository that all runs share; `dvc exp run --temp` works in a copy of it."""
+    """Return the repository that all runs share; `dvc exp run --temp` works in a copy of it."""
     return Path(os.environ.get("DVC_ROOT", ROOT))
 
 
 def home() -> Path:
-    """Give the folder of all runs."""
+    """Return the folder of all runs."""
     return repository() / ".checkpoints"
 
 
 def activations_home() -> Path:
-    """Give the folder of the activations that all runs share."""
+    """Return the folder of the activations that all runs share."""
     return repository() / "models/prefix"
 
 
-def run_key(stage_name: str, config: DictConfig, paths: Paths) -> str:
-    """Hash all that a stage's result depends on: its parameters, and the files it reads."""
-    parameters = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    for name in WITHOUT_EFFECT:
-        if OmegaConf.select(parameters, name) is not None:
-            OmegaConf.update(parameters, name, None)
-    for name in ONLY_WHETHER:
-        if (value := OmegaConf.select(parameters, name)) is not None:
-            OmegaConf.update(parameters, name, bool(value))
-    what: dict[str, Any] = {
-        "stage": stage_name,
-        "parameters": OmegaConf.to_container(parameters),
-        "dependencies": dependency_hashes(stage_name, paths),
-    }
-    return sha256_bytes(json.dumps(what, sort_keys=True).encode())[:16]
+def identity_of(stage_name: str, config: DictConfig, paths: Paths) -> Identity:
+    """Describe the run that a stage makes of its parameters and of the files it reads."""
+    return Identity(stage_name, deciding(plain(config)), data_hashes(stage_name, paths))
 
 
 class RunFolder:
-    """The folder of one run, held against a second process that would do the same.
+    """The folder of one run, locked against a second process of the same run.
 
-    A context manager: a folder in which nothing worth keeping has come to be is deleted at the end,
-    as that of a plan, or of a start that was refused.
+    As a context manager, it deletes the folder at the end if it holds nothing worth keeping, as
+    after a plan or a refused start.
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the folder.
+        """Lock the folder, and make it where it does not exist.
 
         Raises:
-            CheckpointError: when another process has it.
+            CheckpointError: when another process holds it.
         """
         self.path = path
         self.lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -76,11 +66,18 @@ class RunFolder:
 
     @staticmethod
     def of_stage(stage_name: str, config: DictConfig, paths: Paths) -> "RunFolder":
-        """Take the folder that this very run of a stage has, and no other one."""
-        return RunFolder(home() / run_key(stage_name, config, paths))
+        """Lock the folder of a run of a stage.
+
+        Raises:
+            CheckpointError: when another process holds it.
+        """
+        identity = identity_of(stage_name, config, paths)
+        run = RunFolder(home() / identity.key)
+        identity.write(run.path)
+        return run
 
     def is_being_left(self) -> bool:
-        """Tell whether the process that has the folder is gone, but for its worker, or going."""
+        """Whether the process that holds the folder is stopping, or only its worker is left."""
         owner = self.lock.owner()
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             return True
@@ -88,7 +85,7 @@ class RunFolder:
         return status is not None and status.state == "stopping"
 
     def refuse(self) -> None:
-        """Say who has the folder.
+        """Refuse, and name the process that holds the folder.
 
         Raises:
             CheckpointError: always.
@@ -96,27 +93,49 @@ class RunFolder:
         owner = self.lock.owner()
         self.lock.release()
         raise CheckpointError(
-            f"This very run is already under way, in process {owner}; its "
+            f"This run is already under way, in process {owner}; its "
             f"checkpoints are in {self.path}.\nWait for it (`python -m stages.train status=true` "
             "shows how far it is), or end it and start again."
         )
 
     def choose_start(self, resume: str) -> None:
-        """Obey `train.resume`: forget what there is, or insist on it.
+        """Apply `train.resume`: delete what there is, or require a checkpoint.
 
         Raises:
-            CheckpointError: when there must be a checkpoint, and is none.
+            CheckpointError: when a checkpoint is required and there is none.
         """
-        found = list(self.path.glob("step-*"))
         if resume == "never":
             for item in self.path.iterdir():
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-        if resume == "required" and not found:
+                if item.name != identity.FILE:
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+        if resume == "required" and newest_step(self.path) is None:
             raise CheckpointError(
                 f"train.resume=required: this run has no checkpoint in {self.path}.\n"
-                "A run with any other parameter, data or code is another run. "
+                "A run with any other parameter, data or base is another run. "
                 "Go back to those, or start with train.resume=auto."
             )
+
+    def near_run(self) -> str:
+        """Describe the unfinished run that differs from this one in the fewest parameters.
+
+        Only runs of the same stage on the same data and base count; empty where there is none.
+        """
+        own = Identity.read(self.path)
+        near: list[tuple[int, int, list[str]]] = []
+        for folder in self.path.parent.glob("*/"):
+            other, step = Identity.read(folder), newest_step(folder)
+            if own and other and step is not None and own.is_comparable(other):
+                differences = own.differences(other)
+                near.append((len(differences), -step, differences))
+        if not near:
+            return ""
+        count, negative_step, differences = min(near)
+        more = f" and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
+        return (
+            f"this is a new run. An unfinished one on the same data and base stands at step "
+            f"{-negative_step}; it differs in {', '.join(differences[:MAX_LISTED])}{more} "
+            "(its value -> the value here)."
+        )
 
     def clear(self) -> None:
         """Delete the checkpoints of a run whose outputs are written."""
@@ -134,8 +153,15 @@ class RunFolder:
         self.lock.release()
 
 
+def newest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint in the folder of a run; None if it has none."""
+    return max(
+        (int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=None
+    )
+
+
 def statuses() -> list[str]:
-    """Say of each run that is not finished how far it is, and whether it is running."""
+    """Describe each unfinished run in one line: how far it is, and whether it is running."""
     lines = []
     for folder in sorted(home().glob("*/")):
         status = Status.read(folder)

@@ -1,18 +1,21 @@
-"""What a supervisor is told, and what it knows of the worker that trains."""
+"""What the configuration says to a supervisor."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline.errors import PipelineError
-from pipeline.train.supervise.launch import WorkerProcess
+RESTART = "restart"
 
 
 @dataclass(frozen=True)
 class SupervisorSettings:
-    """What the `train` section says about processes and memory."""
+    """What the `train` section says about processes and memory.
+
+    Attributes:
+        resume: `train.resume`; or `restart`, for a stage without that key: as `auto`, but a run
+            whose numerics or code have changed starts afresh.
+    """
 
     reload_interval_steps: int = 0
     reload_memory_threshold_gb: float | None = None
@@ -22,30 +25,15 @@ class SupervisorSettings:
     resume: str = "auto"
     resume_allow_inexact: bool = False
 
+    @property
+    def if_changed(self) -> str:
+        """What a worker does where numerics or code have changed; see `protocol.Go`."""
+        if self.resume == RESTART:
+            return "restart"
+        return "continue" if self.resume_allow_inexact else "refuse"
+
 
 def supervisor_settings(section: DictConfig) -> SupervisorSettings:
     """Gather what the `train` section says to the supervisor."""
     names = [field.name for field in dataclasses.fields(SupervisorSettings)]
     return SupervisorSettings(**{name: section[name] for name in names})
-
-
-@dataclass
-class Segment:
-    """What is known of the worker that trains, and in the end why it ended.
-
-    Attributes:
-        phase: `starting`, `stepping`, `ending` or `finishing`.
-        reason: why it ended by itself, as `train_segment` says; None where it died.
-        cause: why it died, where that is known.
-        last_heard: by the monotonic clock, which no change of the date moves.
-    """
-
-    worker: WorkerProcess
-    last_heard: float
-    phase: str = "starting"
-    step: int = 0
-    reason: str | None = None
-    cause: str = ""
-    is_memory: bool = False
-    metrics: dict[str, Any] | None = None
-    error: PipelineError | None = None

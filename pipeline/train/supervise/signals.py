@@ -1,4 +1,4 @@
-"""Signals that ask a run for its end: the first one is heard, the second one ends it at once."""
+"""Signals that ask a run to stop: after the first it saves, the second ends it at once."""
 
 import signal
 from types import FrameType
@@ -9,27 +9,27 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """Takes the signals while its block runs.
+    """Handles the signals while its block runs.
 
     Attributes:
-        number: the first signal that has come; None before that.
+        number: the first signal that has come; None before it.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def __enter__(self) -> "StopSignals":
-        """Take them."""
+        """Install the handlers."""
         self._old = {number: signal.signal(number, self.take) for number in STOPPING}
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave them to whoever had them before."""
+        """Restore the handlers of before."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """Remember a first signal.
+        """Record the first signal.
 
         Raises:
             Stopped: when it is the second.

@@ -1,4 +1,4 @@
-"""How far a training is, for whoever asks from another process."""
+"""How far a training is, in a file that other processes read."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ FILE = "status.json"
 
 @dataclass(frozen=True)
 class Status:
-    """What a supervisor writes down once a second.
+    """The state of a run, written by its supervisor once a second.
 
     Attributes:
         state: `running`, or `stopping` after a signal.
         process: the supervisor's id.
-        unix_seconds: when this was written.
+        unix_seconds: time of writing.
     """
 
     title: str
@@ -36,23 +36,23 @@ class Status:
 
     @property
     def eta_seconds(self) -> float:
-        """Seconds that the steps left will take."""
+        """Time that the remaining steps will take, in seconds."""
         return (self.num_steps - self.step) * self.seconds_per_step
 
     def write(self, folder: Path) -> None:
-        """Put it where `read` finds it."""
+        """Write it into the folder of the run."""
         write_json(folder / FILE, dataclasses.asdict(self))
 
     @staticmethod
     def read(folder: Path) -> "Status | None":
-        """Read what the newest supervisor of a run has written; None where there is nothing."""
+        """Read what the newest supervisor of a run has written; None if there is none."""
         try:
             return Status(**json.loads((folder / FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Describe it in one line."""
         eta = time.strftime("%H:%M:%S", time.gmtime(self.eta_seconds))
         rate = 1 / self.seconds_per_step if self.seconds_per_step else 0.0
         return (

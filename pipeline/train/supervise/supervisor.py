@@ -1,74 +1,85 @@
 """The supervisor: keeps a run going in one worker process after another until it is done.
 
-A worker trains a segment and ends: because the run is done, because another process is to go on
-(`train.reload_interval_steps`, or memory), or because something killed it. What counts is on the
-disk, so that all of these end in the same bits. Only a parent process can promise that: MLX cannot
-report a failed allocation on a CPU, and none of its limits is hard.
+A worker trains a segment and exits: because the run is done, because another process is to take
+over (`train.reload_interval_steps`, or memory), or because something killed it. The state is on
+the disk, so that all of these end in the same bits. Only a parent process can promise that: MLX
+cannot report a failed allocation on a CPU, and none of its limits is hard.
 """
 
 import signal
 import time
 from typing import Any
 
+from pipeline import errors
 from pipeline.errors import DeviceError, Stopped, WorkerError
 from pipeline.machine import footprint_bytes
 from pipeline.train.memory import GB, memory_limit_bytes
-from pipeline.train.supervise.dvc_parent import Ancestor
+from pipeline.train.protocol import (
+    Ended,
+    Ending,
+    Event,
+    Failed,
+    Finishing,
+    Forecast,
+    Go,
+    Heartbeat,
+    Note,
+    Planned,
+    Ready,
+    Refused,
+    Result,
+    RunSpec,
+    Started,
+    Step,
+    Stop,
+    Validated,
+)
+from pipeline.train.supervise.dvc_parent import DvcParent
 from pipeline.train.supervise.events import Events
-from pipeline.train.supervise.journal import Journal
-from pipeline.train.supervise.launch import exit_text, is_memory_death
-from pipeline.train.supervise.retry import Attempts
 from pipeline.train.supervise.run_folder import RunFolder
-from pipeline.train.supervise.settings import Segment, SupervisorSettings
+from pipeline.train.supervise.run_state import RunState, Segment
+from pipeline.train.supervise.settings import SupervisorSettings
 from pipeline.train.supervise.signals import StopSignals
-from pipeline.train.supervise.workers import Crew
-from pipeline.train.task import Task
+from pipeline.train.supervise.workers import Worker, Workers, exit_text, is_memory_death
 
 POLL_SECONDS = 0.1
 
 
 class Supervisor:
-    """Runs a task to its end."""
+    """Keeps a run going to its end."""
 
     def __init__(
-        self, task: Task, num_steps: int, settings: SupervisorSettings, run: RunFolder
+        self, spec: RunSpec, num_steps: int, settings: SupervisorSettings, run: RunFolder
     ) -> None:
-        self.task, self.num_steps, self.settings, self.run = task, num_steps, settings, run
-        self.journal, self.attempts, self.crew = Journal(run.path), Attempts(), Crew(task, run)
-        self.limit_bytes = memory_limit_bytes(settings.memory_limit_gb)
-        self.events = Events(
-            task.title,
-            num_steps,
-            settings,
-            self.crew,
-            self.journal,
-            self.attempts,
-            self.limit_bytes,
-        )
-        self.signals, self.ancestor = StopSignals(), Ancestor.of_dvc()
+        self.spec, self.num_steps, self.settings, self.run = spec, num_steps, settings, run
+        self.state = RunState(memory_limit_bytes(settings.memory_limit_gb))
+        self.events = Events(spec.title, num_steps, run.path, self.state)
+        self.workers = Workers(spec, run.lock.descriptor)
+        self.signals, self.dvc_parent = StopSignals(), DvcParent.find()
         self.is_plan = False
 
     def train(self) -> dict[str, Any]:
-        """Train to the end; give the metrics of the run.
+        """Train to the end, and return the metrics of the run.
 
         Raises:
-            Stopped: after a signal; starting again goes on.
-            WorkerError: when worker after worker dies without getting on.
-            PipelineError: what a worker found wrong with the task.
+            Stopped: after a signal; the next start resumes.
+            WorkerError: when worker after worker dies without progress.
+            PipelineError: what a worker found wrong with the run.
         """
         if not self.is_plan:
             self.run.choose_start(self.settings.resume)
-        self.task.write()
+        self.spec.write()
         with self.signals, self.events.progress:
+            self.name_near_run()
             try:
                 while (metrics := self.next_segment()) is None:
                     pass
             finally:
-                self.crew.end()
+                self.workers.end()
         return {**metrics, **self.events.facts()}
 
     def plan(self) -> str:
-        """Predict what the run would take, and end; give that as text.
+        """Predict what the run would take, and return that as text.
 
         Raises:
             DeviceError: when it cannot fit, with what would.
@@ -79,131 +90,192 @@ class Supervisor:
             raise DeviceError(f"{found['text']}\n{found['problem']}")
         return found["text"]
 
-    def refuse_to_go_on(self) -> None:
-        """End the run if a signal has asked for it.
-
-        Raises:
-            Stopped: saying where the run stands.
-        """
-        number = self.signals.number
-        if number is None:
-            return
-        self.journal.add("stop", step=self.attempts.step, signal=number)
-        raise Stopped(
-            f"{self.task.title} was stopped by {signal.Signals(number).name} after step "
-            f"{self.attempts.step} of {self.num_steps}; start it again to go on.",
-            number,
-        )
+    def name_near_run(self) -> None:
+        """Name the run that this one is nearly identical to, when this one begins."""
+        if not self.is_plan and not self.events.journal.entries():
+            text = self.run.near_run()
+            if text:
+                self.events.note(text)
 
     def next_segment(self) -> dict[str, Any] | None:
-        """Run one worker to its end; give the metrics if that was the end of the run."""
+        """Run one worker to its end; return the metrics if that was the end of the run."""
         try:
-            worker = self.crew.next_worker()
+            worker = self.workers.next_worker()
         except OSError as error:
             self.after_death(f"no worker could be started ({error})", is_memory=False)
             return None
-        segment = Segment(worker, time.monotonic())
-        worker.order("go", **self.orders())
-        status = self.follow(segment)
-        self.crew.release()
+        segment = self.state.segment = Segment()
+        worker.send(self.go())
+        status = self.follow(worker)
+        self.workers.release()
         if segment.error:
             raise segment.error
         if segment.reason == "done":
             return segment.metrics
-        self.refuse_to_go_on()
+        self.raise_if_stopped()
         if segment.reason is None:
             is_memory = segment.is_memory or (not segment.cause and is_memory_death(status))
             self.after_death(segment.cause or exit_text(status), is_memory)
         return None
 
-    def orders(self) -> dict[str, Any]:
-        """Say how the next worker is to train."""
-        threshold = self.settings.reload_memory_threshold_gb
-        return {
-            "reloads": self.journal.tally().reloads + (self.events.reload_began is not None),
-            "limit_bytes": self.limit_bytes,
-            "threshold_bytes": None if threshold is None else int(threshold * GB),
-            "interval_steps": self.settings.reload_interval_steps,
-            "allow_inexact": self.settings.resume_allow_inexact,
-            "num_splits": self.attempts.num_splits,
-            "deaths": len(self.attempts.causes),
-            "plan": "only" if self.is_plan else "none" if self.events.prediction else "check",
-        }
+    def go(self) -> Go:
+        """Make the order that starts the next worker."""
+        state, settings = self.state, self.settings
+        threshold = settings.reload_memory_threshold_gb
+        return Go(
+            reloads=self.events.journal.tally().reloads + (state.reload_began is not None),
+            limit_bytes=state.limit_bytes,
+            threshold_bytes=None if threshold is None else int(threshold * GB),
+            interval_steps=settings.reload_interval_steps,
+            if_changed=settings.if_changed,
+            num_splits=state.retry.num_splits,
+            deaths=len(state.retry.causes),
+            plan="only" if self.is_plan else "none" if state.prediction else "check",
+        )
 
-    def follow(self, segment: Segment) -> int:
-        """Listen to a worker until it is gone; end it where it hangs or holds too much.
+    def follow(self, worker: Worker) -> int:
+        """Take the events of a worker until it is gone; kill it where it hangs or holds too much.
 
         Returns:
             Its exit status.
         """
-        told = False
-        while segment.worker.is_open:
-            for event in segment.worker.events(POLL_SECONDS):
-                self.events.take(segment, event)
-            self.look_after(segment)
-            if self.ancestor is not None and self.ancestor.is_gone():
+        is_asked = False
+        while worker.is_open:
+            for event in worker.events(POLL_SECONDS):
+                self.take(event)
+            self.kill_if_due(worker)
+            if self.dvc_parent is not None and self.dvc_parent.is_gone():
                 self.signals.number = self.signals.number or signal.SIGHUP
-            if self.signals.number is not None and not told:
-                told = True
-                self.ask_to_stop(segment)
-        return segment.worker.wait()
+            if self.signals.number is not None and not is_asked:
+                is_asked = True
+                self.ask_to_stop(worker)
+        return worker.wait()
 
-    def look_after(self, segment: Segment) -> None:
-        """Kill a worker that is silent for too long, or holds more memory than there may be."""
+    def take(self, event: Event) -> None:
+        """Act on an event of the worker that trains."""
+        state, events = self.state, self.events
+        segment = state.segment
+        segment.last_heard = time.monotonic()
+        match event:
+            case Heartbeat():
+                pass
+            case Ready(device):
+                if state.retry.farthest_step < 0:
+                    events.note(device)
+            case Note(text):
+                events.note(text)
+            case Planned():
+                state.prediction = event
+            case Started(step):
+                events.started(event)
+                state.started(step)
+            case Step(step):
+                state.stepped(step)
+                self.after_step(event)
+            case Validated():
+                events.validated(event)
+            case Forecast(text):
+                events.note(text)
+                self.workers.start_standby()
+            case Ending(_, reason):
+                state.ending(reason)
+            case Finishing():
+                segment.phase = "finishing"
+            case Result(metrics):
+                segment.metrics = metrics
+            case Ended(reason, leak_bytes_per_step):
+                state.ended(reason, leak_bytes_per_step)
+            case Refused(kind, text):
+                segment.error = getattr(errors, kind)(text)
+            case Failed(text, is_memory):
+                segment.cause, segment.is_memory = text, is_memory
+
+    def after_step(self, step: Step) -> None:
+        """Show a step, and prepare the change of process that may follow."""
+        self.events.stepped(step)
+        if self.events.is_status_due:
+            self.events.write_status("running", self.workers.footprint_bytes(), step)
+        if self.reload_is_ahead(step.step):
+            self.workers.start_standby()
+
+    def reload_is_ahead(self, step: int) -> bool:
+        """Whether another worker will be needed before the run is done."""
+        if self.settings.reload_memory_threshold_gb is not None:
+            return step < self.num_steps
+        interval = self.settings.reload_interval_steps
+        return bool(interval) and (step // interval + 1) * interval < self.num_steps
+
+    def kill_if_due(self, worker: Worker) -> None:
+        """Kill a worker that is silent for too long, or that holds more memory than allowed."""
+        state, segment = self.state, self.state.segment
         silent = time.monotonic() - segment.last_heard
         if silent > self.settings.hang_timeout_seconds:
             segment.cause = f"silent for {silent:.0f} s after step {segment.step}"
-            segment.worker.process.kill()
-        held = self.crew.footprint_bytes()
-        if held > self.limit_bytes:
-            if segment.phase == "starting" and not self.events.prediction:
-                segment.error = DeviceError(self.no_room(held))
+            worker.kill()
+        held = self.workers.footprint_bytes()
+        if held > state.limit_bytes:
+            if segment.phase == "starting" and not state.prediction:
+                segment.error = DeviceError(no_room(state.limit_bytes, footprint_bytes(), held))
             segment.cause = (
                 f"held {held / GB:.3f} GB after step {segment.step}, "
-                f"limit {self.limit_bytes / GB:.3f} GB"
+                f"limit {state.limit_bytes / GB:.3f} GB"
             )
             segment.is_memory = True
-            segment.worker.process.kill()
+            worker.kill()
 
-    def no_room(self, held: int) -> str:
-        """Say that processes hold more than the limit before any model is there."""
-        own = footprint_bytes()
-        return (
-            f"{self.limit_bytes / GB:.3f} GB are allowed (train.memory_limit_gb), and without any "
-            f"model the supervisor holds {own / GB:.3f} GB and a worker, still starting, "
-            f"{(held - own) / GB:.3f} GB.\n"
-            "Give more; `plan_only=true` then says how much the training needs."
+    def ask_to_stop(self, worker: Worker) -> None:
+        """Order a worker to finish its step and save; kill one that has no steps to lose."""
+        self.events.note("stopping; a second signal ends it at once")
+        if self.state.segment.phase in ("stepping", "ending"):
+            self.events.write_status("stopping", self.workers.footprint_bytes())
+            worker.send(Stop())
+        else:
+            worker.kill()
+
+    def raise_if_stopped(self) -> None:
+        """End the run if a signal has asked for it.
+
+        Raises:
+            Stopped: with the step at which the run stands.
+        """
+        number, step = self.signals.number, self.state.retry.step
+        if number is None:
+            return
+        self.events.journal.add("stop", step=step, signal=number)
+        raise Stopped(
+            f"{self.spec.title} was stopped by {signal.Signals(number).name} after step {step} of "
+            f"{self.num_steps}; start it again to go on.",
+            number,
         )
 
-    def ask_to_stop(self, segment: Segment) -> None:
-        """Let a worker finish its step and save; end one that has no steps to lose."""
-        self.events.note("stopping; a second signal ends it at once")
-        if segment.phase in ("stepping", "ending"):
-            self.events.write_status(segment.step, "stopping")
-            segment.worker.order("stop")
-        else:
-            segment.worker.process.kill()
-
     def after_death(self, cause: str, is_memory: bool) -> None:
-        """Decide what becomes of a run whose worker has died.
+        """Decide how a run whose worker has died goes on.
 
         Raises:
             Stopped: when a signal comes meanwhile.
-            WorkerError: when it has died too often without getting on.
+            WorkerError: when it has died too often without progress.
         """
-        attempts = self.attempts
-        self.events.reload_began = None
-        attempts.died(cause, is_memory)
-        self.journal.add("death", cause=cause, memory=is_memory, step=attempts.step)
-        self.events.note(f"the worker died ({cause})")
-        if attempts.are_used_up:
-            raise WorkerError(attempts.diagnosis(self.task.title, str(self.run.path)))
-        if self.settings.shrink_on_oom and attempts.want_smaller_steps:
-            attempts.split_micro_batches()
-            why = f"micro-batches split into {attempts.num_splits} after memory ran out"
-            self.journal.add("inexact", step=attempts.step, why=why)
-            self.events.note(f"{why}; the bits are no longer those of other runs")
-        end = time.monotonic() + attempts.pause_seconds
+        retry = self.state.retry
+        self.state.died(cause, is_memory)
+        self.events.died(cause, is_memory)
+        if retry.exhausted:
+            raise WorkerError(retry.diagnosis(self.spec.title, str(self.run.path)))
+        if self.settings.shrink_on_oom and retry.wants_smaller_steps:
+            retry.split_micro_batches()
+            why = f"micro-batches split into {retry.num_splits} after memory ran out"
+            text = f"{why}; the bits are no longer those of other runs"
+            self.events.inexact(text, why, retry.step)
+        end = time.monotonic() + retry.pause_seconds
         while time.monotonic() < end:
-            self.refuse_to_go_on()
+            self.raise_if_stopped()
             time.sleep(POLL_SECONDS)
+
+
+def no_room(limit_bytes: int, own_bytes: int, held_bytes: int) -> str:
+    """Word the refusal of a limit that processes without a model exceed."""
+    return (
+        f"{limit_bytes / GB:.3f} GB are allowed (train.memory_limit_gb), and without any model the "
+        f"supervisor holds {own_bytes / GB:.3f} GB and a worker, still starting, "
+        f"{(held_bytes - own_bytes) / GB:.3f} GB.\n"
+        "Give more; `plan_only=true` then says how much the training needs."
+    )

@@ -1,138 +1,144 @@
-"""The worker's side of the talk with its supervisor."""
+"""The worker's side of the channel to its supervisor."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from pipeline.machine import footprint_bytes
-from pipeline.train.observer import Watch
-from pipeline.train.protocol import Message, Receiver, Sender
-from pipeline.train.settings import TrainSettings
+from pipeline.train.memory import MemoryGuard
+from pipeline.train.observer import Observer
+from pipeline.train.protocol import (
+    Event,
+    Go,
+    Heartbeat,
+    Note,
+    Order,
+    Receiver,
+    Sender,
+    Standby,
+    Stop,
+    Validated,
+)
 
-BEAT_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What the supervisor says when it tells a worker to go.
-
-    Attributes:
-        num_splits: micro-batches that each micro-batch is split into, after memory ran out.
-        deaths: workers that died without getting on; each halves the way to the next checkpoint.
-        plan: `none`; `check` makes the plan first, and refuses what cannot fit; `only` ends there.
-    """
-
-    reloads: int
-    limit_bytes: int
-    threshold_bytes: int | None
-    interval_steps: int
-    allow_inexact: bool
-    num_splits: int
-    deaths: int
-    plan: str
-
-    def changed(self, settings: TrainSettings) -> TrainSettings:
-        """Adapt what the configuration says to what has happened to the run."""
-        return dataclasses.replace(
-            settings,
-            grad_accumulation_steps=settings.grad_accumulation_steps * self.num_splits,
-            steps_per_save=max(1, settings.steps_per_save >> self.deaths),
-        )
+HEARTBEAT_SECONDS = 1.0
 
 
 class Interrupted(Exception):
-    """The supervisor wants the run to stop, and a validation need not be finished for that."""
+    """The supervisor wants the run to stop; a validation need not be finished first."""
 
 
-class Post(Watch):
-    """The worker's side of the talk with its supervisor."""
+class SupervisorLink(Observer):
+    """Sends events to the supervisor, and takes its orders in a thread.
+
+    It is the observer of the training loop.
+    """
 
     def __init__(self, receiver: Receiver, sender: Sender) -> None:
-        self.sender = sender
-        self.go = threading.Event()
-        self.stop = threading.Event()
-        self.standby: int | None = None
-        self.orders: Orders | None = None
-        self._receiver = receiver
-        self._last_beat = 0.0
-        self._pulse = threading.Event()
-        for target in (self.listen, self.pulse):
+        self._receiver, self._sender = receiver, sender
+        self._go: Go | None = None
+        self._standby: int | None = None
+        self._may_go, self._must_stop = threading.Event(), threading.Event()
+        self._is_kept_alive = threading.Event()
+        self._last_heartbeat = 0.0
+        for target in (self._order_loop, self._heartbeat_loop):
             threading.Thread(target=target, daemon=True).start()
 
-    def listen(self) -> None:
-        """Take orders; end this process when there is nobody left to give them."""
+    def _order_loop(self) -> None:
+        """Take orders until the supervisor is gone, then end this process."""
         while self._receiver.is_open:
-            for message in self._receiver.receive(None):
-                self.take(message)
+            for order in self._receiver.receive(None):
+                self._take(order)
         os._exit(1)
 
-    def take(self, message: Message) -> None:
+    def _take(self, order: Order) -> None:
         """Take one order."""
-        order = message.pop("order")
-        if order == "go":
-            self.orders = Orders(**message)
-            self.go.set()
-        elif order == "standby":
-            self.standby = message["pid"]
-        else:
-            self.stop.set()
+        match order:
+            case Go():
+                self._go = order
+                self._may_go.set()
+            case Standby(pid):
+                self._standby = pid
+            case Stop():
+                self._must_stop.set()
 
-    def tell(self, event: str, **facts: Any) -> None:  # noqa: ANN401
-        """Tell the supervisor; without one there is nothing left to do."""
-        if not self.sender.send({"event": event, **facts}):
+    def wait_for_go(self) -> tuple[Go, MemoryGuard]:
+        """Wait until training may start.
+
+        Returns:
+            The order, and the guard of the memory that it grants.
+        """
+        self._may_go.wait()
+        assert self._go is not None
+        guard = MemoryGuard(self._go.limit_bytes, self._go.threshold_bytes)
+        self.reloads = self._go.reloads
+        self.limit_bytes, self.bound_bytes = guard.limit_bytes, guard.bound_bytes
+        return self._go, guard
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the supervisor wants the run to stop after this step."""
+        return self._must_stop.is_set()
+
+    def send(self, event: Event) -> None:
+        """Send an event; end this process where the supervisor is gone."""
+        if not self._sender.send(event):
             os._exit(1)
 
     def footprint_bytes(self) -> int:
-        """Measure what worker, supervisor and stand-by hold together."""
-        others = [os.getppid(), *([self.standby] if self.standby else [])]
+        """Measure what worker, supervisor and stand-by hold together, in bytes."""
+        others = [os.getppid(), *([self._standby] if self._standby else [])]
         return footprint_bytes() + sum(map(footprint_bytes, others))
 
-    def beat(self) -> None:
-        """Tell now and then that a long validation goes on; end it where a stop is wanted."""
-        if self.stop.is_set():
+    def heartbeat(self) -> None:
+        """Send a heartbeat, at most one a second.
+
+        Raises:
+            Interrupted: where the run must stop.
+        """
+        if self.must_stop:
             raise Interrupted
         now = time.monotonic()
-        if now - self._last_beat > BEAT_SECONDS:
-            self._last_beat = now
-            self.tell("beat")
+        if now - self._last_heartbeat > HEARTBEAT_SECONDS:
+            self._last_heartbeat = now
+            self.send(Heartbeat())
 
     def validated(self, step: int, val_loss: float) -> None:
-        """Tell what a validation found."""
-        self.tell("validated", step=step, val_loss=val_loss)
+        """Send the result of a validation."""
+        self.send(Validated(step, val_loss))
 
     def note(self, text: str) -> None:
-        """Tell a person something."""
-        self.tell("note", text=text)
+        """Send a line for a person."""
+        self.send(Note(text))
 
     @contextlib.contextmanager
-    def beats(self) -> Iterator[None]:
-        """Tell by itself that work goes on which has no steps."""
-        self._pulse.set()
+    def keep_alive(self) -> Iterator[None]:
+        """Send heartbeats from a thread during work that has no steps."""
+        self._is_kept_alive.set()
         try:
             yield
         finally:
-            self._pulse.clear()
+            self._is_kept_alive.clear()
 
-    def pulse(self) -> None:
-        """Beat while wanted; the thread is there from the start, when memory is not yet short."""
-        while self._pulse.wait():
-            self.tell("beat")
-            time.sleep(BEAT_SECONDS)
+    def _heartbeat_loop(self) -> None:
+        """Send heartbeats while `keep_alive` is active.
+
+        The thread starts with the process, when memory is not yet short.
+        """
+        while self._is_kept_alive.wait():
+            self.send(Heartbeat())
+            time.sleep(HEARTBEAT_SECONDS)
 
 
 class NoteHandler(logging.Handler):
-    """Sends warnings to where the person looks."""
+    """Sends warnings to the supervisor, which shows them."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, link: SupervisorLink) -> None:
         super().__init__(logging.WARNING)
-        self.post = post
+        self.link = link
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one."""
-        self.post.tell("note", text=record.getMessage())
+        """Send one warning."""
+        self.link.note(record.getMessage())

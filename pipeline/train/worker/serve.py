@@ -1,7 +1,7 @@
-"""A worker: a process that trains one segment of a run, tells what happens, and exits.
+"""A worker: a process that trains one segment of a run, reports to its supervisor, and exits.
 
-It is started early: it imports, opens the data and waits, without weights, until it is told to go
-on where another process stopped. It never outlives its supervisor.
+It is started early: it imports, opens the data and waits, without weights, for the order to go on
+where another process has stopped. It never outlives its supervisor.
 """
 
 import logging
@@ -21,125 +21,141 @@ from pipeline.device import (
 )
 from pipeline.errors import CheckpointError, DeviceError, PipelineError
 from pipeline.machine import die_with_parent, footprint_bytes
+from pipeline.train.finetune import Finetune
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB, MemoryGuard
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.plan.fit import require_fit
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import Plan, make_plan
-from pipeline.train.protocol import Receiver, Sender
+from pipeline.train.pretrain import Pretrain
+from pipeline.train.protocol import (
+    Ended,
+    Ending,
+    Failed,
+    Finishing,
+    Forecast,
+    Go,
+    Planned,
+    Ready,
+    Receiver,
+    Refused,
+    Result,
+    RunSpec,
+    Sender,
+    Started,
+    Step,
+)
 from pipeline.train.report import StepReport
 from pipeline.train.supervise.signals import STOPPING
-from pipeline.train.task import Task
-from pipeline.train.worker.fault_injection import Faults
-from pipeline.train.worker.link import Interrupted, NoteHandler, Orders, Post
+from pipeline.train.worker.fault_injection import FaultInjection
+from pipeline.train.worker.link import Interrupted, NoteHandler, SupervisorLink
 
-FORECAST_EVERY_STEPS = 10
+STEPS_PER_FORECAST = 10
 ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory")
 
 
 class Run(Protocol):
-    """What a kind of run must offer to a worker."""
+    """A kind of run, as a worker does it."""
 
-    def request(self, orders: Orders) -> PlanRequest:
-        """Say what is to be trained, for the plan."""
+    def request(self, go: Go) -> PlanRequest:
+        """Describe what is to be trained, for the plan."""
         ...
 
-    def load(self, orders: Orders, watch: Watch) -> Trainer:
-        """Load weights, and make a trainer for them."""
+    def load(self, go: Go, observer: Observer) -> Trainer:
+        """Load the weights, and make a trainer for them."""
         ...
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
-        """Write what comes out, and give the metrics."""
+        """Write the results, and return the metrics."""
         ...
 
 
-def work(
-    make: Callable[[Task], Run], task_file: Path, receiver: Receiver, sender: Sender
-) -> NoReturn:
-    """Be a worker.
+RUNS: dict[str, Callable[[RunSpec], Run]] = {"finetune": Finetune, "pretrain": Pretrain}
+"""Each kind of run opens its data when it is made; it loads no weights yet."""
 
-    Args:
-        make: gets ready for a task, without its weights.
-        task_file: what to do.
-        receiver: brings orders.
-        sender: takes events.
-    """
-    post = Post(receiver, sender)
-    outlive_nobody()
-    logging.getLogger().addHandler(NoteHandler(post))
+
+def work(spec_file: Path, receiver: Receiver, sender: Sender) -> NoReturn:
+    """Be a worker of the run that a file specifies, then exit."""
+    link = SupervisorLink(receiver, sender)
+    die_with_supervisor()
+    logging.getLogger().addHandler(NoteHandler(link))
     try:
-        task = Task.read(task_file)
-        faults = Faults(task.parameters.get("debug"), Path(task.run_folder))
-        status = serve(post, make(task), faults)
+        serve(link, RunSpec.read(spec_file))
+        status = 0
     except PipelineError as error:
-        post.tell("error", kind=type(error).__name__, text=str(error))
+        link.send(Refused(type(error).__name__, str(error)))
         status = 1
     except Exception as error:
         traceback.print_exc()
-        post.tell("failed", text=repr(error), memory=is_allocation_failure(error))
+        link.send(Failed(repr(error), is_allocation_failure(error)))
         status = 1
-    os._exit(status)  # at once: what this process holds is what the next one needs
+    os._exit(status)  # at once: the next process needs the memory that this one holds
 
 
-def outlive_nobody() -> None:
-    """Leave signals to the supervisor, and die with it."""
+def die_with_supervisor() -> None:
+    """Leave signals to the supervisor, and end when it ends."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
 
 
 def is_allocation_failure(error: Exception) -> bool:
-    """Tell whether a backend that can say so has run out of memory."""
+    """Whether an error says that memory has run out; not every backend raises one."""
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ALLOCATION_FAILURES
     )
 
 
-def serve(post: Post, run: Run, faults: Faults) -> int:
-    """Get ready, wait for the order to go, train a segment, and finish the run if it is the last.
-
-    Returns:
-        The exit status.
-    """
+def serve(link: SupervisorLink, spec: RunSpec) -> None:
+    """Open the data, wait for the order to go, and train a segment of the run."""
+    run = RUNS[spec.kind](spec)
     warm_up()
-    post.tell("ready", device=describe_device())
-    post.go.wait()
-    assert post.orders is not None
-    guard = MemoryGuard(post.orders.limit_bytes, post.orders.threshold_bytes)
-    post.reloads, post.limit_bytes = post.orders.reloads, guard.limit_bytes
-    post.bound_bytes = guard.bound_bytes
+    link.send(Ready(describe_device()))
+    go, guard = link.wait_for_go()
     limit_mlx_memory(guard.limit_bytes)
-    if post.orders.plan != "none":
-        with post.beats():
-            tell_plan(post, run.request(post.orders), guard)
-    if post.orders.plan == "only":
-        post.tell("ended", reason="done", leak_bytes_per_step=None)
-        return 0
-    with post.beats():
-        trainer = run.load(post.orders, post)
-        changed = trainer.restore(post.orders.allow_inexact)
-    post.tell("started", step=trainer.progress.step, changed=changed)
-    reason = train_segment(trainer, post, guard, faults)
+    if go.plan != "none":
+        with link.keep_alive():
+            send_plan(link, run.request(go), guard, is_check=go.plan == "check")
+    if go.plan == "only":
+        link.send(Ended("done", None))
+    else:
+        train(link, spec, run, go, guard)
+
+
+def train(link: SupervisorLink, spec: RunSpec, run: Run, go: Go, guard: MemoryGuard) -> None:
+    """Train a segment from the newest checkpoint on, and write the results if it is the last."""
+    with link.keep_alive():
+        trainer = run.load(go, link)
+        changed = trainer.restore(spec.code, go.if_changed)
+    link.send(Started(trainer.progress.step, changed))
+    faults = FaultInjection(spec.parameters.get("debug"), Path(spec.run_folder))
+    reason = train_segment(trainer, link, guard, go.interval_steps, faults)
     if reason == "done":
-        with post.beats():
-            post.tell("finishing")
-            post.tell("result", metrics=run.finish(trainer))
-    post.tell("ended", reason=reason, leak_bytes_per_step=guard.meter.settled_bytes_per_step)
-    return 0
+        with link.keep_alive():
+            link.send(Finishing())
+            link.send(Result(run.finish(trainer)))
+    link.send(Ended(reason, guard.meter.settled_bytes_per_step))
 
 
-def tell_plan(post: Post, request: PlanRequest, guard: MemoryGuard) -> None:
+def send_plan(
+    link: SupervisorLink, request: PlanRequest, guard: MemoryGuard, is_check: bool
+) -> None:
     """Predict what the run takes, before anything is loaded.
 
+    Args:
+        link: to the supervisor.
+        request: describes the run.
+        guard: of the memory that is granted.
+        is_check: the run follows, so that a plan that cannot fit is refused here.
+
     Raises:
-        DeviceError: when that is more than there may be, unless the plan is all that is wanted.
+        DeviceError: where it cannot fit and is to be run.
     """
-    assert post.orders is not None
     plan = make_plan(request)
-    others = post.footprint_bytes() - footprint_bytes()
-    if post.orders.plan == "check":
-        post.tell("plan", peak_bytes=plan.peak_bytes, floor_bytes=plan.floor_bytes)
+    others = link.footprint_bytes() - footprint_bytes()
+    if is_check:
+        link.send(Planned(plan.peak_bytes, plan.floor_bytes))
         require_fit(plan, guard.limit_bytes, others)
         return
     try:
@@ -147,11 +163,11 @@ def tell_plan(post: Post, request: PlanRequest, guard: MemoryGuard) -> None:
         problem = ""
     except DeviceError as error:
         problem = str(error)
-    post.tell("result", metrics={"text": plan_text(plan, guard.limit_bytes), "problem": problem})
+    link.send(Result({"text": plan_text(plan, guard.limit_bytes), "problem": problem}))
 
 
 def plan_text(plan: Plan, limit_bytes: int) -> str:
-    """Write a plan for a person: memory, and time by what this machine can multiply."""
+    """Describe a plan for a person: memory, and time at the speed of this machine's products."""
     rate = matmul_flops_per_second()
     return (
         f"{plan.table(alternatives=True)}\n"
@@ -168,67 +184,80 @@ def warm_up() -> None:
     mx.eval(loss_and_grad(mx.ones((8, 8))))
 
 
-def train_segment(trainer: Trainer, post: Post, guard: MemoryGuard, faults: Faults) -> str:
-    """Train until the run is done or another process is to go on; say why it ended.
+def train_segment(
+    trainer: Trainer,
+    link: SupervisorLink,
+    guard: MemoryGuard,
+    interval_steps: int,
+    faults: FaultInjection,
+) -> str:
+    """Train until the run is done or another process is to take over.
 
     Returns:
-        `done`, `stopped`, `interval` or `memory`; but for the first the state is on the disk.
+        `done`, `stopped`, `interval` or `memory`; except for `done`, the state is on the disk.
     """
     try:
         for report in trainer.steps():
-            tell_step(trainer, post, guard, report)
+            send_step(trainer, link, guard, report)
             faults.after_step(report.step)
-            reason = why_end(trainer, post, guard, report)
-            if reason and save_for(trainer, post, reason):
+            reason = reason_to_end(trainer, link, guard, interval_steps, report)
+            if reason and save_before_end(trainer, link, reason):
                 return reason
     except Interrupted:
-        save_for(trainer, post, "stopped")
+        save_before_end(trainer, link, "stopped")
         return "stopped"
     return "done"
 
 
-def why_end(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepReport) -> str | None:
-    """Tell why this process should end after a step, if it should."""
-    assert post.orders is not None
-    interval_steps = post.orders.interval_steps
-    full = guard.reload_is_due(report.footprint_bytes, report.spike_bytes)
+def reason_to_end(
+    trainer: Trainer,
+    link: SupervisorLink,
+    guard: MemoryGuard,
+    interval_steps: int,
+    report: StepReport,
+) -> str | None:
+    """Return why this process should end after a step; None where it should go on."""
+    is_full = guard.reload_is_due(report.footprint_bytes, report.spike_bytes)
     if trainer.is_over:
         return None
-    if post.stop.is_set():
+    if link.must_stop:
         return "stopped"
     if interval_steps and report.step % interval_steps == 0:
         return "interval"
-    return "memory" if full else None
+    return "memory" if is_full else None
 
 
-def save_for(trainer: Trainer, post: Post, reason: str) -> bool:
-    """Save because the segment ends; tell whether it may.
+def save_before_end(trainer: Trainer, link: SupervisorLink, reason: str) -> bool:
+    """Save because the segment ends; return whether it may end.
 
-    A process that is to stop does so also when the disk is full: what it has done since the newest
-    checkpoint is done again.
+    A process that is to stop does so even where the disk is full. The steps since the newest
+    checkpoint are then done again.
     """
-    post.tell("ending", reason=reason, step=trainer.progress.step)
+    link.send(Ending(trainer.progress.step, reason))
     try:
         saved = trainer.save()
     except CheckpointError as error:
         if reason != "stopped":
             raise
-        post.tell("note", text=str(error))
+        link.note(str(error))
         return True
     return saved or reason == "stopped"
 
 
-def tell_step(trainer: Trainer, post: Post, guard: MemoryGuard, report: StepReport) -> None:
-    """Tell what a step did, and where memory leads when that is news."""
-    post.tell(
-        "step",
-        step=report.step,
-        train_loss=repr(report.result.train_loss),
-        tokens_per_second=report.tokens_per_second,
-        footprint_bytes=report.footprint_bytes,
-        seconds=report.seconds,
+def send_step(
+    trainer: Trainer, link: SupervisorLink, guard: MemoryGuard, report: StepReport
+) -> None:
+    """Send the measurements of a step, and the forecast of memory where that is news."""
+    link.send(
+        Step(
+            report.step,
+            report.result.train_loss,
+            report.tokens_per_second,
+            report.footprint_bytes,
+            report.seconds,
+        )
     )
-    if report.step % FORECAST_EVERY_STEPS == 0:
+    if report.step % STEPS_PER_FORECAST == 0:
         text = guard.warning(report.step, trainer.settings.num_steps)
         if text:
-            post.tell("forecast", text=text)
+            link.send(Forecast(text))

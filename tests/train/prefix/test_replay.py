@@ -18,7 +18,7 @@ from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.cpu_streams import CpuStreams
 from pipeline.train.loop import Trainer
-from pipeline.train.observer import Watch
+from pipeline.train.observer import Observer
 from pipeline.train.prefix.replay import PrefixSettings
 from tests.support.small import random_documents
 from tests.train.test_loop import SETTINGS, result
@@ -181,7 +181,7 @@ def test_the_depth_is_that_of_the_first_trained_block(tunable):
 # Runs
 
 
-class Reader(Watch):
+class Reader(Observer):
     """Keeps what is said."""
 
     def __init__(self):

@@ -6,17 +6,17 @@ import sys
 import psutil
 import pytest
 
-from pipeline.train.supervise.dvc_parent import Ancestor
+from pipeline.train.supervise.dvc_parent import DvcParent
 
 
 def test_a_stage_that_is_run_by_hand_has_none(monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    assert Ancestor.of_dvc() is None
+    assert DvcParent.find() is None
 
 
 def test_shells_between_are_passed_over(monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train")
-    found = Ancestor.of_dvc()
+    found = DvcParent.find()
     assert found is not None
     assert found.process.name() not in {"sh", "bash"}
     assert found.process in psutil.Process().parents()
@@ -26,10 +26,10 @@ def test_shells_between_are_passed_over(monkeypatch):
 def test_its_end_is_noticed(is_reaped, monkeypatch):
     monkeypatch.setattr("pipeline.train.supervise.dvc_parent.LOOK_SECONDS", 0.0)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        ancestor = Ancestor(psutil.Process(process.pid))
-        assert not ancestor.is_gone()
+        dvc_parent = DvcParent(psutil.Process(process.pid))
+        assert not dvc_parent.is_gone()
         process.kill()
         if is_reaped:
             process.wait()
-        while not ancestor.is_gone():
+        while not dvc_parent.is_gone():
             pass

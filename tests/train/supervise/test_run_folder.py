@@ -7,45 +7,118 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from pipeline.config.rules import WITHOUT_EFFECT
 from pipeline.config.stage import Paths
 from pipeline.errors import CheckpointError
 from pipeline.files import FileLock
 from pipeline.train.supervise import run_folder
-from pipeline.train.supervise.run_folder import RunFolder, run_key
+from pipeline.train.supervise.run_folder import RunFolder, identity_of
 
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.setattr(run_folder, "dependency_hashes", lambda stage, paths: {"code": "1"})
+    monkeypatch.setattr(run_folder, "data_hashes", lambda stage, paths: {"models/base": "1"})
     return OmegaConf.create(
-        {"seed": 0, "train": {"num_steps": 3, "steps_per_save": 5, "prefix_cache_gb": 1.0}}
+        {
+            "seed": 0,
+            "lora": {"rank": 8, "targets": ["*"]},
+            "train": {"num_steps": 3, "steps_per_save": 5, "prefix_cache_gb": 1.0},
+        }
     )
 
 
+def key(config, stage="train"):
+    return identity_of(stage, config, Paths(Path())).key
+
+
+def changed(config, **changes):
+    """Copy with some keys changed, given as section__key."""
+    other = config.copy()
+    for name, value in changes.items():
+        OmegaConf.update(other, name.replace("__", "."), value)
+    return other
+
+
 def test_what_changes_the_result_changes_the_key(config, monkeypatch):
-    paths = Paths(Path())
-    key = run_key("train", config, paths)
-    assert run_key("train", config.copy(), paths) == key
-    other = config.copy()
-    other.train.num_steps = 4
-    assert run_key("train", other, paths) != key
-    assert run_key("weights", config, paths) != key
-    monkeypatch.setattr(run_folder, "dependency_hashes", lambda stage, paths: {"code": "2"})
-    assert run_key("train", config, paths) != key
+    before = key(config)
+    assert key(config.copy()) == before
+    assert key(changed(config, train__num_steps=4)) != before
+    assert key(changed(config, lora__targets=["q_proj"])) != before
+    assert key(config, "weights") != before
+    monkeypatch.setattr(run_folder, "data_hashes", lambda stage, paths: {"models/base": "2"})
+    assert key(config) != before
 
 
-def test_how_often_it_saves_does_not(config):
-    other = config.copy()
-    other.train.steps_per_save = 7
-    assert run_key("train", other, Paths(Path())) == run_key("train", config, Paths(Path()))
+@pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
+def test_keys_without_an_effect_do_not(config, name):
+    before = key(config)
+    OmegaConf.update(config, name, 7)
+    assert key(config) == before
 
 
 def test_how_much_disk_it_may_take_for_frozen_blocks_does_not_but_whether_any_does(config):
-    keys = []
-    for size in (0.0, 1.0, 20.0):
-        config.train.prefix_cache_gb = size
-        keys.append(run_key("train", config, Paths(Path())))
+    keys = [key(changed(config, train__prefix_cache_gb=size)) for size in (0.0, 1.0, 20.0)]
     assert keys[0] != keys[1] == keys[2]
+
+
+@pytest.fixture
+def start(config, monkeypatch, tmp_path):
+    """Start a run of the train stage; leave a checkpoint where a step is given."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+    def start(step=None, stage="train", **changes):
+        run = RunFolder.of_stage(stage, changed(config, **changes), Paths(Path()))
+        if step is not None:
+            (run.path / f"step-{step:08d}").mkdir()
+        run.lock.release()
+        return run
+
+    return start
+
+
+def test_the_nearest_unfinished_run_is_named_with_its_step_and_what_differs(start):
+    start(4, train__num_steps=9, seed=1)
+    start(2000, lora__rank=16, train__steps_per_save=1)
+    assert start().near_run() == (
+        "this is a new run. An unfinished one on the same data and base stands at step 2000; it "
+        "differs in lora.rank: 16 -> 8 (its value -> the value here)."
+    )
+
+
+def test_of_two_that_are_as_near_the_farther_one_is_named(start):
+    start(4, lora__rank=16)
+    start(6, lora__rank=32)
+    assert "stands at step 6; it differs in lora.rank: 32 -> 8" in start().near_run()
+
+
+def test_a_run_that_differs_in_much_is_named_in_a_line(start, monkeypatch):
+    monkeypatch.setattr(run_folder, "MAX_LISTED", 1)
+    start(4, lora__rank=16, seed=1, train__num_steps=2)
+    assert "it differs in lora.rank: 16 -> 8 and 2 more" in start().near_run()
+
+
+def test_runs_without_a_checkpoint_of_other_stages_and_on_other_data_are_not_near(
+    start, monkeypatch
+):
+    start(lora__rank=16)
+    start(3, stage="weights", lora__rank=16)
+    start(3)
+    assert start().near_run() == ""
+    monkeypatch.setattr(run_folder, "data_hashes", lambda stage, paths: {"models/base": "2"})
+    start(3, lora__rank=16)
+    monkeypatch.setattr(run_folder, "data_hashes", lambda stage, paths: {"models/base": "1"})
+    assert start().near_run() == ""
+    start(3, lora__rank=16)
+    assert start().near_run() != ""
+
+
+def test_a_folder_without_an_identity_is_passed_over(start, tmp_path):
+    (tmp_path / ".checkpoints/old/step-00000004").mkdir(parents=True)
+    (tmp_path / ".checkpoints/old/identity.json").write_text("{")
+    assert start().near_run() == ""
+    alone = RunFolder(tmp_path / "alone")
+    assert alone.near_run() == ""
+    alone.lock.release()
 
 
 def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_path):
@@ -100,7 +173,7 @@ def test_a_folder_with_something_to_keep_is_kept(folder, kept):
 
 def test_a_folder_without_is_not(folder):
     with pytest.raises(ValueError, match="refused"), folder:
-        (folder.path / "task.json").write_text("{}")
+        (folder.path / "run.json").write_text("{}")
         raise ValueError("refused")
     assert not list(folder.path.parent.iterdir())
 

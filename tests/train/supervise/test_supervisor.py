@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from pipeline.train.memory import robust_slope
+from pipeline.train.supervise.identity import Identity
 from tests.support.small import ROOT
 from tests.support.training import Training
 
@@ -392,6 +393,63 @@ def test_a_crash_on_purpose_costs_nothing_but_time(training, undisturbed):
     assert run.result() == undisturbed()
     assert [entry["step"] for entry in run.journal("death")] == [7]
     assert run.metrics()["recoveries"] == 1
+
+
+STEP = "pipeline/train/step.py"
+
+
+@pytest.fixture
+def killed(training):
+    """Start a run whose code has a hash, and kill it."""
+    run = training(code={STEP: "1"}).start()
+    run.wait_for_step(3)
+    run.process.kill()
+    run.process.wait()
+    return run
+
+
+def test_a_run_whose_code_has_changed_is_refused_and_with_the_old_code_goes_on(
+    training, undisturbed, killed
+):
+    other = training(code={STEP: "2"}).start()
+    assert other.end() == 74
+    assert f"numbers may come out differently now (code: {STEP})" in other.text()
+    assert "continue with train.resume_allow_inexact=true" in other.text()
+    run = training(code={STEP: "1"}).complete()
+    assert run.journal("recovery")
+    assert run.result() == undisturbed()
+    assert run.metrics()["inexact"] == []
+
+
+def test_a_run_with_other_code_goes_on_where_that_is_allowed_and_records_it(
+    training, undisturbed, killed
+):
+    settings = {"resume_allow_inexact": True, "reload_interval_steps": 8}
+    run = training(settings=settings, code={STEP: "2"}).complete()
+    assert run.metrics()["inexact"] == [f"code: {STEP}"]
+    assert run.result() == undisturbed()  # the bits are the same: only the hash is another
+
+
+def test_a_stage_without_that_option_starts_afresh_and_says_so(training, undisturbed, killed):
+    run = training(settings={"resume": "restart"}, code={STEP: "2"}).complete()
+    assert f"starting afresh, because of changes: code: {STEP}" in run.text()
+    assert "resuming after step" not in run.text()
+    assert run.result() == undisturbed()
+
+
+def test_a_nearly_identical_run_is_named_once(training, tmp_path):
+    for name, rank in (("other", 8), ("run", 4)):
+        folder = tmp_path / name / "run"
+        folder.mkdir(parents=True)
+        Identity("train", {"lora.rank": rank}, {}).write(folder)
+    (tmp_path / "run/other").symlink_to(tmp_path / "other/run")
+    (tmp_path / "other/run/step-00000007").mkdir()
+    run = training().start()
+    run.wait_for_step(3)
+    run.process.kill()
+    run.process.wait()
+    run.complete()
+    assert run.text().count("stands at step 7; it differs in lora.rank: 8 -> 4") == 1
 
 
 NEGATIVE = {"key": "random/key", "moments": "optimizer/", "weights": "model/"}

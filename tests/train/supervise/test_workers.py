@@ -1,18 +1,18 @@
-"""What the end of a process tells."""
+"""Workers: how their end is described."""
 
 import signal
 
 import pytest
 
-from pipeline.train.supervise.launch import exit_text, is_memory_death
+from pipeline.train.supervise.workers import exit_text, is_memory_death
 
 
 @pytest.mark.parametrize(
     ("status", "text", "is_memory"),
     [
         (1, "exit status 1", False),
-        (-signal.SIGKILL, "SIGKILL (killed, perhaps for memory)", True),
-        (-signal.SIGSEGV, "SIGSEGV (as when MLX cannot allocate)", True),
+        (-signal.SIGKILL, "SIGKILL: killed, perhaps because memory ran out", True),
+        (-signal.SIGSEGV, "SIGSEGV: perhaps because MLX could not allocate memory", True),
         (-signal.SIGTERM, "SIGTERM", False),
     ],
 )
