@@ -1,5 +1,6 @@
 """What interrupts DVC costs no step: the next `dvc repro` goes on to the same bits."""
 
+import json
 import os
 import shutil
 import signal
@@ -107,6 +108,48 @@ def test_a_changed_parameter_starts_afresh(long_smoke, undisturbed):
     done = run(long_smoke, "dvc", "repro", "train")
     assert "resuming after step" in done.stdout + done.stderr
     assert sha256_file(long_smoke / "models/trained/adapters.safetensors") == undisturbed
+
+
+def append(folder, *modules):
+    """Change modules without changing what they do."""
+    for name in modules:
+        path = folder / "pipeline/train" / name
+        path.write_text(path.read_text() + "\nWORDING = 'changed'\n")
+
+
+def test_code_that_keeps_or_foresees_a_run_may_change_and_code_that_computes_may_not(
+    long_smoke, undisturbed
+):
+    process = start_repro(long_smoke)
+    kill_group(long_smoke, process)
+    process.wait()
+    before = run(long_smoke, "dvc", "status", "train").stdout
+    append(long_smoke, "supervise/supervisor.py", "plan/fit.py")
+    assert run(long_smoke, "dvc", "status", "train").stdout == before
+    append(long_smoke, "step.py")
+    assert "pipeline/train/step.py" in run(long_smoke, "dvc", "status", "train").stdout
+    refused = stage(long_smoke, "train", check=False)
+    assert refused.returncode == 74
+    assert "(code: pipeline/train/step.py)" in refused.stderr
+    assert "continue with train.resume_allow_inexact=true" in refused.stderr
+    run(long_smoke, "git", "checkout", "pipeline/train/step.py")
+    done = run(long_smoke, "dvc", "repro", "train")
+    assert "resuming after step" in done.stdout + done.stderr
+    assert sha256_file(long_smoke / "models/trained/adapters.safetensors") == undisturbed
+    assert read(long_smoke, "train")["inexact"] == []
+
+
+@pytest.mark.exhaustive
+def test_the_named_option_goes_on_with_other_code(long_smoke):
+    process = start_repro(long_smoke)
+    kill_group(long_smoke, process)
+    process.wait()
+    append(long_smoke, "step.py")
+    options = "train.resume_allow_inexact=true", "hydra.run.dir=runs/inexact"
+    done = stage(long_smoke, "train", *options)
+    assert "resuming after step" in done.stdout + done.stderr
+    metrics = json.loads((long_smoke / "runs/inexact/metrics/train.json").read_text())
+    assert metrics["inexact"] == ["code: pipeline/train/step.py"]
 
 
 @pytest.mark.exhaustive
