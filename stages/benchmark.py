@@ -26,7 +26,7 @@ def main(config: DictConfig, paths: Paths) -> None:
     The figures are of this machine; `dvc repro -f -s benchmark` measures them again. With
     benchmark=peers other programs train too, on models and rows that the stage makes.
     """
-    if config.benchmark.peers is None:
+    if "peers" not in config.benchmark:
         write_outputs(paths, *alone(config, paths))
     else:
         with_peers(config, paths)
@@ -34,8 +34,8 @@ def main(config: DictConfig, paths: Paths) -> None:
 
 def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
     """Time the tuned model, and compare it with the upper bound of this machine."""
-    values = {name: value for name, value in config.benchmark.items() if name != "peers"}
-    work = Workload(arrangement=config.data.arrangement, seed=config.seed, **config.train, **values)
+    settings = {**config.train, **config.benchmark}
+    work = Workload(arrangement=config.data.arrangement, seed=config.seed, **settings)
     metrics = benchmark(
         base=paths.read("models/base"),
         trained=paths.read("models/trained"),

@@ -18,14 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.config import rules, schema
+from pipeline.config import keys, rules, schema
+from pipeline.config.arguments import check_arguments, usual_spelling
 from pipeline.config.command_line import (
     COMPOSITION_ERRORS,
     composition_error,
-    unknown_candidates,
-    usual_spelling,
+    explain_null_sections,
 )
-from pipeline.config.sweep_table import flat
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external.inputs import fingerprints
 from pipeline.files import ROOT, write_text
@@ -41,13 +40,16 @@ def composed(overrides: list[str]) -> DictConfig:
         ConfigError: when conf/ or an override names what does not exist, or has a wrong value.
     """
     schema.register()
-    rules.check_known(unknown_candidates(overrides))
+    check_arguments(overrides)
     try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with (
+            explain_null_sections(overrides),
+            initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        ):
             config = compose("config", overrides=overrides)
         OmegaConf.resolve(config)
-    except (*COMPOSITION_ERRORS, OmegaConfBaseException) as error:
-        raise composition_error(error) from error
+    except COMPOSITION_ERRORS as error:
+        raise composition_error(error, overrides) from error
     rules.check_values(config)
     return config
 
@@ -59,11 +61,11 @@ def loaded() -> DictConfig:
         ConfigError: when it has a key that the schema has not, or a value of another type.
     """
     try:
-        config = OmegaConf.merge(OmegaConf.structured(schema.Params), OmegaConf.load(FILE))
+        config = OmegaConf.load(FILE)
+        assert isinstance(config, DictConfig)
+        return keys.typed(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"params.yaml: {composition_error(error)}") from error
-    assert isinstance(config, DictConfig)
-    return config
+        raise ConfigError(f"params.yaml: {composition_error(error, [])}") from error
 
 
 def old_values() -> dict[str, Any]:
@@ -79,7 +81,9 @@ def values(config: DictConfig) -> dict[str, Any]:
     """List the leaves of a configuration, the fingerprints apart."""
     container = OmegaConf.to_container(config)
     assert isinstance(container, dict)
-    return {name: value for name, value in flat(container) if not rules.inside(name, ["inputs"])}
+    return {
+        name: value for name, value in keys.flat(container) if not keys.inside(name, ["inputs"])
+    }
 
 
 def edited_by_hand() -> bool:

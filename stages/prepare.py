@@ -3,19 +3,23 @@
 import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.schema import Provenance
+from pipeline.config.arguments import Flag
+from pipeline.config.schema import ProvenanceTables
 from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
 from pipeline.data.prepare import prepare
-from pipeline.data.provenance.explain import explain
+from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.external.hub import locate
 from pipeline.external.inputs import SCRATCH, check_unchanged, data_root
 from pipeline.files import new_folder, write_json
 from pipeline.model.folder import max_positions, read_config
+
+SCORED = ("data/provenance", "heuristic")
 
 
 @stage(
@@ -38,14 +42,14 @@ from pipeline.model.folder import max_positions, read_config
     "model.revision",
     "model.allow_network",
     "model.scratch",
-    "explain",
     "inputs.data",
     "inputs.tokenizer",
+    flags=(Flag("explain", "print provenance scores of a file or text", "FILE", SCORED),),
 )
-def main(config: DictConfig, paths: Paths) -> None:
+def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
     """Turn rows into tokens: writes data/prepared and metrics/prepare.json."""
-    if config.explain is not None:
-        lines = explain(provenance_of(config), config.explain, config.data.max_line_bytes)
+    if explain:
+        lines = explain_scores(tables_of(config), explain, config.data.max_line_bytes)
         print("\n".join(lines))
         return
     check_unchanged(config, "data", "tokenizer")
@@ -71,17 +75,16 @@ def settings_of(config: DictConfig) -> PrepareSettings:
     values = {name: value for name, value in given.items() if name in names}
     values["path"] = data_root(data)
     values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, positions)
-    values["provenance"] = None if data.provenance.scorer == "none" else provenance_of(config)
+    values["provenance"] = tables_of(config)
     return PrepareSettings(
         seed=config.seed, tokenizer_source=folder, vocab_size=vocab_size, **values
     )
 
 
-def provenance_of(config: DictConfig) -> Provenance:
-    """Give the tables of the provenance scorer."""
-    values = OmegaConf.to_container(config.data.provenance)
-    assert isinstance(values, dict)
-    return Provenance(**{str(name): value for name, value in values.items()})
+def tables_of(config: DictConfig) -> ProvenanceTables | None:
+    """Return the tables of the provenance scorer; None where it is off."""
+    values: Any = OmegaConf.to_container(config.data.provenance)
+    return ProvenanceTables(**values["tables"]) if values["tables"] else None
 
 
 def write_histogram(path: Path, histogram: list[tuple[int, int, int]]) -> None:

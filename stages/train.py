@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from pipeline.config.arguments import Flag
 from pipeline.config.stage import Paths, code_hashes, stage
 from pipeline.files import new_folder, write_json
 from pipeline.train.checkpoints.series import split_metrics
@@ -26,10 +27,14 @@ SERIES = ("train.csv", "machine.csv", "validation.csv")
     "optim",
     "train",
     "debug",
-    "plan_only",
-    "status",
+    flags=(
+        Flag("plan", "print what memory and time it would take"),
+        Flag("status", "print how far the running trainings are"),
+    ),
 )
-def main(config: DictConfig, paths: Paths) -> float | None:
+def main(
+    config: DictConfig, paths: Paths, plan: bool = False, status: bool = False
+) -> float | None:
     """Fine-tune: writes models/trained and what came of it, to metrics/ and plots/.
 
     Results are in metrics/train.json, plots/train.csv and plots/validation.csv; figures of this
@@ -37,11 +42,11 @@ def main(config: DictConfig, paths: Paths) -> float | None:
 
     A run that was stopped resumes from its newest checkpoint when it is started again.
     """
-    if config.status:
+    if status:
         print("\n".join(statuses()))
         return None
     with RunFolder.of_stage("train", config, paths) as run:
-        if config.plan_only:
+        if plan:
             print(supervisor(config, paths, run, run.path / "plan").plan())
             return None
         return train(config, paths, run)

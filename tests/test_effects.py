@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.config import rules
+from pipeline.config import keys
 from pipeline.files import sha256_file
 from pipeline.train.finetune import Finetune
 from pipeline.train.observer import Observer
@@ -20,7 +20,7 @@ from tests.support.small import ROOT
 
 GO = Go(0, 0, None, 0, "refuse", 1, 0, "none")
 ADDITIVE = {"objective.distrust.mode": "additive"}
-MOMENTUM = {"optim.name": "sgd", "optim.momentum": 0.5, "optim.beta1": None, "optim.eps": None}
+MOMENTUM = {"optim.name": "sgd", "optim.momentum": 0.5}
 WSD = {"optim.schedule": "wsd", "optim.decay_fraction": 0.5}
 NORMS = {"train.mode": "tensors", "train.tensors": ["*norm*", "*proj*"], "optim.weight_decay": 0.5}
 
@@ -174,7 +174,7 @@ def test_what_only_saves_memory_or_time_changes_nothing_but_rounding(outcome, us
 
 def test_every_key_of_the_training_has_such_a_test():
     sections = ("objective", "lora", "optim", "train")
-    names = {name for name, _ in rules.leaves() if name.split(".")[0] in sections}
+    names = {name for name, _ in keys.leaves() if name.split(".")[0] in sections}
     assert names == EFFECTS.keys() | TESTED_ELSEWHERE.keys()
     assert not EFFECTS.keys() & TESTED_ELSEWHERE.keys()
 

@@ -18,8 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mlx_lm.models.llama import ModelArgs as LlamaArgs
 from omegaconf import OmegaConf
 
-from pipeline.config import rules
-from pipeline.config.command_line import usual_spelling
+from pipeline.config import keys, rules
+from pipeline.config.arguments import take_flags, usual_spelling
 from pipeline.config.stage import maker_of, refuse_foreign_overrides
 from pipeline.errors import PipelineError
 from stages import params
@@ -205,7 +205,7 @@ def test_deps_are_written_where_they_are_wrong():
 @pytest.mark.parametrize("name", HYDRA_STAGES)
 def test_dvc_knows_which_parameters_a_stage_reads(name):
     assert stages()[name]["params"] == list(called(name, "stage"))
-    assert set(called(name, "stage")) <= rules.known_names() | {
+    assert set(called(name, "stage")) <= keys.known_names() | {
         f"inputs.{part}" for part in ("data", "tokenizer", "model")
     }
 
@@ -265,14 +265,14 @@ def test_every_key_is_read_by_some_code():
     shapes = "model.scratch", "benchmark.peers.model", "benchmark.peers.large_vocabulary"
     fields = dataclasses.fields(LlamaArgs)
     shape = {f"{section}.{field.name}" for section in shapes for field in fields}
-    names = [name for name, _ in rules.leaves() if name not in shape]
+    names = [name for name, _ in keys.leaves() if name not in shape]
     assert [name for name in names if name.split(".")[-1] not in read] == []
 
 
 def test_every_key_belongs_to_a_stage():
     sections = {section for name in HYDRA_STAGES for section in stages()[name]["params"]}
-    names = [name for name, _ in rules.leaves() if name != "inputs"]
-    assert [name for name in names if not rules.inside(name, sections)] == []
+    names = [name for name, _ in keys.leaves() if name != "inputs"]
+    assert [name for name in names if not keys.inside(name, sections)] == []
 
 
 CONF = sorted(path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml"))
@@ -375,6 +375,8 @@ def problem_with_python(arguments):
         return f"no module {name}"
     if not name.startswith("stages."):
         return None
+    known = getattr(importlib.import_module(name).main, "flags", ())
+    rest, _ = take_flags(rest, known)
     flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "-cn", "repro"}
     wrong = [item for item in rest if "=" not in item and item not in flags]
     given = [item for item in rest if "=" in item and not item.startswith("inputs=")]
@@ -414,7 +416,8 @@ def test_every_command_of_the_readme_can_run(command):
         "python -m stages.export inputs=runs/train/TIME",
         "python -m stages.params experiment=smoke",
         "python -m stages.prepare --explain rows.jsonl data/provenance=heuristic",
-        "python -m stages.prepare data.provenance.institutions.WHO=1",
+        "python -m stages.prepare --explain TEXT data.provenance.tables.institutions.WHO=1",
+        "python -m stages.train --plan hardware=mac_16gb",
         "dvc exp run --queue -S lora.rank=2,4 -S experiment=smoke",
         "dvc repro train",
         "dvc metrics diff main",
@@ -434,9 +437,15 @@ def test_a_good_command_passes(command):
         ("python -m stages.train lora.rank=0", "must be at least 1"),
         ("python -m stages.train validate.documents=3", "this stage reads only"),
         ("python -m stages.train data/provenance=heuristic", "this stage reads only"),
-        ("python -m stages.train data.provenance.institutions.WHO=1", "this stage reads only"),
+        (
+            "python -m stages.train data/provenance=heuristic data.provenance.tables.years=[]",
+            "this stage",
+        ),
         ("python -m stages.prepare data/provenence=heuristic", "did you mean data.provenance"),
-        ("python -m stages.prepare --explain", "no option"),
+        ("python -m stages.prepare --explain", "write --explain FILE"),
+        ("python -m stages.export --plan", "no option"),
+        ("python -m stages.prepare data.provenance.tables.years=[1]", "choose data/provenance"),
+        ("python -m stages.train status=true", "write --status"),
         ("python -m stages.train -m lora.rank=x,2", "could not be converted"),
         ("python -m stages.train --dry-run", "no option"),
         ("python setup.py", "no file"),

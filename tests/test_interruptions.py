@@ -171,5 +171,5 @@ def test_a_killed_queue_task_goes_on_in_the_next_run(long_smoke, undisturbed):
 
 def statuses_running(folder):
     """Tell whether a training of this repository is under way."""
-    said = stage(folder, "train", "status=true").stdout
+    said = stage(folder, "train", "--status").stdout
     return any("train: step" in line and "not running" not in line for line in said.splitlines())

@@ -236,12 +236,12 @@ def test_metrics_diff_shows_what_an_experiment_changed(smoke):
 
 
 def test_a_running_training_tells_how_far_it_is_and_is_not_started_twice(smoke):
-    assert "no training is under way" in stage(smoke, "train", "status=true").stdout
+    assert "no training is under way" in stage(smoke, "train", "--status").stdout
     long = ["train.num_steps=4000", "train.batch_size=2", "train.steps_per_save=10"]
     command = [sys.executable, "-m", "stages.train", *long, "hydra.run.dir=runs/long"]
     process = subprocess.Popen(command, cwd=smoke, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     wait_for(lambda: list((smoke / ".checkpoints").glob("*/status.json")))
-    said = stage(smoke, "train", "status=true").stdout
+    said = stage(smoke, "train", "--status").stdout
     assert re.search(r"train: step \d+/4000, [\d.]+ steps/s, .* footprint 0\.\d+ GB", said)
     assert re.search(r"of [\d.]+ GB, 0 reloads, \d\d:\d\d:\d\d to go", said)
     second = stage(smoke, "train", *long, "hydra.run.dir=runs/second", check=False)
@@ -250,7 +250,7 @@ def test_a_running_training_tells_how_far_it_is_and_is_not_started_twice(smoke):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
     assert not (smoke / "runs/long/models/trained").exists()
-    assert "not running" in stage(smoke, "train", "status=true").stdout
+    assert "not running" in stage(smoke, "train", "--status").stdout
     shutil.rmtree(smoke / ".checkpoints")
 
 
@@ -268,7 +268,7 @@ def test_how_a_run_starts_can_be_chosen(smoke):
 
 
 def test_the_plan_is_printed_and_nothing_is_trained(smoke):
-    done = stage(smoke, "train", "plan_only=true", "hydra.run.dir=runs/plan")
+    done = stage(smoke, "train", "--plan", "hydra.run.dir=runs/plan")
     for words in ("weights", "optimizer", "activations", "logits", "peak: validation", "floor"):
         assert words in done.stdout
     assert re.search(
@@ -281,7 +281,7 @@ def test_the_plan_is_printed_and_nothing_is_trained(smoke):
 
 def test_what_cannot_fit_is_refused_with_what_would(smoke):
     tight = ["train.memory_limit_gb=0.4", "train.batch_size=256", "hydra.run.dir=runs/tight"]
-    for mode in ([], ["plan_only=true"]):
+    for mode in ([], ["--plan"]):
         done = stage(smoke, "train", *tight, *mode, check=False)
         assert done.returncode == 1
         assert "DeviceError: " in done.stderr

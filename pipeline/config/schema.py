@@ -34,8 +34,25 @@ LARGEST_BETA = 0.999999
 """Nearer to 1, an average would not forget within float32."""
 
 
+SCHEDULES: dict[str, dict[str, bool]] = {
+    "constant": {"final_fraction": False, "decay_fraction": False},
+    "linear": {"final_fraction": True},
+    "cosine": {"final_fraction": True},
+    "wsd": {"final_fraction": True, "decay_fraction": True},
+}
+"""Of each schedule the keys that it needs (true), and those that it would not read (false)."""
+
+
 @dataclass
-class Conflicts:
+class Unused:
+    """A section that another option of its group has.
+
+    It stays, empty, because DVC refuses to run a stage when a key that dvc.yaml names is missing.
+    """
+
+
+@dataclass
+class Conflicts(Unused):
     """The built-in world (`data.source=conflicts`)."""
 
     num_documents: int = key("documents to fine-tune on", minimum=10)
@@ -44,20 +61,19 @@ class Conflicts:
 
 
 @dataclass
-class HuggingFace:
+class HuggingFace(Unused):
     """A data set as the `datasets` library reads it (`data.source=huggingface`)."""
 
-    name: str | None = key("a folder, or a hub id (needs data.allow_network)")
+    name: str = key("a folder, or a hub id (needs data.allow_network)")
     subset: str | None = key("one of its configurations; null: the only one")
     split: str = key("which of its splits to read; ours are drawn from it")
     revision: str | None = key("branch, tag or commit of a hub id; null: its main branch")
 
 
 @dataclass
-class Provenance:
-    """How rows that carry no provenance are scored, and by which tables; docs/provenance.md."""
+class ProvenanceTables:
+    """What the provenance scorer looks up; docs/provenance.md has the formulas."""
 
-    scorer: str = key("none: they are not; heuristic: by the tables", choices=("none", "heuristic"))
     base_authority: float = key(
         "authority weight of a text that says nothing of it", minimum=0.01, maximum=0.99
     )
@@ -86,6 +102,16 @@ class Provenance:
     year_authority: list[float] = key("of each band, oldest first", unit="log-odds")
     year_evidence: list[float] = key("of each band, oldest first", unit="pieces")
     year_patterns: list[str] = key("how a text states its own year, as group 1")
+
+
+@dataclass
+class Provenance:
+    """How rows that carry no provenance are scored."""
+
+    scorer: str = key("none: they are not; heuristic: by the tables", choices=("none", "heuristic"))
+    tables: ProvenanceTables | None = key(
+        "what the scorer looks up, with data/provenance=heuristic"
+    )
 
 
 @dataclass
@@ -119,13 +145,34 @@ class Data:
     )
     test_fraction: float = key("share held out for the last judgement", minimum=0, maximum=0.9)
     allow_network: bool = key("download a hub id")
-    huggingface: HuggingFace = section(HuggingFace)
-    conflicts: Conflicts = section(Conflicts)
     provenance: Provenance = section(Provenance)
 
 
 @dataclass
-class Scratch:
+class RowsData(Data):
+    """`data=jsonl` and `data=stdlib`."""
+
+    huggingface: Unused = section(Unused)
+    conflicts: Unused = section(Unused)
+
+
+@dataclass
+class ConflictsData(Data):
+    """`data=conflicts`."""
+
+    huggingface: Unused = section(Unused)
+    conflicts: Conflicts = section(Conflicts)
+
+
+@dataclass
+class HuggingFaceData(RowsData):
+    """`data=huggingface`, which extends data=jsonl."""
+
+    huggingface: HuggingFace = section(HuggingFace)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass
+class Scratch(Unused):
     """A new small Llama; the names are those of its `config.json`."""
 
     vocab_size: int = key("tokens of the tokenizer to train", minimum=260, maximum=262144)
@@ -170,8 +217,21 @@ class Model:
         "packed weights that share a scale; it must divide the width of every layer",
         choices=(32, 64, 128),
     )
-    scratch: Scratch | None = key("the shape of a scratch model; null otherwise")
-    pretrain: Pretrain | None = key("its pretraining; null otherwise")
+
+
+@dataclass
+class FolderModel(Model):
+    """A model that exists."""
+
+    scratch: Unused = section(Unused)
+
+
+@dataclass
+class ScratchModel(Model):
+    """A model that is made here (`model.source=scratch`)."""
+
+    scratch: Scratch = section(Scratch)
+    pretrain: Pretrain = section(Pretrain)
 
 
 @dataclass
@@ -190,42 +250,105 @@ class Lora:
 
 @dataclass
 class Optim:
-    """The optimizer and its schedule; a key is null where it does not apply to them."""
+    """What every optimizer has: a learning rate and its schedule."""
 
     name: str = key(
         "the update rule; choose it with optim=NAME, which sets its keys too",
         choices=("adamw", "adam", "sgd", "lion", "muon", "adafactor"),
     )
     learning_rate: float = key("peak of the schedule", minimum=0)
-    weight_decay: float | None = key(
-        "decay of the weights, apart from the gradient (sgd: added to it)", minimum=0
-    )
-    no_decay: list[str] | None = key("tensors without weight decay, by pattern of their names")
-    beta1: float | None = key(
-        "how slowly the mean of gradients forgets", minimum=0, maximum=LARGEST_BETA
-    )
-    beta2: float | None = key(
-        "how slowly the mean of squared gradients forgets (lion: of gradients)",
-        minimum=0,
-        maximum=LARGEST_BETA,
-    )
-    eps: float | None = key(
-        "keeps from dividing by zero: added to the root (adafactor: to the square)", minimum=0
-    )
-    momentum: float | None = key(
-        "share of the velocity that is kept", minimum=0, maximum=LARGEST_BETA
-    )
     schedule: str = key(
         "what follows the warm-up; wsd stays at the peak before it falls",
-        choices=("constant", "linear", "cosine", "wsd"),
+        choices=tuple(SCHEDULES),
     )
     warmup_fraction: float = key("share of train.num_steps that warms up", minimum=0, maximum=1)
     decay_fraction: float | None = key(
-        "share of train.num_steps, at the end, in which wsd falls", minimum=0, maximum=1
+        "share of train.num_steps, at the end, in which it falls; null: all after the warm-up",
+        minimum=0,
+        maximum=1,
     )
     final_fraction: float | None = key(
-        "share of the peak that the last step still has; null for constant", minimum=0, maximum=1
+        "share of the peak that the last step still has; null: it never falls", minimum=0, maximum=1
     )
+
+
+@dataclass
+class DecayingOptim(Optim):
+    """An optimizer that also shrinks the weights."""
+
+    weight_decay: float = key(
+        "decay of the weights, apart from the gradient (sgd: added to it)", minimum=0
+    )
+    no_decay: list[str] = key("tensors without weight decay, by pattern of their names")
+
+
+def beta1() -> Any:  # noqa: ANN401
+    """Declare how slowly a mean of gradients forgets."""
+    return key("how slowly the mean of gradients forgets", minimum=0, maximum=LARGEST_BETA)
+
+
+def beta2() -> Any:  # noqa: ANN401
+    """Declare how slowly a mean of squared gradients forgets."""
+    text = "how slowly the mean of squared gradients forgets (lion: of gradients)"
+    return key(text, minimum=0, maximum=LARGEST_BETA)
+
+
+def eps() -> Any:  # noqa: ANN401
+    """Declare what is added to a divisor."""
+    text = "keeps from dividing by zero: added to the root (adafactor: to the square)"
+    return key(text, minimum=0)
+
+
+def momentum() -> Any:  # noqa: ANN401
+    """Declare how much of a velocity is kept."""
+    return key("share of the velocity that is kept", minimum=0, maximum=LARGEST_BETA)
+
+
+@dataclass
+class Adam(Optim):
+    """`optim=adam`."""
+
+    beta1: float = beta1()
+    beta2: float = beta2()
+    eps: float = eps()
+
+
+@dataclass
+class AdamW(DecayingOptim):
+    """`optim=adamw`."""
+
+    beta1: float = beta1()
+    beta2: float = beta2()
+    eps: float = eps()
+
+
+@dataclass
+class Sgd(DecayingOptim):
+    """`optim=sgd`."""
+
+    momentum: float = momentum()
+
+
+@dataclass
+class Lion(DecayingOptim):
+    """`optim=lion`."""
+
+    beta1: float = beta1()
+    beta2: float = beta2()
+
+
+@dataclass
+class Muon(AdamW):
+    """`optim=muon`: AdamW's keys too, for what is no matrix of a block."""
+
+    momentum: float = momentum()
+
+
+@dataclass
+class Adafactor(DecayingOptim):
+    """`optim=adafactor`."""
+
+    eps: float = eps()
 
 
 @dataclass
@@ -373,14 +496,22 @@ class Benchmark:
     """How fast, and how near to what the machine can do."""
 
     num_steps: int = key("training steps that are timed; with peers, of each run", minimum=1)
-    prompt_tokens: int | None = key(
-        "prompt of the timed generation; null with peers", unit="tokens", minimum=1
-    )
-    generated_tokens: int | None = key(
-        "tokens to generate; null with peers", unit="tokens", minimum=2
-    )
     num_runs: int = key("repetitions; medians are reported", minimum=1)
-    peers: Peers | None = key("others beside us, set by benchmark=peers; null: ourselves alone")
+
+
+@dataclass
+class Throughput(Benchmark):
+    """`benchmark=default`: ourselves alone."""
+
+    prompt_tokens: int = key("prompt of the timed generation", unit="tokens", minimum=1)
+    generated_tokens: int = key("tokens to generate", unit="tokens", minimum=2)
+
+
+@dataclass
+class PeersBenchmark(Benchmark):
+    """`benchmark=peers`: compared with other programs."""
+
+    peers: Peers = section(Peers)
 
 
 @dataclass
@@ -410,15 +541,37 @@ class Params:
     validate: Validate = section(Validate)
     benchmark: Benchmark = section(Benchmark)
     debug: Debug = section(Debug)
-    plan_only: bool = key("train: print what memory and time it would take, and end")
-    explain: str | None = key(
-        "prepare: print the provenance scores of this JSONL file or text, with reasons, and end"
-    )
-    status: bool = key("train: print how far the running trainings are, and end")
     inputs: Any = None
     """In params.yaml: size and hash of each external file. By hand: an earlier run's folder."""
 
 
+SOURCES: dict[str, type[Data]] = {
+    "conflicts": ConflictsData,
+    "huggingface": HuggingFaceData,
+    "jsonl": RowsData,
+    "stdlib": RowsData,
+}
+OPTIMIZERS: dict[str, type[Optim]] = {
+    "adamw": AdamW,
+    "adam": Adam,
+    "sgd": Sgd,
+    "lion": Lion,
+    "muon": Muon,
+    "adafactor": Adafactor,
+}
+OPTIONS: dict[str, dict[str, type]] = {
+    "data": SOURCES,
+    "model": {"scratch": ScratchModel, "folder": FolderModel},
+    "optim": OPTIMIZERS,
+    "benchmark": {"throughput": Throughput, "peers": PeersBenchmark},
+}
+"""The keys that an option of a group has; its file in conf/ begins with `NAME_schema`."""
+
+
 def register() -> None:
     """Make the schema known to Hydra, in the stages and inside the `dvc` process alike."""
-    ConfigStore.instance().store(name="schema", node=Params)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Params)
+    for group, kinds in OPTIONS.items():
+        for name, kind in kinds.items():
+            store.store(group=group, name=f"{name}_schema", node=kind)

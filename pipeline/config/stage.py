@@ -21,17 +21,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import rules
+from pipeline.config import keys, rules
+from pipeline.config.arguments import Flag, check_arguments, take_flags, usual_spelling
 from pipeline.config.command_line import (
     COMPOSITION_ERRORS,
-    CONF,
     composition_error,
+    explain_null_sections,
+    help_as_text,
     help_text,
-    null_sections_told,
-    unknown_candidates,
-    usual_spelling,
 )
+from pipeline.config.groups import CONF, contents, options
+from pipeline.config.schema import Params
 from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.files import ROOT, sha256_path
 
@@ -114,7 +116,7 @@ def code_hashes(stage_name: str) -> dict[str, str]:
 def select(config: DictConfig, names: tuple[str, ...]) -> DictConfig:
     """Copy the named sections and keys; to ask for any other one is an error."""
     chosen = OmegaConf.create({})
-    for name in names:
+    for name in names:  # inputs are null by hand
         OmegaConf.update(chosen, name, OmegaConf.select(config, name), force_add=True)
     OmegaConf.set_struct(chosen, True)
     return chosen
@@ -130,7 +132,7 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     foreign = [
         str(override.input_line)
         for override in OverridesParser.create().parse_overrides(overrides)
-        if not rules.concerns(override.key_or_group.replace("/", "."), read)
+        if not keys.concerns(override.key_or_group.replace("/", "."), read)
     ]
     headline = f"this stage reads only {', '.join(names)}, and not:"
     remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
@@ -161,55 +163,111 @@ def earlier_runs_of(config: DictConfig) -> tuple[Path, ...]:
     return tuple(runs)
 
 
-def stage(*names: str) -> Callable[[Callable[[DictConfig, Paths], Any]], Any]:
+def complete(config: DictConfig) -> DictConfig:
+    """Give params.yaml, which is plain, the types of the schema; resolve all references.
+
+    Raises:
+        ConfigError: when a value has the wrong type, or a reference leads nowhere.
+    """
+    try:
+        config = config if OmegaConf.get_type(config) is Params else keys.typed(config)
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise composition_error(error, []) from error
+    return config
+
+
+def refuse_local_effects(local: str | None) -> None:
+    """Refuse settings of this machine that would change a result.
+
+    Raises:
+        ConfigError: with every key of the file that may not be there.
+    """
+    if local not in options("local"):
+        return
+    may = rules.WITHOUT_EFFECT - {"inputs"}
+    wrong = [key for key, _ in keys.flat(contents("local", local)) if not keys.inside(key, may)]
+    report_problems(
+        ConfigError,
+        f"conf/local/{local}.yaml may set only what cannot change a result, and not:",
+        wrong,
+        "Set them in conf/ or on the command line. It may set " + ", ".join(sorted(may)) + ".",
+    )
+
+
+def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Make a function of (config, paths) the entrypoint of a stage.
 
     Args:
         names: the sections and keys of the configuration that the stage reads.
+        flags: arguments that are no parameters; those given are passed on to the function by name.
     """
 
-    def decorate(function: Callable[[DictConfig, Paths], Any]) -> Any:  # noqa: ANN401
+    def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
+        given: dict[str, Any] = {}
+
         @functools.wraps(function)
         def run(config: DictConfig) -> Any:  # noqa: ANN401
             hydra_run = HydraConfig.get()
             out, is_single = Path(hydra_run.runtime.output_dir), hydra_run.mode == RunMode.RUN
             log = f"{hydra_run.job.name}.log"
-            with forgotten_if_refused(out, log) if is_single else nullcontext():
+            with remove_if_refused(out, log) if is_single else nullcontext():
+                config = complete(config)
                 rules.check_values(config, names)
                 refuse_foreign_overrides(list(hydra_run.overrides.task), names)
-                OmegaConf.resolve(config)
+                refuse_local_effects(hydra_run.runtime.choices.get("local@_global_"))
                 paths = Paths(out, earlier_runs_of(config))
                 config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
-                result = function(select(config, names), paths)
+                result = function(select(config, names), paths, **given)
             if is_single:  # a sweep ends with its table
-                tell_place(out)
+                print_place(out)
             return result
 
-        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="by_hand")(run)
 
         @functools.wraps(function)
         def entrypoint() -> None:
-            sys.exit(enter(main, function, names))
+            sys.exit(enter(main, function, names, flags, given))
 
-        entrypoint.sections = names  # type: ignore[attr-defined]
+        entrypoint.sections, entrypoint.flags = names, flags  # type: ignore[attr-defined]
         return entrypoint
 
     return decorate
 
 
-def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -> int:
-    """Run a Hydra main; print what the user can mend without a traceback. Gives the exit code."""
-    sys.argv[1:] = arguments = usual_spelling(sys.argv[1:])
+def enter(
+    main: Callable[[], Any],
+    function: Callable,
+    names: tuple[str, ...],
+    flags: tuple[Flag, ...],
+    given: dict[str, Any],
+) -> int:
+    """Run a Hydra main, and print what the user can mend without a traceback.
+
+    Args:
+        main: what Hydra has made of the stage's function.
+        function: the stage's function, which describes it.
+        names: the sections and keys that it reads.
+        flags: the flags that it takes.
+        given: where to put the flags of this start.
+
+    Returns:
+        The exit code.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what is caught below, and exits
+    arguments = usual_spelling(sys.argv[1:])
     if "--help" in arguments or "-h" in arguments:
-        print(help_text(function, names))
+        print(help_text(function, names, flags))
         return 0
     try:
-        rules.check_known(unknown_candidates(arguments))
-        with null_sections_told(arguments):
+        arguments, found = take_flags(arguments, flags)
+        sys.argv[1:] = arguments
+        given.update(found)
+        check_arguments(arguments)
+        with explain_null_sections(arguments), help_as_text():
             main()
     except COMPOSITION_ERRORS as error:
-        print(f"ConfigError: {composition_error(error)}", file=sys.stderr)
+        print(f"ConfigError: {composition_error(error, arguments)}", file=sys.stderr)
         return 1
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -220,7 +278,7 @@ def enter(main: Callable[[], Any], function: Callable, names: tuple[str, ...]) -
 
 
 @contextmanager
-def forgotten_if_refused(folder: Path, log: str) -> Iterator[None]:
+def remove_if_refused(folder: Path, log: str) -> Iterator[None]:
     """Delete the folder of a run that ends with an error before it has written anything.
 
     Only what Hydra has put there by itself may be in it: its own folder, and an empty log.
@@ -235,8 +293,8 @@ def forgotten_if_refused(folder: Path, log: str) -> Iterator[None]:
         raise
 
 
-def tell_place(folder: Path) -> None:
-    """Say where a run by hand has written, and how a later stage reads it."""
+def print_place(folder: Path) -> None:
+    """Print where a run by hand has written, and how a later stage reads it."""
     written = [name for name in ("data", "models", "metrics") if (folder / name).exists()]
     if written and folder.resolve() != ROOT:
         place = os.path.relpath(folder, ROOT)

@@ -6,24 +6,15 @@ A Hydra callback. Hydra does not call it when a job has failed; by hand then:
 
 import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.keys import flat
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_text
-
-
-def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the leaves of nested mappings by their dotted names."""
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def row_of(job: Path) -> dict[str, Any]:

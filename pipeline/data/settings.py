@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.rules import overlap_problem
-from pipeline.config.schema import Provenance
+from pipeline.config.schema import ProvenanceTables
 from pipeline.errors import ConfigError
 
 DEFAULT_MAX_SEQ_LEN = 2048
@@ -13,6 +13,8 @@ DEFAULT_MAX_SEQ_LEN = 2048
 @dataclass(frozen=True)
 class PrepareSettings:
     """What `data.*` says, and what the model has to do with it.
+
+    What has a default is of one source only, and is not read by the others.
 
     Attributes:
         seed: of the built-in world.
@@ -40,8 +42,6 @@ class PrepareSettings:
     seed: int
     source: str
     path: Path | None
-    subset: str | None
-    split: str
     max_seq_len: int
     long_documents: str
     overlap_tokens: int
@@ -52,10 +52,12 @@ class PrepareSettings:
     test_fraction: float
     tokenizer_source: Path | None
     vocab_size: int
-    num_documents: int
-    num_pretrain_documents: int
-    num_contests: int
-    provenance: Provenance | None = None
+    subset: str | None = None
+    split: str = ""
+    num_documents: int = 0
+    num_pretrain_documents: int = 0
+    num_contests: int = 0
+    provenance: ProvenanceTables | None = None
 
     def __post_init__(self) -> None:
         """Refuse pieces that would be nothing but context, now that the longest is known.

@@ -17,21 +17,21 @@ USUAL_PATTERNS = ("*norm*", "*bias")
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """What the `optim` section says; what does not apply to the optimizer or schedule is None.
+    """The `optim` section; what an optimizer has no key for keeps its default, and is not read.
 
-    What has a default is AdamW's, for runs that have no such section.
+    Defaults are AdamW's, for runs that have no such section.
     """
 
     learning_rate: float
-    weight_decay: float | None
-    warmup_fraction: float
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.0
     final_fraction: float | None = 0.0
     name: str = "adamw"
-    beta1: float | None = 0.9
-    beta2: float | None = 0.999
-    eps: float | None = 1e-8
-    momentum: float | None = None
-    no_decay: tuple[str, ...] | None = ()
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.0
+    no_decay: tuple[str, ...] = ()
     schedule: str = "cosine"
     decay_fraction: float | None = None
 
@@ -45,6 +45,32 @@ class OptimSettings:
             self.final_fraction,
             self.decay_fraction,
         )
+
+
+Maker = Callable[[OptimSettings, float], optimizers.Optimizer]
+"""Makes the rule of a group of tensors, with this weight decay."""
+
+
+def adafactor(settings: OptimSettings, decay: float) -> optimizers.Optimizer:
+    """Make MLX's Adafactor, with the learning rate that is given rather than one of its own."""
+    scales = {"scale_parameter": False, "relative_step": False}
+    rate, eps = settings.learning_rate, (settings.eps, 0.0)
+    return optimizers.Adafactor(rate, eps, weight_decay=decay, **scales)
+
+
+RULES: dict[str, Maker] = {
+    "adamw": lambda its, decay: update_rules.AdamW(
+        its.learning_rate, [its.beta1, its.beta2], its.eps, weight_decay=decay
+    ),
+    "adam": lambda its, _: update_rules.Adam(its.learning_rate, [its.beta1, its.beta2], its.eps),
+    "sgd": lambda its, decay: update_rules.Sgd(its.learning_rate, its.momentum, decay),
+    "lion": lambda its, decay: optimizers.Lion(its.learning_rate, [its.beta1, its.beta2], decay),
+    "muon": lambda its, decay: update_rules.Muon(its.learning_rate, its.momentum, decay),
+    "adafactor": adafactor,
+}
+"""The update rules by name; the keys of each are those of its dataclass in config/schema.py."""
+LEAVES_OTHERS_TO = {"muon": "adamw"}
+"""Rules for the matrices of blocks only, and the rule that updates everything else."""
 
 
 class GroupedOptimizer(optimizers.Optimizer):
@@ -148,16 +174,16 @@ def choose_rules(
     Raises:
         ConfigError: when a pattern of `optim.no_decay` matches no tensor.
     """
-    patterns = settings.no_decay or ()
+    patterns, other = settings.no_decay, LEAVES_OTHERS_TO.get(settings.name)
     refuse_idle(patterns, list(arrays))
     made: dict[tuple[str, bool], optimizers.Optimizer] = {}
     rules = {}
     for name, array in arrays.items():
-        by_adamw = settings.name == "muon" and not is_block_matrix(name, array)
+        rule = settings.name if other is None or is_block_matrix(name, array) else other
         decays = not any(fnmatchcase(name, pattern) for pattern in patterns)
-        group = "adamw" if by_adamw else settings.name, decays
+        group = rule, decays
         if group not in made:
-            made[group] = make_rule(settings, *group)
+            made[group] = RULES[rule](settings, settings.weight_decay if decays else 0.0)
         rules[name] = made[group]
     return rules
 
@@ -180,37 +206,3 @@ def refuse_idle(patterns: tuple[str, ...], names: list[str]) -> None:
 def is_block_matrix(name: str, array: mx.array) -> bool:
     """Tell whether a tensor is a matrix of a block: blocks stand in a list, under a number."""
     return array.ndim == 2 and any(part.isdecimal() for part in name.split("."))
-
-
-def make_rule(settings: OptimSettings, name: str, decays: bool) -> optimizers.Optimizer:
-    """Make the rule of a group of tensors.
-
-    Args:
-        settings: the numbers of the rule; those it needs are there.
-        name: of the rule.
-        decays: whether weights shrink; otherwise the weight decay is 0.
-    """
-    rate = settings.learning_rate
-    decay = given(settings.weight_decay) if decays and name != "adam" else 0.0
-    match name:
-        case "sgd":
-            return update_rules.Sgd(rate, given(settings.momentum), decay)
-        case "muon":
-            return update_rules.Muon(rate, given(settings.momentum), decay)
-        case "adafactor":
-            scales = {"scale_parameter": False, "relative_step": False}
-            return optimizers.Adafactor(
-                rate, (given(settings.eps), 0.0), weight_decay=decay, **scales
-            )
-    betas = [given(settings.beta1), given(settings.beta2)]
-    if name == "lion":
-        return optimizers.Lion(rate, betas, decay)
-    if name == "adam":
-        return update_rules.Adam(rate, betas, given(settings.eps))
-    return update_rules.AdamW(rate, betas, given(settings.eps), weight_decay=decay)
-
-
-def given(value: float | None) -> float:
-    """Give a number that the rules of the parameters have seen to."""
-    assert value is not None
-    return value

@@ -114,9 +114,8 @@ def train_settings(config: DictConfig) -> TrainSettings:
 
 
 def optim_settings(config: DictConfig) -> OptimSettings:
-    """Gather the settings of the optimizer."""
-    patterns = config.optim.no_decay
-    no_decay = None if patterns is None else tuple(patterns)
+    """Gather the settings of the optimizer; `optim` has only the keys that it reads."""
+    no_decay = tuple(config.optim.get("no_decay", ()))
     return OptimSettings(**{**config.optim, "no_decay": no_decay})
 
 

@@ -168,22 +168,22 @@ def test_what_the_user_can_mend_has_no_traceback(toy, arguments, message):
     assert "Traceback" not in err + out
 
 
-NULL_SECTIONS = {
-    "benchmark.peers.num_rows=5": "benchmark.peers is null with benchmark=default; choose "
-    "benchmark=peers",
-    "model.scratch.vocab_size=300": "model.scratch is null with model=local; choose model=tiny",
-    "+model.pretrain.num_steps=3": "model.pretrain is null with model=local; choose model=tiny",
+OF_OTHER_OPTIONS = {
+    "benchmark.peers.num_rows=5": "benchmark=default has no such key; choose benchmark=peers",
+    "model.scratch.vocab_size=300": "model=local has no such key; choose model=tiny",
+    "+model.pretrain.num_steps=3": "model=local has no such key; choose model=tiny",
+    "optim.momentum=0.5": "optim=adamw has no such key; choose optim=muon or optim=sgd",
 }
 
 
 @pytest.mark.parametrize("more", [[], ["-m", "seed=1,2"]])
-def test_keys_of_a_section_that_is_null_are_told_with_the_choice_that_has_it(toy, more):
-    arguments = ["model=local", "model.source=/tmp", *NULL_SECTIONS]
-    code, out, err = toy(refuse, ["seed", "model", "benchmark"], *more, *arguments)
+def test_keys_of_other_options_are_told_with_the_choices_that_have_them(toy, more):
+    arguments = ["model=local", "model.source=/tmp", *OF_OTHER_OPTIONS]
+    code, out, err = toy(refuse, ["seed", "model", "benchmark", "optim"], *more, *arguments)
     assert code == 1
     head, *lines = err.splitlines()
     assert head == "ConfigError: These parameters cannot be used:"
-    wanted = {f"  {key.split('=')[0].strip('+')}: {text}" for key, text in NULL_SECTIONS.items()}
+    wanted = {f"  {key.split('=')[0].strip('+')}: {text}" for key, text in OF_OTHER_OPTIONS.items()}
     assert set(lines) == wanted
     assert "Traceback" not in err + out
 
@@ -314,8 +314,7 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
         "embed_tokens, lm_head) (list[str])",
         "train.mode": "what is trained; head: final norm and output head; tensors: those in "
         "train.tensors (str; lora; dora; head; full; tensors)",
-        "benchmark.prompt_tokens": "prompt of the timed generation; null with peers "
-        "(int | None; tokens; from 1)",
+        "benchmark.prompt_tokens": "prompt of the timed generation (int; tokens; from 1)",
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.config import sweep_table
-from pipeline.config.sweep_table import SweepTable, flat, write_table
+from pipeline.config.sweep_table import SweepTable, write_table
 from pipeline.errors import PipelineError
 
 
@@ -34,14 +34,6 @@ TABLE = """\
 | 9 | 4 | 2.0 | None |  |  |  |  |
 | 10 | 8 | 1.5 |  | [a,b=c] | 3 |  |  |
 | 11 | 0 |  |  |  |  | 1 | yes |"""
-
-
-def test_leaves_have_dotted_names():
-    assert dict(flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}})) == {
-        "a.b": 1,
-        "a.c.d": [2],
-        "e": None,
-    }
 
 
 def test_jobs_stand_in_their_order_and_a_failed_one_says_so(sweep):

@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.config.schema import OPTIMIZERS, SCHEDULES
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.model.tree import named_arrays
-from pipeline.optim.optimizer import OptimSettings, make_optimizer
+from pipeline.optim.optimizer import RULES, OptimSettings, make_optimizer
+from pipeline.optim.schedules import FALLS
 from pipeline.optim.update_rules import bias_correction, orthogonalized
 from pipeline.train.finetune import optim_settings
 from stages.params import composed
@@ -422,3 +424,8 @@ def test_the_share_that_decays_changes_the_updates():
 def test_a_file_of_its_own_sets_the_name_and_the_keys_of_an_optimizer():
     for name in NAMES:
         assert settings_of(name).name == name
+
+
+def test_every_optimizer_and_schedule_of_the_schema_can_be_made():
+    assert RULES.keys() == OPTIMIZERS.keys()
+    assert FALLS.keys() == SCHEDULES.keys()

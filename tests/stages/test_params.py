@@ -196,13 +196,13 @@ def test_an_edit_that_no_override_can_make_has_two_ways_out(run, place, monkeypa
 
 
 def test_the_commands_that_a_refusal_names_work():
-    pairs = {"data.path": ("a 'b'", None), "lora.targets": (["*.q_proj"], ["*"])}
+    pairs = {"model.revision": ("a 'b'", None), "lora.targets": (["*.q_proj"], ["*"])}
     with pytest.raises(ConfigError) as caught:
         params.refuse_edit({**pairs, "train.grad_checkpoint": (True, False)})
     command = str(caught.value).splitlines()[1]
     words = subprocess.check_output(["sh", "-c", f"printf '%s\\n' {command}"], text=True)
     config = params.composed(words.splitlines()[4::2])
-    assert config.data.path == "a 'b'"
+    assert config.model.revision == "a 'b'"
     assert config.lora.targets == ["*.q_proj"]
     assert config.train.grad_checkpoint is True
 

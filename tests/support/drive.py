@@ -34,7 +34,6 @@ PARAMETERS = {
         "beta1": 0.9,
         "beta2": 0.999,
         "eps": 1e-8,
-        "momentum": None,
         "no_decay": ["*norm*"],
         "schedule": "cosine",
         "decay_fraction": None,

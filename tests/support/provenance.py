@@ -4,7 +4,7 @@ from functools import cache
 
 from omegaconf import OmegaConf
 
-from pipeline.config.schema import Provenance
+from pipeline.config.schema import ProvenanceTables
 from pipeline.data.provenance.score import Scorer
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.metadata import NO_METADATA, parse_metadata
@@ -13,12 +13,12 @@ from stages.params import composed
 
 @cache
 def defaults():
-    return OmegaConf.to_container(composed(["data/provenance=heuristic"]).data.provenance)
+    return OmegaConf.to_container(composed(["data/provenance=heuristic"]).data.provenance.tables)
 
 
 def tables(**changes):
     """Give the tables of conf/, some of them changed."""
-    return Provenance(**{**defaults(), **changes})
+    return ProvenanceTables(**{**defaults(), **changes})
 
 
 @cache

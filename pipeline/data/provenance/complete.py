@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from pipeline.config.schema import Provenance
+from pipeline.config.schema import ProvenanceTables
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.records import Record
@@ -20,7 +20,7 @@ class Completer:
         ConfigError: when the tables cannot be used.
     """
 
-    def __init__(self, values: Provenance) -> None:
+    def __init__(self, values: ProvenanceTables) -> None:
         self.scorer = Scorer(Tables(values))
         self.scored = self.half_scored = self.unknown_types = 0
         self._counts: Counter[str] = Counter()

@@ -8,31 +8,36 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.schema import Provenance
+from pipeline.config.schema import ProvenanceTables
 from pipeline.data.provenance.score import Part, Score, Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Record, parse_record
 from pipeline.data.sources.jsonl import iterate_lines, parse_line
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 
 SHOWN_WORDS = 3
 SHOWN_CHARACTERS = 60
 
 
-def explain(values: Provenance, subject: str, max_line_bytes: int) -> Iterator[str]:
+def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) -> Iterator[str]:
     """Give the lines that explain the scores of a JSONL file, or of one text.
 
     Args:
-        values: the tables in use.
+        values: the tables in use; None where the scorer is off.
         subject: path of a file; where it ends otherwise than `.jsonl` and no such file exists,
             the text itself.
         max_line_bytes: longest line of a file.
 
     Raises:
-        ConfigError: when the tables cannot be used.
+        ConfigError: when there are no tables, or they cannot be used.
         DataError: when there is no such file, or one of its rows cannot be read.
     """
+    if values is None:
+        raise ConfigError(
+            f"--explain {subject}: there are no tables to score with.\n"
+            "Leave out data/provenance=none."
+        )
     scorer, path = Scorer(Tables(values)), Path(subject)
     is_file = len(subject) < 4096 and "\n" not in subject and path.is_file()
     if not is_file and subject.endswith(".jsonl"):

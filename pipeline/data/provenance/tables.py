@@ -4,14 +4,14 @@ import math
 import re
 from collections.abc import Iterator
 
-from pipeline.config.schema import Provenance
+from pipeline.config.schema import ProvenanceTables
 from pipeline.data.provenance.terms import Terms
 from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
 
 CITATION = "citation"
 """The class of markers that a row's own number of citations takes the place of."""
-PREFIX = "data.provenance"
+PREFIX = "data.provenance.tables"
 
 
 class Tables:
@@ -26,7 +26,7 @@ class Tables:
         ConfigError: when tables do not go together, or a term cannot be used.
     """
 
-    def __init__(self, values: Provenance) -> None:
+    def __init__(self, values: ProvenanceTables) -> None:
         report_problems(
             ConfigError,
             "The tables of the provenance scorer cannot be used:",
@@ -58,7 +58,7 @@ class Tables:
         return next((end for end in ends if end in self.values.domains), None)
 
 
-def contradictions(values: Provenance) -> Iterator[str]:
+def contradictions(values: ProvenanceTables) -> Iterator[str]:
     """Say what in the tables does not go together."""
     weighing = {name: getattr(values, name) for name in ("authority", "evidence", "doubt")}
     for name, table in weighing.items():
@@ -80,7 +80,7 @@ def contradictions(values: Provenance) -> Iterator[str]:
                 yield f"{PREFIX}.{name}.{kind}={value}: must be finite"
 
 
-def contradictions_of_types(values: Provenance) -> Iterator[str]:
+def contradictions_of_types(values: ProvenanceTables) -> Iterator[str]:
     """Say which source types lack a number, or have one out of range."""
     pairs = {"type_authority": (values.type_authority, 0.99)}
     pairs["type_entropy"] = (values.type_entropy, 64)
@@ -93,7 +93,7 @@ def contradictions_of_types(values: Provenance) -> Iterator[str]:
                 yield f"{PREFIX}.{name}.{kind}={value}: must be between 0 and {most}"
 
 
-def contradictions_of_years(values: Provenance) -> Iterator[str]:
+def contradictions_of_years(values: ProvenanceTables) -> Iterator[str]:
     """Say what is wrong with the bands of years and the patterns that find one."""
     if values.years != sorted(set(values.years)):
         yield f"{PREFIX}.years={values.years}: must rise"

@@ -94,7 +94,7 @@ class RunFolder:
         self.lock.release()
         raise CheckpointError(
             f"This run is already under way, in process {owner}; its "
-            f"checkpoints are in {self.path}.\nWait for it (`python -m stages.train status=true` "
+            f"checkpoints are in {self.path}.\nWait for it (`python -m stages.train --status` "
             "shows how far it is), or end it and start again."
         )
 

@@ -277,5 +277,5 @@ def no_room(limit_bytes: int, own_bytes: int, held_bytes: int) -> str:
         f"{limit_bytes / GB:.3f} GB are allowed (train.memory_limit_gb), and without any model the "
         f"supervisor holds {own_bytes / GB:.3f} GB and a worker, still starting, "
         f"{(held_bytes - own_bytes) / GB:.3f} GB.\n"
-        "Give more; `plan_only=true` then says how much the training needs."
+        "Give more; `--plan` then shows how much the training needs."
     )
