@@ -1,6 +1,7 @@
 """Which values parameters may have: ranges, and what cannot go together."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.config.schema import (
     SOURCES,
     PeersBenchmark,
     ScratchModel,
+    Throughput,
 )
 from pipeline.errors import ConfigError, report_problems
 
@@ -64,14 +66,15 @@ def check_values(config: DictConfig, sections: Collection[str] | None = None) ->
 def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa: ANN401
     """Say which rules of its field a value breaks."""
     facts = field.metadata
+    if isinstance(value, float) and not math.isfinite(value):
+        yield "must be finite"
+        return
     if facts["choices"] and value not in facts["choices"]:
         yield "must be one of " + ", ".join(map(str, facts["choices"]))
     if facts["minimum"] is not None and not value >= facts["minimum"]:
         yield f"must be at least {facts['minimum']}"
     if facts["maximum"] is not None and not value <= facts["maximum"]:
         yield f"must be at most {facts['maximum']}"
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        yield "must be finite"
 
 
 def shown(value: int | None) -> str:
@@ -198,6 +201,23 @@ def model_problems(model: DictConfig) -> Iterator[str]:
                 )
 
 
+def position_problems(
+    model: DictConfig, validate: DictConfig, benchmark: DictConfig
+) -> Iterator[str]:
+    """Name what would generate beyond the positions of a model that is made here."""
+    if OmegaConf.get_type(model) is not ScratchModel:
+        return
+    wanted = {f"validate.sample_tokens={validate.sample_tokens}": validate.sample_tokens}
+    if OmegaConf.get_type(benchmark) is Throughput:
+        prompt, generated = benchmark.prompt_tokens, benchmark.generated_tokens
+        name = f"benchmark.prompt_tokens={prompt} and benchmark.generated_tokens={generated}"
+        wanted[name] = prompt + generated
+    positions = model.scratch.max_position_embeddings
+    for name, tokens in wanted.items():
+        if tokens > positions:
+            yield f"{name}: model.scratch.max_position_embeddings={positions} allows no more"
+
+
 def train_problems(train: DictConfig) -> Iterator[str]:
     """Name values of `train.*` that are right alone and wrong together."""
     if (train.batch_size is None) == (train.batch_tokens is None):
@@ -234,6 +254,7 @@ SECTION_PROBLEMS: dict[tuple[str, ...], Callable[..., Iterator[str]]] = {
     ("train",): train_problems,
     ("optim",): schedule_problems,
     ("model", "train", "lora"): mode_problems,
+    ("model", "validate", "benchmark"): position_problems,
     ("benchmark",): benchmark_problems,
     ("export",): export_problems,
 }

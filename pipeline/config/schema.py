@@ -30,6 +30,10 @@ def section(kind: type) -> Any:  # noqa: ANN401
     return dataclasses.field(default_factory=kind)
 
 
+MOST = 10**9
+"""Of steps and documents: more would not end, and is a slip of the keyboard."""
+LONGEST = 10**8
+"""Tokens of a sequence."""
 LARGEST_BETA = 0.999999
 """Nearer to 1, an average would not forget within float32."""
 
@@ -55,9 +59,13 @@ class Unused:
 class Conflicts(Unused):
     """The built-in world (`data.source=conflicts`)."""
 
-    num_documents: int = key("documents to fine-tune on", minimum=10)
-    num_pretrain_documents: int = key("other documents, for a scratch model", minimum=10)
-    num_contests: int = key("held-out contests that measure which side is taken", minimum=2)
+    num_documents: int = key("documents to fine-tune on", minimum=10, maximum=MOST)
+    num_pretrain_documents: int = key(
+        "other documents, for a scratch model", minimum=10, maximum=MOST
+    )
+    num_contests: int = key(
+        "held-out contests that measure which side is taken", minimum=2, maximum=MOST
+    )
 
 
 @dataclass
@@ -127,7 +135,10 @@ class Data:
         choices=("auto", "bucketed", "packed"),
     )
     max_seq_len: int | None = key(
-        "longest document; null: the model's positions, at most 2048", unit="tokens", minimum=8
+        "longest document; null: the model's positions, at most 2048",
+        unit="tokens",
+        minimum=8,
+        maximum=LONGEST,
     )
     long_documents: str = key(
         "what happens to longer ones", choices=("truncate", "split", "refuse")
@@ -136,10 +147,15 @@ class Data:
         "context that a piece of a split document reads again, and does not learn again",
         unit="tokens",
         minimum=0,
+        maximum=LONGEST,
     )
     train_on: str = key("which answers of a conversation are learnt", choices=("all", "last"))
-    max_bad_rows: int = key("rows that may go to quarantine before the stage stops", minimum=0)
-    max_line_bytes: int = key("longest line of a JSONL file", unit="bytes", minimum=64)
+    max_bad_rows: int = key(
+        "rows that may go to quarantine before the stage stops", minimum=0, maximum=MOST
+    )
+    max_line_bytes: int = key(
+        "longest line of a JSONL file", unit="bytes", minimum=64, maximum=2**40
+    )
     validation_fraction: float = key(
         "share of documents held out for validation", minimum=0, maximum=0.9
     )
@@ -179,11 +195,13 @@ class Scratch(Unused):
     hidden_size: int = key("width of the residual stream", minimum=8, maximum=65536)
     intermediate_size: int = key("width inside the MLP", minimum=8, maximum=262144)
     num_hidden_layers: int = key("blocks", minimum=1, maximum=1000)
-    num_attention_heads: int = key("query heads", minimum=1)
-    num_key_value_heads: int = key("key and value heads", minimum=1)
-    max_position_embeddings: int = key("longest sequence", unit="tokens", minimum=8)
-    rope_theta: float = key("base of the rotary frequencies", minimum=1)
-    rms_norm_eps: float = key("added to the mean square before its root", minimum=0)
+    num_attention_heads: int = key("query heads", minimum=1, maximum=4096)
+    num_key_value_heads: int = key("key and value heads", minimum=1, maximum=4096)
+    max_position_embeddings: int = key(
+        "longest sequence", unit="tokens", minimum=8, maximum=LONGEST
+    )
+    rope_theta: float = key("base of the rotary frequencies", minimum=1, maximum=10**12)
+    rms_norm_eps: float = key("added to the mean square before its root", minimum=0, maximum=1)
     tie_word_embeddings: bool = key("use the embedding as output head too")
 
 
@@ -191,11 +209,11 @@ class Scratch(Unused):
 class Pretrain:
     """How a scratch model learns its language, before the fine-tuning."""
 
-    num_steps: int = key("optimizer steps", minimum=1, maximum=10**9)
-    batch_size: int = key("documents a step", minimum=1)
-    learning_rate: float = key("peak of the schedule", minimum=0)
+    num_steps: int = key("optimizer steps", minimum=1, maximum=MOST)
+    batch_size: int = key("documents a step", minimum=1, maximum=10**6)
+    learning_rate: float = key("peak of the schedule", minimum=0, maximum=1000)
     warmup_fraction: float = key("share of the steps that warm up", minimum=0, maximum=1)
-    weight_decay: float = key("decoupled decay of the weights", minimum=0)
+    weight_decay: float = key("decoupled decay of the weights", minimum=0, maximum=1000)
 
 
 @dataclass
@@ -238,11 +256,13 @@ class ScratchModel(Model):
 class Lora:
     """Low-rank adapters (arXiv 2106.09685, 2402.09353); read when train.mode is lora or dora."""
 
-    rank: int = key("width of the bottleneck", minimum=1)
-    alpha: float = key("scale of the update times rank: scale = alpha / rank", minimum=0)
+    rank: int = key("width of the bottleneck", minimum=1, maximum=65536)
+    alpha: float = key(
+        "scale of the update times rank: scale = alpha / rank", minimum=0, maximum=MOST
+    )
     rslora: bool = key("scale = alpha / sqrt(rank), which keeps large ranks learning")
     dropout: float = key("share of adapter inputs dropped", minimum=0, maximum=0.99)
-    num_layers: int | None = key("adapt this many last blocks; null: all", minimum=1)
+    num_layers: int | None = key("adapt this many last blocks; null: all", minimum=1, maximum=10**4)
     targets: list[str] = key(
         "layers, by name or pattern (`*`: all linear ones of the blocks; embed_tokens, lm_head)"
     )
@@ -256,7 +276,7 @@ class Optim:
         "the update rule; choose it with optim=NAME, which sets its keys too",
         choices=("adamw", "adam", "sgd", "lion", "muon", "adafactor"),
     )
-    learning_rate: float = key("peak of the schedule", minimum=0)
+    learning_rate: float = key("peak of the schedule", minimum=0, maximum=1000)
     schedule: str = key(
         "what follows the warm-up; wsd stays at the peak before it falls",
         choices=tuple(SCHEDULES),
@@ -277,7 +297,7 @@ class DecayingOptim(Optim):
     """An optimizer that also shrinks the weights."""
 
     weight_decay: float = key(
-        "decay of the weights, apart from the gradient (sgd: added to it)", minimum=0
+        "decay of the weights, apart from the gradient (sgd: added to it)", minimum=0, maximum=1000
     )
     no_decay: list[str] = key("tensors without weight decay, by pattern of their names")
 
@@ -296,7 +316,7 @@ def beta2() -> Any:  # noqa: ANN401
 def eps() -> Any:  # noqa: ANN401
     """Declare what is added to a divisor."""
     text = "keeps from dividing by zero: added to the root (adafactor: to the square)"
-    return key(text, minimum=0)
+    return key(text, minimum=0, maximum=1)
 
 
 def momentum() -> Any:  # noqa: ANN401
@@ -362,7 +382,7 @@ class Distrust:
     )
     alpha: float = key("factor of the published term (additive)", minimum=2.3, maximum=3.0)
     min_weight: float = key("least weight of a document", minimum=0, maximum=1)
-    max_weight: float = key("greatest weight of a document", minimum=1)
+    max_weight: float = key("greatest weight of a document", minimum=1, maximum=1000)
 
 
 @dataclass
@@ -384,11 +404,17 @@ class Train:
         choices=("lora", "dora", "head", "full", "tensors"),
     )
     tensors: list[str] = key("for train.mode=tensors: whole names, or patterns; else empty")
-    num_steps: int = key("optimizer steps", minimum=1, maximum=10**9)
-    batch_size: int | None = key("documents a step (or give batch_tokens)", minimum=1)
-    batch_tokens: int | None = key("tokens a step, at most (or give batch_size)", minimum=1)
+    num_steps: int = key("optimizer steps", minimum=1, maximum=MOST)
+    batch_size: int | None = key(
+        "documents a step (or give batch_tokens)", minimum=1, maximum=10**6
+    )
+    batch_tokens: int | None = key(
+        "tokens a step, at most (or give batch_size)", minimum=1, maximum=MOST
+    )
     grad_accumulation_steps: int = key(
-        "micro-batches that a step's documents are split into; the result is the same", minimum=1
+        "micro-batches that a step's documents are split into; the result is the same",
+        minimum=1,
+        maximum=10**6,
     )
     grad_checkpoint: bool = key("recompute each block in the backward pass, to save memory")
     prefix_cache_gb: float = key(
@@ -396,37 +422,46 @@ class Train:
         "and computed in every step",
         unit="GB of 10^9 bytes",
         minimum=0,
+        maximum=10**6,
     )
-    max_grad_norm: float | None = key("clip the gradient's global norm; null: never", minimum=0)
-    steps_per_eval: int = key("steps between two validations", minimum=1)
-    steps_per_save: int = key("steps between two checkpoints", minimum=1)
-    validation_documents: int | None = key("validate on the first ones; null: all", minimum=1)
+    max_grad_norm: float | None = key(
+        "clip the gradient's global norm; null: never", minimum=0, maximum=MOST
+    )
+    steps_per_eval: int = key("steps between two validations", minimum=1, maximum=MOST)
+    steps_per_save: int = key("steps between two checkpoints", minimum=1, maximum=MOST)
+    validation_documents: int | None = key(
+        "validate on the first ones; null: all", minimum=1, maximum=MOST
+    )
     early_stopping_patience: int | None = key(
-        "end after so many validations without a new best; null: never", minimum=1
+        "end after so many validations without a new best; null: never", minimum=1, maximum=MOST
     )
-    keep_checkpoints: int = key("newest checkpoints to keep", minimum=2)
+    keep_checkpoints: int = key("newest checkpoints to keep", minimum=2, maximum=10**6)
     on_non_finite: str = key(
         "when a loss or gradient is not finite: stop, or skip that step",
         choices=("stop", "skip"),
     )
     reload_interval_steps: int = key(
-        "a new process goes on after every so many steps, to the same bits; 0: never", minimum=0
+        "a new process goes on after every so many steps, to the same bits; 0: never",
+        minimum=0,
+        maximum=MOST,
     )
     reload_memory_threshold_gb: float | None = key(
         "a new process goes on when the footprint passes this; null: only at the limit",
         unit="GB of 10^9 bytes",
         minimum=0,
+        maximum=10**6,
     )
     memory_limit_gb: float | None = key(
         "footprint that is never passed; null: 0.8 of what machine or cgroup grants, at most 120",
         unit="GB of 10^9 bytes",
         minimum=0,
+        maximum=10**6,
     )
     shrink_on_oom: bool = key(
         "split micro-batches when memory runs out again and again; the bits change then"
     )
     hang_timeout_seconds: float = key(
-        "end and replace a process that is silent for so long", unit="s", minimum=1
+        "end and replace a process that is silent for so long", unit="s", minimum=1, maximum=10**6
     )
     resume: str = key(
         "auto: go on from a checkpoint of this very run; never: start afresh; required: insist",
@@ -458,9 +493,11 @@ class Export:
 class Validate:
     """Base and tuned model side by side."""
 
-    documents: int | None = key("held-out documents for perplexity; null: all", minimum=2)
-    num_samples: int = key("greedy continuations to write down", minimum=1)
-    sample_tokens: int = key("longest continuation", unit="tokens", minimum=1)
+    documents: int | None = key(
+        "held-out documents for perplexity; null: all", minimum=2, maximum=MOST
+    )
+    num_samples: int = key("greedy continuations to write down", minimum=1, maximum=10**6)
+    sample_tokens: int = key("longest continuation", unit="tokens", minimum=1, maximum=LONGEST)
 
 
 @dataclass
@@ -475,17 +512,22 @@ class Peers:
         "folder of train.jsonl and valid.jsonl with text rows; null: WikiSQL in the folder that "
         "TIDEWHEEL_SAMPLES names, else passages of Python's standard library"
     )
-    num_rows: int = key("rows to train on, at most", minimum=4)
-    validation_rows: int = key("rows to score adapters on, at most", minimum=1)
-    epoch_rows: int = key("rows of an epoch where epochs are compared", minimum=4)
-    batch_size: int = key("rows a step", minimum=1)
-    sweep_rows: int = key("rows of an epoch of the sweep", minimum=4)
-    learning_rate: float = key("constant learning rate of all contestants", minimum=0)
-    rank: int = key("of LoRA, on q and v", minimum=1)
-    installed_steps: int = key("timed steps of mlx-lm as installed, which is slow", minimum=1)
-    torch_steps: int = key("timed steps of torch and peft", minimum=1)
+    num_rows: int = key("rows to train on, at most", minimum=4, maximum=MOST)
+    validation_rows: int = key("rows to score adapters on, at most", minimum=1, maximum=MOST)
+    epoch_rows: int = key("rows of an epoch where epochs are compared", minimum=4, maximum=MOST)
+    batch_size: int = key("rows a step", minimum=1, maximum=10**6)
+    sweep_rows: int = key("rows of an epoch of the sweep", minimum=4, maximum=MOST)
+    learning_rate: float = key("constant learning rate of all contestants", minimum=0, maximum=1000)
+    rank: int = key("of LoRA, on q and v", minimum=1, maximum=65536)
+    installed_steps: int = key(
+        "timed steps of mlx-lm as installed, which is slow", minimum=1, maximum=MOST
+    )
+    torch_steps: int = key("timed steps of torch and peft", minimum=1, maximum=MOST)
     long_row_tokens: int = key(
-        "rows for the large vocabulary are joined to this", unit="tokens", minimum=8
+        "rows for the large vocabulary are joined to this",
+        unit="tokens",
+        minimum=8,
+        maximum=LONGEST,
     )
     model: Scratch = section(Scratch)
     large_vocabulary: Scratch = section(Scratch)
@@ -495,16 +537,20 @@ class Peers:
 class Benchmark:
     """How fast, and how near to what the machine can do."""
 
-    num_steps: int = key("training steps that are timed; with peers, of each run", minimum=1)
-    num_runs: int = key("repetitions; medians are reported", minimum=1)
+    num_steps: int = key(
+        "training steps that are timed; with peers, of each run", minimum=1, maximum=MOST
+    )
+    num_runs: int = key("repetitions; medians are reported", minimum=1, maximum=10**4)
 
 
 @dataclass
 class Throughput(Benchmark):
     """`benchmark=default`: ourselves alone."""
 
-    prompt_tokens: int = key("prompt of the timed generation", unit="tokens", minimum=1)
-    generated_tokens: int = key("tokens to generate", unit="tokens", minimum=2)
+    prompt_tokens: int = key(
+        "prompt of the timed generation", unit="tokens", minimum=1, maximum=LONGEST
+    )
+    generated_tokens: int = key("tokens to generate", unit="tokens", minimum=2, maximum=LONGEST)
 
 
 @dataclass
@@ -519,9 +565,11 @@ class Debug:
     """Faults and shortcuts, to see how the training takes them; all off by default."""
 
     leak_mb_per_step: float = key(
-        "memory to hold on to in every step", unit="MB of 10^6 bytes", minimum=0
+        "memory to hold on to in every step", unit="MB of 10^6 bytes", minimum=0, maximum=10**6
     )
-    kill_at_step: int | None = key("kill the worker after this step, once; null: never", minimum=1)
+    kill_at_step: int | None = key(
+        "kill the worker after this step, once; null: never", minimum=1, maximum=MOST
+    )
     overfit_one_batch: bool = key("train on the documents of the first step again and again")
     profile: bool = key("write where the time of the steps goes to plots/profile.csv")
 
@@ -530,7 +578,7 @@ class Debug:
 class Params:
     """All parameters of a run."""
 
-    seed: int = key("of data order, initial weights and dropout", minimum=0)
+    seed: int = key("of data order, initial weights and dropout", minimum=0, maximum=2**63 - 1)
     data: Data = section(Data)
     model: Model = section(Model)
     lora: Lora = section(Lora)

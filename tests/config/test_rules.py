@@ -47,12 +47,23 @@ BOUNDED = [
 ]
 
 
+def test_every_number_has_both_bounds():
+    numbers = [
+        name
+        for name, field in leaves()
+        if field.type in (int, float, int | None, float | None)
+        and not field.metadata["choices"]
+        and None in (field.metadata["minimum"], field.metadata["maximum"])
+    ]
+    assert numbers == []
+
+
 @pytest.mark.parametrize(("name", "side", "sign"), BOUNDED)
 def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, sign):
     field = dict(leaves())[name]
     bound = field.metadata[side]
     assert not list(rules.broken_rules(field, bound))
-    step = 1 if "int" in str(field.type) else 1e-9
+    step = 1 if "int" in str(field.type) else max(1e-9, abs(bound) * 1e-9)
     word = "at least" if sign < 0 else "at most"
     assert list(rules.broken_rules(field, bound + sign * step)) == [f"must be {word} {bound}"]
 
@@ -62,7 +73,7 @@ def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, si
     [
         ("lora.rank", 0, "must be at least 1"),
         ("seed", -1, "must be at least 0"),
-        ("optim.learning_rate", float("nan"), "must be at least 0"),
+        ("optim.learning_rate", float("nan"), "must be finite"),
         ("optim.learning_rate", float("inf"), "must be finite"),
         ("train.max_grad_norm", -1.0, "must be at least 0"),
         ("data.test_fraction", 0.95, "must be at most 0.9"),
@@ -143,6 +154,17 @@ CONTRADICTIONS = [
         [],
         {"data__provenance__scorer": "heuristic"},
         "data.provenance.scorer=heuristic: choose it with data/provenance=heuristic",
+    ),
+    (
+        [],
+        {"validate__sample_tokens": 257},
+        "validate.sample_tokens=257: model.scratch.max_position_embeddings=256 allows no more",
+    ),
+    (
+        [],
+        {"benchmark__prompt_tokens": 193},
+        "benchmark.prompt_tokens=193 and benchmark.generated_tokens=64: "
+        "model.scratch.max_position_embeddings=256 allows no more",
     ),
     (
         [],

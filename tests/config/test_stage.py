@@ -1,16 +1,22 @@
 """A stage sees the parameters it names, isolates its runs, and says what the user can mend."""
 
+import argparse
 import re
+import shutil
 import signal
 import sys
+from functools import partial
 
 import pytest
 import yaml
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
+from pipeline.config import groups, sweep_table
 from pipeline.config import stage as module
-from pipeline.config import sweep_table
+from pipeline.config.arguments import Flag, take_flags
+from pipeline.config.command_line import help_as_text
 from pipeline.config.stage import Paths, stage
 from pipeline.errors import (
     CheckpointError,
@@ -22,6 +28,7 @@ from pipeline.errors import (
     WorkerError,
 )
 from pipeline.files import sha256_path, write_json
+from stages import params
 from stages.params import composed
 
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -292,7 +299,148 @@ def test_a_sweep_that_succeeds_prints_its_table(toy, tmp_path):
     assert f"| 1 | 2 | 1.0 |\n{tmp_path / 'run'}/table.md\n" in out
 
 
+# Flags
+
+
+PLAN = Flag("plan", "print what it takes")
+EXPLAIN = Flag("explain", "print scores", "FILE", ("data/provenance", "heuristic"))
+
+
+def run_with_flags(toy, monkeypatch, *arguments):
+    """Start a stage that has two flags; return its code, what it got, and its errors."""
+    found = []
+
+    def look(config, paths, **given):
+        """Look."""
+        found.append((config, given))
+
+    monkeypatch.setattr(sys.modules[__name__], "stage", partial(stage, flags=(PLAN, EXPLAIN)))
+    code, _, err = toy(look, ["lora", "data.provenance"], *arguments)
+    return code, found, err
+
+
+@pytest.mark.parametrize("text", ["a,b={c}", "'", "it's ${x}", "[", "--plan=x", "a=b"])
+def test_free_text_after_a_flag_is_taken_as_it_is(toy, monkeypatch, text):
+    code, found, _ = run_with_flags(toy, monkeypatch, "lora.rank=3", "--explain", text, "--plan")
+    assert code == 0
+    [(config, given)] = found
+    assert given == {"explain": text, "plan": True}
+    assert (config.lora.rank, config.data.provenance.scorer) == (3, "heuristic")
+
+
+def test_a_flag_without_its_value_is_refused():
+    with pytest.raises(ConfigError, match=r"^--explain: write --explain FILE$"):
+        take_flags(["--explain"], (EXPLAIN,))
+
+
+def test_what_a_flag_implies_can_be_chosen(toy, monkeypatch):
+    _, [(config, _)], _ = run_with_flags(toy, monkeypatch, "--explain=x", "data/provenance=none")
+    assert config.data.provenance.scorer == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plan=3"], "ConfigError: --plan=3: write --plan"),
+        (["--status"], "--status: this stage has no such flag"),
+        (["status=true"], "status=true: is no parameter; write --status\n`--help` lists the flags"),
+        (["plan_only=true"], "plan_only=true: is no parameter; write --plan"),
+        (["explain=rows.jsonl"], "explain=rows.jsonl: is no parameter; write --explain FILE"),
+    ],
+)
+def test_a_wrong_flag_or_an_old_spelling_is_refused(toy, monkeypatch, arguments, message):
+    code, found, err = run_with_flags(toy, monkeypatch, *arguments)
+    assert (code, found) == (1, [])
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("lora=5", "lora=5: choose one of default"),
+        (
+            "model.revision=12e4567",
+            "model.revision=12e4567: is read as inf; for the text write "
+            "\"model.revision='12e4567'\"",
+        ),
+        ("model.revision=1e3", "is read as 1000.0; for the text write"),
+        ("model.source=${oc.env:NOT_SET_ANYWHERE}", "variable 'NOT_SET_ANYWHERE' not found"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(toy, argument, message):
+    code, _, err = toy(refuse, ["lora", "model"], argument)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_quoted_numbers_are_texts(seen):
+    config, _ = seen(["model"], "model.revision='12e4567'")
+    assert config.model.revision == "12e4567"
+
+
+# Settings of one machine
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """Copy conf/, and return what writes its conf/local/default.yaml."""
+    shutil.copytree(module.CONF, tmp_path / "conf")
+    for where in (module, groups):
+        monkeypatch.setattr(where, "CONF", tmp_path / "conf")
+
+    def write(text):
+        (tmp_path / "conf/local/default.yaml").write_text(text)
+
+    return write
+
+
+def test_settings_of_this_machine_count_by_hand_and_nowhere_else(
+    seen, local, monkeypatch, tmp_path
+):
+    local("train:\n  memory_limit_gb: 3.5\n")
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    assert seen(["train"])[0].train.memory_limit_gb == 3.5
+    assert seen(["train"], "train.memory_limit_gb=2.0")[0].train.memory_limit_gb == 2.0
+    assert composed([]).train.memory_limit_gb is None
+
+
+@pytest.mark.parametrize("text", ["seed: 3\nlora:\n  rank: 4\n", "inputs: runs/x\n"])
+def test_settings_of_this_machine_cannot_change_a_result(toy, local, text):
+    local(text)
+    code, _, err = toy(refuse, ["train"])
+    assert code == 1
+    wrong = "  seed\n  lora.rank\n" if "seed" in text else "  inputs\n"
+    assert (
+        f"default.yaml may set only what cannot change a result, and not:\n{wrong}Set them" in err
+    )
+
+
 # Help
+
+
+def test_help_lists_the_flags(toy, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "stage", partial(stage, flags=(PLAN, EXPLAIN)))
+    _, out, _ = toy(refuse, ["lora"], "--help")
+    assert re.search(r"^ +python -m stages.toy --plan +print what it takes$", out, re.MULTILINE)
+    assert re.search(r"^ +python -m stages.toy --explain FILE +print scores$", out, re.MULTILINE)
+
+
+def test_help_texts_are_strings_as_python_3_14_wants_them(monkeypatch):
+    original = argparse.ArgumentParser.add_argument
+
+    def strict(self, *names, **facts):
+        action = original(self, *names, **facts)
+        if action.help and "%" in action.help:  # what 3.14 asks of each argument it is given
+            action.help % vars(action)
+        return action
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", strict)
+    with pytest.raises(TypeError, match="not iterable"):
+        get_args_parser()
+    with help_as_text():
+        assert "shell completion" in get_args_parser().format_help()
+    assert argparse.ArgumentParser.add_argument is strict
 
 
 def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
@@ -304,17 +452,19 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
     assert code == 0
     assert out.startswith("Train: writes models/trained.\n\nusage: python -m stages.toy [KEY=")
     assert told == {
-        "seed": "of data order, initial weights and dropout (int; from 0)",
-        "lora.rank": "width of the bottleneck (int; from 1)",
-        "lora.alpha": "scale of the update times rank: scale = alpha / rank (float; from 0)",
+        "seed": "of data order, initial weights and dropout (int; from 0; to 9223372036854775807)",
+        "lora.rank": "width of the bottleneck (int; from 1; to 65536)",
+        "lora.alpha": "scale of the update times rank: scale = alpha / rank "
+        "(float; from 0; to 1000000000)",
         "lora.dropout": "share of adapter inputs dropped (float; from 0; to 0.99)",
-        "lora.num_layers": "adapt this many last blocks; null: all (int | None; from 1)",
+        "lora.num_layers": "adapt this many last blocks; null: all (int | None; from 1; to 10000)",
         "lora.rslora": "scale = alpha / sqrt(rank), which keeps large ranks learning (bool)",
         "lora.targets": "layers, by name or pattern (`*`: all linear ones of the blocks; "
         "embed_tokens, lm_head) (list[str])",
         "train.mode": "what is trained; head: final norm and output head; tensors: those in "
         "train.tensors (str; lora; dora; head; full; tensors)",
-        "benchmark.prompt_tokens": "prompt of the timed generation (int; tokens; from 1)",
+        "benchmark.prompt_tokens": "prompt of the timed generation "
+        "(int; tokens; from 1; to 100000000)",
     }
 
 
