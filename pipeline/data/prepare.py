@@ -107,7 +107,7 @@ class Preparation:
             self.write_suite(tokenizer)
         if self.is_world and self.is_scratch:
             metrics |= self.write_pretraining()
-        return metrics | self.encoder.facts(), histogram
+        return metrics, histogram
 
     def provide_tokenizer(self, folder: Path) -> None:
         """Take the model's tokenizer, or train one on the training split.

@@ -1,7 +1,6 @@
 """Conversations to text by the model's own template, with the borders of every answer."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
@@ -10,8 +9,7 @@ from pipeline.data.rows.records import Conversation
 from pipeline.data.tokenize.template import called_names, render, render_whole
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of text that is tokenized by itself, so that no token crosses its borders.
 
     Attributes:

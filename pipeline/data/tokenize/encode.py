@@ -1,19 +1,19 @@
 """A record becomes token ids, and a mask and weights that say which are learnt, and how much."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import compress
-from operator import not_
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Answer, Conversation, Record, Text
 from pipeline.data.tokenize.chat import Piece, conversation_pieces
-from pipeline.data.tokenize.word_cache import ID, CachedTokenizer
+
+Draft = list[Piece] | RowError
+Tokenized = tuple[Sequence[Encoding], Sequence[Encoding]]
 
 
 class Encoded(NamedTuple):
@@ -54,76 +54,65 @@ class Encoder:
         self.tokenizer, self.train_on = tokenizer, train_on
         self.bos: Any = tokenizer.bos_token_id
         self.eos: Any = tokenizer.eos_token_id
-        self.closing = np.array([self.eos], ID).tobytes()
-        self.opening_twice = b"" if self.bos is None else np.array([self.bos] * 2, ID).tobytes()
-        self.cached = CachedTokenizer(tokenizer.backend_tokenizer)
         self.all_but_first = all_but_first(1024)
         self.control_tokens = frozenset(tokenizer.added_tokens_decoder) | {self.eos}
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RowError]:
-        """Give ids and target mask of each record, or what is wrong with it."""
-        is_plain = [isinstance(each.content, Text) and each.weight == 1 for each in records]
-        plain = iter(self.encode_texts(list(compress(records, is_plain))))
-        others = iter(self.encode_others(list(compress(records, map(not_, is_plain)))))
-        return [next(plain if each else others) for each in is_plain]
+        """Return ids and target mask of each record, or what is wrong with it."""
+        drafts = [self.pieces_of(record) for record in records]
+        return self.join(drafts, self.tokenize(drafts))
 
-    def facts(self) -> dict[str, float]:
-        """Say how the ids were found: the share of the texts that were cut into words.
-
-        It is 0 where the tokenizer is of no kind that can be cut: then all take the slower way.
-        """
-        cached = self.cached
-        return {"texts_cut_into_words_share": cached.num_cut / max(cached.num_texts, 1)}
-
-    def encode_texts(self, records: Sequence[Record]) -> list[Encoded | RowError]:
-        """Give what `encode_others` would give of texts of weight 1, without the weights."""
-        texts = [record.content.text for record in records if isinstance(record.content, Text)]
-        return [*map(self.close_text, self.cached.encode(texts, add_special_tokens=True))]
-
-    def close_text(self, data: bytes) -> Encoded | RowError:
-        """Close a text, all of which is to be learnt."""
-        if self.opening_twice and data.startswith(self.opening_twice):
-            return self.opening_error()
-        if not data.endswith(self.closing):
-            data += self.closing
-        ids = np.frombuffer(data, ID)
-        if len(ids) > len(self.all_but_first):
-            self.all_but_first = all_but_first(2 * len(ids))
-        return Encoded(ids, self.all_but_first[: len(ids)])
-
-    def encode_others(self, records: Sequence[Record]) -> list[Encoded | RowError]:
-        """Encode records whose tokens may differ in what they count."""
-        plans = [self.plan(record) for record in records]
-        pieces = [piece for plan in plans if not isinstance(plan, RowError) for piece in plan]
-        ids = iter(self.encode_pieces(pieces))
-        return [
-            plan
-            if isinstance(plan, RowError)
-            else self.assemble([(piece, next(ids)) for piece in plan])
-            for plan in plans
-        ]
-
-    def plan(self, record: Record) -> list[Piece] | RowError:
-        """Cut a record into pieces to tokenize, or say why that cannot be done."""
+    def pieces_of(self, record: Record) -> Draft:
+        """Cut a record into pieces to tokenize, or return why that cannot be done."""
         content, weight = record.content, record.weight
         if isinstance(content, Text):
-            return [Piece(content.text, weight, is_opening=True)]
+            return [Piece(content.text, weight, True)]
         if isinstance(content, Answer) and not self.tokenizer.chat_template:
-            return [Piece(content.prompt, 0.0, is_opening=True), Piece(content.completion, weight)]
-        conversation = as_conversation(content)
+            return [Piece(content.prompt, 0.0, True), Piece(content.completion, weight)]
         try:
-            pieces = conversation_pieces(self.tokenizer, conversation, self.train_on)
+            pieces = conversation_pieces(self.tokenizer, as_conversation(content), self.train_on)
         except RowError as error:
             return error
-        return [replace(piece, weight=piece.weight * weight) for piece in pieces]
+        return [piece._replace(weight=piece.weight * weight) for piece in pieces]
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[Int32[np.ndarray, " _"]]:
-        """Tokenize in two calls: the pieces that may get special tokens, and the others."""
-        found = dict[bool, Iterator[Any]]()
-        for is_opening in (True, False):
-            texts = [piece.text for piece in pieces if piece.is_opening == is_opening]
-            found[is_opening] = iter(self.cached.encode(texts, add_special_tokens=is_opening))
-        return [np.frombuffer(next(found[piece.is_opening]), ID) for piece in pieces]
+    def tokenize(self, drafts: Sequence[Draft]) -> Tokenized:
+        """Have the library tokenize all pieces in two calls, with its threads and without the GIL.
+
+        Returns:
+            The encodings of the pieces that continue a record, and of those that open one and may
+            get special tokens.
+        """
+        texts: tuple[list[str], list[str]] = ([], [])
+        for draft in drafts:
+            if not isinstance(draft, RowError):
+                for piece in draft:
+                    texts[piece.is_opening].append(piece.text)
+        encode = self.tokenizer.backend_tokenizer.encode_batch_fast
+        return encode(texts[0], add_special_tokens=False), encode(texts[1])
+
+    def join(self, drafts: Sequence[Draft], tokenized: Tokenized) -> list[Encoded | RowError]:
+        """Make a document of the pieces of each record."""
+        rest, opening = map(iter, tokenized)
+        results = list[Encoded | RowError]()
+        for draft in drafts:
+            if isinstance(draft, RowError):
+                results.append(draft)
+            elif len(draft) == 1 and draft[0].is_opening and draft[0].weight == 1:
+                results.append(self.close_text(next(opening).ids))
+            else:
+                ids = [next(opening if piece.is_opening else rest).ids for piece in draft]
+                results.append(self.assemble([*zip(draft, map(array_of, ids), strict=True)]))
+        return results
+
+    def close_text(self, ids: list[int]) -> Encoded | RowError:
+        """Close a text, all of which is to be learnt."""
+        if self.bos is not None and ids[:2] == [self.bos, self.bos]:
+            return self.opening_error()
+        if ids[-1:] != [self.eos]:
+            ids.append(self.eos)
+        if len(ids) > len(self.all_but_first):
+            self.all_but_first = all_but_first(2 * len(ids))
+        return Encoded(array_of(ids), self.all_but_first[: len(ids)])
 
     def assemble(
         self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " _"]]]
@@ -136,7 +125,7 @@ class Encoder:
             runs.append((ids, piece.weight))
         last, last_ids = parts[-1]
         if last.weight and not self.is_closed(last_ids, from_template=not parts[0][0].is_opening):
-            runs.append((np.frombuffer(self.closing, ID), last.weight))
+            runs.append((array_of([self.eos]), last.weight))
         ids = np.concatenate([ids for ids, _ in runs])
         if self.opens_twice(ids):
             return self.opening_error()
@@ -163,6 +152,11 @@ class Encoder:
         if from_template:
             return not self.control_tokens.isdisjoint(ids.tolist())
         return len(ids) > 0 and bool(ids[-1] == self.eos)
+
+
+def array_of(ids: list[int]) -> Int32[np.ndarray, " length"]:
+    """Copy ids into an array; from a list of known length that is quickest."""
+    return np.fromiter(ids, np.int32, len(ids))
 
 
 def all_but_first(length: int) -> Bool[np.ndarray, " length"]:
