@@ -15,7 +15,9 @@ from pipeline.data.prepare import prepare
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.external.hub import locate
-from pipeline.external.inputs import SCRATCH, check_unchanged, data_root
+from pipeline.external.inputs import check_unchanged
+from pipeline.external.paths import SCRATCH
+from pipeline.external.sources import data_root
 from pipeline.files import new_folder, write_json
 from pipeline.model.folder import max_positions, read_config
 

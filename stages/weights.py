@@ -10,7 +10,8 @@ from pipeline.config.stage import Paths, code_hashes, stage
 from pipeline.data.tokenize.tokenizer import tokenizer_hash
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
-from pipeline.external.inputs import SCRATCH, check_unchanged
+from pipeline.external.inputs import check_unchanged
+from pipeline.external.paths import SCRATCH
 from pipeline.files import new_folder, write_json
 from pipeline.model.base import write_manifest
 from pipeline.model.quantize import write_quantized

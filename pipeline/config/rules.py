@@ -10,15 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.keys import inside, leaves
 from pipeline.config.schema import (
+    DATA_SECTIONS,
     EXPORT_FORMATS,
     OPTIMIZERS,
     SCHEDULES,
-    SOURCES,
     PeersBenchmark,
     ScratchModel,
     Throughput,
 )
 from pipeline.errors import ConfigError, report_problems
+from pipeline.external.sources import SOURCES
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -168,9 +169,11 @@ def data_problems(data: DictConfig) -> Iterator[str]:
             f"data.validation_fraction={data.validation_fraction} and "
             f"data.test_fraction={data.test_fraction}: they leave nothing to train on"
         )
-    if (data.source == "jsonl") != (data.path is not None):
-        needs = "needs data.path=FILE_OR_FOLDER" if data.path is None else "does not read data.path"
-        yield f"data.source={data.source} {needs}"
+    needs = SOURCES[data.source].needs
+    if needs and OmegaConf.select(data, needs.partition("=")[0]) is None:
+        yield f"data.source={data.source} needs data.{needs}"
+    if data.path is not None and not (needs or "").startswith("path="):
+        yield f"data.source={data.source} does not read data.path"
     if data.overlap_tokens and data.long_documents != "split":
         yield (
             f"data.overlap_tokens={data.overlap_tokens} and "
@@ -241,7 +244,7 @@ def export_problems(export: DictConfig) -> Iterator[str]:
 
 def option_problems(config: DictConfig) -> Iterator[str]:
     """Name sections whose keys are those of another option than the one that they name."""
-    for group, name, kinds in (("data", "source", SOURCES), ("optim", "name", OPTIMIZERS)):
+    for group, name, kinds in (("data", "source", DATA_SECTIONS), ("optim", "name", OPTIMIZERS)):
         section = config[group]
         chosen = "" if OmegaConf.is_missing(section, name) else section[name]
         if chosen in kinds and OmegaConf.get_type(section) is not kinds[chosen]:

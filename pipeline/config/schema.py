@@ -11,6 +11,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from pipeline.external.sources import SOURCES
+
 
 def key(
     help: str,
@@ -126,9 +128,7 @@ class Provenance:
 class Data:
     """What is trained on."""
 
-    source: str = key(
-        "where rows come from", choices=("conflicts", "huggingface", "jsonl", "stdlib")
-    )
+    source: str = key("where rows come from", choices=tuple(SOURCES))
     path: str | None = key("a JSONL file, or a folder of them (for data.source=jsonl)")
     arrangement: str = key(
         "how documents fill a batch; auto: bucketed on a CPU, packed where attention is fused",
@@ -593,7 +593,7 @@ class Params:
     """In params.yaml: size and hash of each external file. By hand: an earlier run's folder."""
 
 
-SOURCES: dict[str, type[Data]] = {
+DATA_SECTIONS: dict[str, type[Data]] = {
     "conflicts": ConflictsData,
     "huggingface": HuggingFaceData,
     "jsonl": RowsData,
@@ -608,7 +608,7 @@ OPTIMIZERS: dict[str, type[Optim]] = {
     "adafactor": Adafactor,
 }
 OPTIONS: dict[str, dict[str, type]] = {
-    "data": SOURCES,
+    "data": DATA_SECTIONS,
     "model": {"scratch": ScratchModel, "folder": FolderModel},
     "optim": OPTIMIZERS,
     "benchmark": {"throughput": Throughput, "peers": PeersBenchmark},

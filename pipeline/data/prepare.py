@@ -19,7 +19,7 @@ from pipeline.data.provenance.complete import Completer
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import pretraining_rows, suite_items
 from pipeline.data.sources.ingest import QUARANTINE, BadRows, Splitter, WorldRows
-from pipeline.data.sources.table import source_of
+from pipeline.data.sources.table import READERS
 from pipeline.data.splits import SPLITS
 from pipeline.data.suite import suite_rows
 from pipeline.data.tokenize.encode import Encoder
@@ -86,10 +86,10 @@ class Preparation:
 
     def __init__(self, settings: PrepareSettings, folder: Path, progress: Progress) -> None:
         self.settings, self.folder, self.progress = settings, folder, progress
-        self.rules = Splitter(settings.validation_fraction, settings.test_fraction)
-        self.is_world = settings.source == "conflicts"
+        splitter = Splitter(settings.validation_fraction, settings.test_fraction)
         self.is_scratch = settings.tokenizer_source is None
-        self.source = source_of(settings, self.rules)
+        self.source = READERS[settings.source](settings, splitter)
+        self.is_world = isinstance(self.source, WorldRows)
         self.completer = None
         if settings.provenance is not None:
             self.completer = Completer(settings.provenance)

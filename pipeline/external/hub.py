@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.external.download import DownloadError, download
-from pipeline.external.inputs import TOKENIZER_FILES, is_hub_id, model_folder, require_network
+from pipeline.external.inputs import TOKENIZER_FILES, model_folder, require_network
+from pipeline.external.paths import is_hub_id
 
 SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json")

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import ConfigError, ModelError
 from pipeline.external.download import OFFLINE, download
 from pipeline.external.hub import locate
-from pipeline.external.inputs import ROOT
+from pipeline.files import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {

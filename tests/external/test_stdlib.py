@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pipeline.data.sources.ingest import BadRows, Splitter
 from pipeline.data.sources.stdlib import StdlibRows
 from pipeline.errors import DataError
-from pipeline.external import inputs
+from pipeline.external import sources
 from pipeline.external.stdlib import stdlib_files, stdlib_fingerprint, stdlib_root
 
 CONFIG = {"data": {"source": "stdlib"}}
@@ -75,9 +75,9 @@ def test_the_fingerprint_sees_every_byte_and_nothing_else(root):
 
 
 def test_the_fingerprint_goes_into_params_yaml(root, monkeypatch):
-    monkeypatch.setattr("pipeline.external.inputs.stdlib_root", lambda: root)
-    assert inputs.data_fingerprint(OmegaConf.create(CONFIG)) == stdlib_fingerprint(root)
-    assert inputs.data_root(OmegaConf.create(CONFIG).data) == root
+    monkeypatch.setattr("pipeline.external.sources.stdlib_root", lambda: root)
+    assert sources.data_fingerprint(OmegaConf.create(CONFIG)) == stdlib_fingerprint(root)
+    assert sources.data_root(OmegaConf.create(CONFIG).data) == root
 
 
 def test_a_library_without_source(tmp_path):

@@ -20,7 +20,7 @@ from pipeline.data.sources.stdlib import decoded
 from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.device import mx
 from pipeline.errors import DataError
-from pipeline.external.inputs import external
+from pipeline.external.paths import external
 from pipeline.external.stdlib import stdlib_files, stdlib_root
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_scratch

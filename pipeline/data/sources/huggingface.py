@@ -15,7 +15,7 @@ from pipeline.data.rows.fields import RowError, strings_in
 from pipeline.data.rows.records import parse_record
 from pipeline.data.sources.ingest import BadRows, Row, Splitter
 from pipeline.errors import ConfigError, DataError
-from pipeline.external.inputs import dataset_files
+from pipeline.external.sources import dataset_files
 
 CARD, SETTINGS = "README.md", ".huggingface.yaml"
 SAVED = ("state.json", "dataset_dict.json")

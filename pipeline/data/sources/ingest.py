@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Record, parse_record
-from pipeline.data.sources.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
+from pipeline.data.sources.jsonl import iterate_lines, parse_line, split_named_by
 from pipeline.data.splits import Split, split_of
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, report_problems
+from pipeline.external.sources import jsonl_files
 
 QUARANTINE = "quarantine.jsonl"
 WORLD = Path("conflicts")

@@ -22,26 +22,6 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 
 
-def jsonl_files(path: Path) -> list[Path]:
-    """List the file itself, or the `*.jsonl` of a folder by name.
-
-    Raises:
-        DataError: when there are none, or one of them is no file.
-    """
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else []
-    if not files:
-        what = "the folder has no *.jsonl" if path.is_dir() else "there is no such file or folder"
-        raise DataError(
-            f"data.path={path}: {what}.\nGive a JSONL file, or a folder that holds some."
-        )
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"data.path={path}: {file.name} is not a file.\nRename or remove it.")
-    return files
-
-
 def split_named_by(file: Path) -> Split | None:
     """Read the split that a file's name stands for, as in the folders of mlx-lm."""
     return SPLIT_NAMES.get(file.name)

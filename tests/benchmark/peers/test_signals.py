@@ -15,7 +15,7 @@ from pipeline.benchmark.peers import child
 from pipeline.benchmark.peers.child import run_module
 from pipeline.benchmark.peers.signals import StopAtSignal
 from pipeline.errors import Stopped
-from pipeline.external.inputs import ROOT
+from pipeline.files import ROOT
 from tests.support.small_peers import lay_out_rows, small
 
 

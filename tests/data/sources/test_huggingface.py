@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from pipeline.data.rows.metadata import NO_METADATA
 from pipeline.data.sources.huggingface import DatasetRows, check_card
 from pipeline.data.sources.ingest import BadRows, Splitter
-from pipeline.data.sources.table import source_of
+from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
-from pipeline.external import inputs
+from pipeline.external import sources
 from pipeline.external.download import DownloadError
 from pipeline.files import ROOT
 from tests.data.test_prepare import SETTINGS
@@ -178,7 +178,7 @@ def test_metadata_are_read_for_the_scorer_only(folder, monkeypatch, provenance):
     settings = dataclasses.replace(
         SETTINGS, source="huggingface", path=folder, provenance=provenance
     )
-    (row,) = source_of(settings, Splitter(0.0, 0.0)).read(BadRows(0), Counter())
+    (row,) = READERS["huggingface"](settings, Splitter(0.0, 0.0)).read(BadRows(0), Counter())
     assert (row.record.metadata == NO_METADATA) == (provenance is None)
 
 
@@ -197,21 +197,21 @@ def test_the_extra_is_named_where_it_is_missing(folder, monkeypatch):
 
 
 def test_the_files_are_the_fingerprint(folder):
-    before = inputs.data_fingerprint(config_of(folder))
+    before = sources.data_fingerprint(config_of(folder))
     assert sorted(before) == ["test.jsonl", "train.jsonl"]
     (folder / ".cache").mkdir()
     (folder / ".cache/lock").touch()
     (folder / "load.py").touch()
-    assert inputs.data_fingerprint(config_of(folder)) == before
+    assert sources.data_fingerprint(config_of(folder)) == before
     (folder / "train.jsonl").write_text("{}")
-    assert inputs.data_fingerprint(config_of(folder)) != before
-    assert inputs.data_root(config_of(folder).data) == folder
+    assert sources.data_fingerprint(config_of(folder)) != before
+    assert sources.data_root(config_of(folder).data) == folder
 
 
 def test_a_hub_id_needs_allow_network():
     match = r"data\.huggingface\.name=organisation/name: .*\n.*add data\.allow_network=true"
     with pytest.raises(ConfigError, match=match):
-        inputs.data_fingerprint(config_of("organisation/name"))
+        sources.data_fingerprint(config_of("organisation/name"))
 
 
 def test_a_hub_id_is_fetched_by_its_revision(folder, monkeypatch):
@@ -221,10 +221,10 @@ def test_a_hub_id_is_fetched_by_its_revision(folder, monkeypatch):
         asked.append(request)
         return folder
 
-    monkeypatch.setattr("pipeline.external.inputs.download", download)
+    monkeypatch.setattr("pipeline.external.sources.download", download)
     config = config_of("organisation/name", allow_network=True)
     config.data.huggingface.revision = "v2"
-    assert sorted(inputs.data_fingerprint(config)) == ["test.jsonl", "train.jsonl"]
+    assert sorted(sources.data_fingerprint(config)) == ["test.jsonl", "train.jsonl"]
     assert asked == [("dataset", "organisation/name", "v2", ["*"])]
 
 
@@ -232,12 +232,12 @@ def test_a_download_that_fails(monkeypatch):
     def download(*request):
         raise DownloadError("no such thing")
 
-    monkeypatch.setattr("pipeline.external.inputs.download", download)
+    monkeypatch.setattr("pipeline.external.sources.download", download)
     match = r"could not be fetched \(no such thing\)\.\nLook at the id, data\.huggingface\.revision"
     with pytest.raises(DataError, match=match):
-        inputs.dataset_folder(config_of("organisation/name", allow_network=True).data)
+        sources.dataset_folder(config_of("organisation/name", allow_network=True).data)
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id():
     with pytest.raises(DataError, match=r"name=nowhere: there is no such folder .*\nGive a folder"):
-        inputs.dataset_folder(config_of("nowhere").data)
+        sources.dataset_folder(config_of("nowhere").data)

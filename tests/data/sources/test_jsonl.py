@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.sources.jsonl import iterate_lines, jsonl_files, parse_line, split_named_by
+from pipeline.data.sources.jsonl import iterate_lines, parse_line, split_named_by
 from pipeline.errors import DataError
 
 lines_of_bytes = st.lists(st.binary(max_size=40).map(lambda line: line.translate(None, b"\r\n")))
@@ -67,23 +67,6 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read(tmp_path)
     with pytest.raises(DataError, match=r"gone\.jsonl cannot be read: No such file"):
         read(tmp_path / "gone.jsonl")
-
-
-def test_files_of_a_folder_come_by_name(tmp_path):
-    for name in ("b.jsonl", "a.jsonl", "notes.txt"):
-        (tmp_path / name).touch()
-    assert jsonl_files(tmp_path) == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    assert jsonl_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
-
-
-def test_what_has_no_files(tmp_path):
-    with pytest.raises(DataError, match=r"data.path=.*: the folder has no \*.jsonl"):
-        jsonl_files(tmp_path)
-    with pytest.raises(DataError, match=r"data.path=.*nowhere: there is no such file or folder"):
-        jsonl_files(tmp_path / "nowhere")
-    (tmp_path / "rows.jsonl").symlink_to(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"rows.jsonl is not a file.\nRename or remove"):
-        jsonl_files(tmp_path)
 
 
 @pytest.mark.parametrize(
