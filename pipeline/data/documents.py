@@ -1,29 +1,29 @@
 """Tokenized rows are made to fit the model, and go into the store of their split."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.rows.records import Record
-from pipeline.data.sources.ingest import BadRows, Row
-from pipeline.data.store import TokenStoreWriter
-from pipeline.data.tokenize.encode import Encoded, Encoder
+from pipeline.data.sources.ingest import BadRow, BadRows, Row
+from pipeline.data.store import TokenStore
+from pipeline.data.tokenize.encode import Draft, Encoded, Encoder, Tokenized
 from pipeline.data.tokenize.tokenizer import vocabulary_size
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 
 HISTOGRAM_BINS = 64
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 18
+Rows = list[Row | BadRow]
 
 
-class Fitter:
-    """Makes documents fit the model, and counts what that took.
+class TokenizedDocuments:
+    """Tokenizes rows, makes them fit the model, and counts what that took.
 
     Args:
         encoder: tokenizes rows.
@@ -59,14 +59,14 @@ class Fitter:
         )
         self._refused: list[str] = []
 
-    def documents(
-        self, rows: Iterator[Row], bad: BadRows, progress: Callable[[int], None]
+    def of(
+        self, rows: Iterator[Row | BadRow], bad: BadRows, progress: Callable[[int], None]
     ) -> Iterator[tuple[Row, list[Encoded]]]:
-        """Tokenize and fit rows, and give those of which something is left to be learnt.
+        """Yield the rows of which something is left to be learnt, with their documents.
 
         Args:
             rows: rows that were read.
-            bad: gets those that cannot be tokenized.
+            bad: gets those that cannot be used, in their order.
             progress: called with the rows done so far.
 
         Raises:
@@ -74,17 +74,39 @@ class Fitter:
             ModelError: when the model does not know one of the ids.
         """
         done = 0
-        for batch in batches_of(rows):
-            results = self.encoder.encode([row.record for row in batch])
-            for row, encoded in zip(batch, results, strict=True):
-                if isinstance(encoded, RowError):
-                    bad.add(row.file, row.line, row.raw, str(encoded))
-                elif pieces := self.fit(row, encoded):
+        for batch, results in self.tokenized(batches_of(rows)):
+            for row, result in zip(batch, results, strict=True):
+                if isinstance(result, RowError):
+                    bad.add(row.file, row.line, row.raw, str(result))
+                elif isinstance(row, Row) and (pieces := self.fit(row, result)):
                     yield row, pieces
             done += len(batch)
             progress(done)
         bad.finish()
         self.finish()
+
+    def tokenized(self, batches: Iterator[Rows]) -> Iterator[tuple[Rows, list[Encoded | RowError]]]:
+        """Yield batches with their documents, or what is wrong with a row.
+
+        The library tokenizes one batch while the rows of the next are read, and those of the one
+        before are stored: it needs no lock of Python's.
+        """
+        encoder, waiting = self.encoder, deque[tuple[Rows, list[Draft], Future[Tokenized]]]()
+        with ThreadPoolExecutor(1) as library:
+            for batch in chain(batches, [None]):
+                if waiting and (batch is None or len(waiting) > 1):
+                    rows, drafts, found = waiting.popleft()
+                    yield rows, encoder.join(drafts, found.result())
+                if batch is not None:
+                    drafts = [
+                        encoder.draft_of(row.record) if isinstance(row, Row) else row.error
+                        for row in batch
+                    ]
+                    tokenized = library.submit(encoder.tokenize, drafts)
+                    waiting.append((batch, drafts, tokenized))
+            while waiting:
+                rows, drafts, found = waiting.popleft()
+                yield rows, encoder.join(drafts, found.result())
 
     def fit(self, row: Row, encoded: Encoded) -> list[Encoded]:
         """Give what is stored of a row: one document, several pieces, or nothing to be learnt.
@@ -141,15 +163,15 @@ class Fitter:
         )
 
 
-def batches_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def batches_of(rows: Iterator[Row | BadRow]) -> Iterator[Rows]:
     """Gather rows to tokenize together: so many, or so many bytes."""
-    batch, size = list[Row](), 0
+    batch, size = Rows(), 0
     for row in rows:
         batch.append(row)
         size += len(row.raw)
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, size = Rows(), 0
     if batch:
         yield batch
 
@@ -189,61 +211,28 @@ def weights_of(
     return np.where(piece_mask, weights[piece], np.float32(1))
 
 
-class SplitStore:
-    """Writes one split, and keeps its figures; a context manager.
+def split_facts(store: TokenStore) -> dict[str, Any]:
+    """Describe what is in a split; lengths in tokens, shares of 1."""
+    documents, tokens = len(store), store.total_tokens
+    longest = int(store.lengths.max(initial=0))
+    carried = [~np.isnan(values) for values in (store.authority_weight, store.provenance_entropy)]
+    return {
+        "documents": documents,
+        "tokens": tokens,
+        "targets": store.total_targets,
+        "mean_length": tokens / max(documents, 1),
+        "longest": longest,
+        "occupancy_if_padded": tokens / max(documents * longest, 1),
+        "provenance_share": int((carried[0] & carried[1]).sum()) / max(documents, 1),
+        "half_provenance_documents": int((carried[0] ^ carried[1]).sum()),
+    }
 
-    Args:
-        folder: of the store.
-        vocab_size: every id is below it.
-        max_seq_len: longest document, in tokens.
-    """
 
-    def __init__(self, folder: Path, vocab_size: int, max_seq_len: int) -> None:
-        self.max_seq_len, self.longest = max_seq_len, 0
-        self.writer = TokenStoreWriter(folder, vocab_size)
-        self.with_provenance = self.half_provenance = 0
-        self._bin_tokens = -(-max_seq_len // HISTOGRAM_BINS)
-        self._histogram = [0] * HISTOGRAM_BINS
-
-    def add(self, record: Record, piece: Encoded) -> None:
-        """Append a document that fits."""
-        provenance = (record.authority_weight, record.provenance_entropy)
-        self.writer.add(piece.ids, piece.target_mask, *provenance, piece.weights)
-        self.longest = max(self.longest, len(piece.ids))
-        self._histogram[(len(piece.ids) - 1) // self._bin_tokens] += 1
-        self.with_provenance += None not in provenance
-        self.half_provenance += provenance.count(None) == 1
-
-    def facts(self) -> dict[str, Any]:
-        """Say what is in the split; lengths in tokens."""
-        documents, tokens = self.writer.num_documents, self.writer.num_tokens
-        return {
-            "documents": documents,
-            "tokens": tokens,
-            "targets": self.writer.num_targets,
-            "mean_length": tokens / max(documents, 1),
-            "longest": self.longest,
-            "occupancy_if_padded": tokens / max(documents * self.longest, 1),
-            "provenance_share": self.with_provenance / max(documents, 1),
-            "half_provenance_documents": self.half_provenance,
-        }
-
-    def length_histogram(self) -> list[tuple[int, int, int]]:
-        """Count documents by length: from, to (inclusive), documents."""
-        starts = range(1, self.max_seq_len + 1, self._bin_tokens)
-        return [
-            (start, start + self._bin_tokens - 1, count)
-            for start, count in zip(starts, self._histogram, strict=False)
-        ]
-
-    def __enter__(self) -> "SplitStore":
-        self.writer.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.writer.__exit__(kind, error, traceback)
+def length_histogram(store: TokenStore, max_seq_len: int) -> list[tuple[int, int, int]]:
+    """Count documents by length in tokens: from, to (inclusive), documents."""
+    width = -(-max_seq_len // HISTOGRAM_BINS)
+    starts = range(1, max_seq_len + 1, width)
+    counts = np.bincount((store.lengths - 1) // width, minlength=len(starts))
+    return [
+        (start, start + width - 1, int(count)) for start, count in zip(starts, counts, strict=True)
+    ]

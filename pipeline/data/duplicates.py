@@ -1,64 +1,62 @@
 """Counts duplicates and leaks among any number of documents in constant memory."""
 
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
-from pipeline.data.rows.records import HASH_BYTES
-from pipeline.data.splits import SPLITS, Split
+from pipeline.data.splits import SPLITS
 
 NUM_PARTITIONS = 64
 ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("split", "u1")])
+"""A document: its hash, and the number of its split."""
+ENTRIES_READ = 1 << 16
 
 
-class DuplicateCounter:
-    """Writes the hash of every document to one of 64 files, and counts file by file.
+def count_duplicates(hashes: Sequence[Path], folder: Path) -> tuple[int, int]:
+    """Count documents whose content came before, and held-out ones whose content is in train.
 
-    Equal hashes lie in the same file, so that only one of them has to fit in memory. A context
-    manager; the files are gone at its end.
+    The entries are dealt to 64 files by their hash, and counted file by file: equal hashes lie in
+    the same file, so that only one of them has to fit in memory.
 
     Args:
-        folder: for the files; must not exist yet.
+        hashes: files of `ENTRY`, one for each document.
+        folder: for the 64 files; must not exist yet, and is gone at the end.
+
+    Returns:
+        All documents less the different ones; and the leaked documents.
     """
+    folder.mkdir()
+    try:
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context((folder / f"{index}.bin").open("w+b"))
+                for index in range(NUM_PARTITIONS)
+            ]
+            for path in hashes:
+                deal(path, files)
+            totals = np.zeros(2, dtype=np.int64)
+            for file in files:
+                file.seek(0)
+                totals += count_partition(np.frombuffer(file.read(), dtype=ENTRY))
+    finally:
+        shutil.rmtree(folder)
+    return int(totals[0]), int(totals[1])
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self._files = [(folder / f"{part}.bin").open("w+b") for part in range(NUM_PARTITIONS)]
 
-    def add(self, content_hash: bytes, split: Split) -> None:
-        """Note a document."""
-        assert len(content_hash) == HASH_BYTES, "the hash of a record"
-        entry = content_hash + bytes([SPLITS.index(split)])
-        self._files[content_hash[0] % NUM_PARTITIONS].write(entry)
-
-    def count(self) -> tuple[int, int]:
-        """Count documents whose content came before, and held-out ones whose content is in train.
-
-        Returns:
-            All documents less the different ones; and the leaked documents.
-        """
-        totals = np.zeros(2, dtype=np.int64)
-        for file in self._files:
-            file.flush()
-            file.seek(0)
-            totals += count_partition(np.frombuffer(file.read(), dtype=ENTRY))
-        return int(totals[0]), int(totals[1])
-
-    def __enter__(self) -> "DuplicateCounter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for file in self._files:
-            file.close()
-            Path(file.name).unlink()
-        self.folder.rmdir()
+def deal(path: Path, files: Sequence[BinaryIO]) -> None:
+    """Append each entry of a file to the partition of its hash."""
+    with path.open("rb") as source:
+        while content := source.read(ENTRIES_READ * ENTRY.itemsize):
+            entries = np.frombuffer(content, dtype=ENTRY)
+            partition = entries["high"] % NUM_PARTITIONS
+            order = np.argsort(partition, kind="stable")
+            ends = np.cumsum(np.bincount(partition.astype(np.int64), minlength=NUM_PARTITIONS))
+            for file, group in zip(files, np.split(entries[order], ends[:-1]), strict=True):
+                file.write(group.tobytes())
 
 
 def count_partition(entries: np.ndarray) -> tuple[int, int]:

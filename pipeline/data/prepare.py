@@ -1,28 +1,33 @@
 """Rows to token stores: read, check, split, tokenize, fit, count; in constant memory."""
 
-import gc
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.documents import Fitter, SplitStore
-from pipeline.data.duplicates import DuplicateCounter
-from pipeline.data.provenance.complete import Completer
+from pipeline.data.collector import freeze_gc
+from pipeline.data.documents import length_histogram, split_facts
+from pipeline.data.duplicates import count_duplicates
+from pipeline.data.join import joined
+from pipeline.data.part import HASHES, Counts, Part
+from pipeline.data.processes import num_processes, results_of
+from pipeline.data.provenance.complete import scored_facts
+from pipeline.data.provenance.tables import Tables
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import pretraining_rows, suite_items
-from pipeline.data.sources.ingest import QUARANTINE, BadRows, Splitter, WorldRows
+from pipeline.data.sources.ingest import QUARANTINE, BadRow, BadRows, RowSource, Splitter, WorldRows
 from pipeline.data.sources.table import READERS
 from pipeline.data.splits import SPLITS
+from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.suite import suite_rows
-from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import (
     copy_tokenizer,
     load_tokenizer,
@@ -77,7 +82,7 @@ def prepare(
         DataError: when rows cannot be used, or too few are left.
         ModelError: when the tokenizer cannot be used.
     """
-    with objects_left_alone():
+    with freeze_gc():
         return Preparation(settings, folder, progress or (lambda what, rows: None)).run()
 
 
@@ -86,19 +91,18 @@ class Preparation:
 
     def __init__(self, settings: PrepareSettings, folder: Path, progress: Progress) -> None:
         self.settings, self.folder, self.progress = settings, folder, progress
+        self.tokenizer = folder / "tokenizer"
         splitter = Splitter(settings.validation_fraction, settings.test_fraction)
-        self.is_scratch = settings.tokenizer_source is None
         self.source = READERS[settings.source](settings, splitter)
         self.is_world = isinstance(self.source, WorldRows)
-        self.completer = None
+        self.is_scratch = settings.tokenizer_source is None
         if settings.provenance is not None:
-            self.completer = Completer(settings.provenance)
+            Tables(settings.provenance)  # wrong tables stop before rows are read
 
     def run(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Provide the tokenizer, write the splits with it, then what the built-in world adds."""
-        self.provide_tokenizer(self.folder / "tokenizer")
-        tokenizer = load_tokenizer(self.folder / "tokenizer")
-        self.encoder = Encoder(tokenizer, self.settings.train_on)
+        self.provide_tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer)
         self.vocab_size = self.settings.vocab_size
         if self.is_scratch:  # a small text may give fewer tokens than asked for
             self.vocab_size = vocabulary_size(tokenizer)
@@ -128,37 +132,49 @@ class Preparation:
         """Give texts of the training split; of very many, a sample that each row's hash decides."""
         share = min(1.0, TOKENIZER_BYTES / max(self.source.total_bytes(), 1))
         bad = BadRows(self.settings.max_bad_rows)
-        for number, row in enumerate(self.source.read(bad, Counter())):
+        for number, row in enumerate(self.source.read(Counter())):
             if number % ROWS_PER_REPORT == 0:
                 self.progress("tokenizer", number)
-            if row.split == "train" and in_sample(row.content_hash, share):
+            if isinstance(row, BadRow):
+                bad.add(row.file, row.line, row.raw, str(row.error))
+            elif row.split == "train" and in_sample(row.content_hash, share):
                 yield from row.record.content.parts()
         bad.finish()
 
     def write_splits(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Write train, validation and test, and gather what there is to say about them."""
-        counts: Counter[str] = Counter(dict.fromkeys(ROW_COUNTS, 0))
-        bad = BadRows(self.settings.max_bad_rows, self.folder / QUARANTINE)
-        fitter = self.fitter()
-        with ExitStack() as stack:
-            stores = {split: stack.enter_context(self.store(split)) for split in SPLITS}
-            duplicates = stack.enter_context(DuplicateCounter(self.folder / ".hashes"))
-            progress = partial(self.progress, "rows")
-            for row, pieces in fitter.documents(self.source.read(bad, counts), bad, progress):
-                duplicates.add(row.content_hash, row.split)
-                record = self.completer.complete(row.record) if self.completer else row.record
-                for piece in pieces:
-                    stores[row.split].add(record, piece)
-            counts["duplicate_documents"], counts["leaked_documents"] = duplicates.count()
-        facts = {split: store.facts() for split, store in stores.items()}
-        self.check_sizes({split: facts[split]["documents"] for split in SPLITS}, fitter)
-        counts["bad_rows"] = bad.count
-        metrics: dict[str, Any] = {**counts, **fitter.counts}
-        metrics |= self.completer.facts() if self.completer else {}
+        counts = self.write_parts()
+        hashes = self.folder / HASHES
+        duplicates, leaked = count_duplicates([hashes], self.folder / ".partitions")
+        hashes.unlink()
+        stores = {split: TokenStore(self.folder / split) for split in SPLITS}
+        lost = counts.documents["rows_without_targets"]
+        self.check_sizes({split: len(store) for split, store in stores.items()}, lost)
+        metrics: dict[str, Any] = {name: counts.rows[name] for name in ROW_COUNTS}
+        metrics |= {"duplicate_documents": duplicates, "leaked_documents": leaked}
+        metrics |= counts.documents
+        if self.settings.provenance is not None:
+            metrics |= scored_facts(counts.scored)
         metrics |= {"max_seq_len": self.settings.max_seq_len, "vocab_size": self.vocab_size}
-        for split in SPLITS:
-            metrics |= {f"{split}_{name}": value for name, value in facts[split].items()}
-        return metrics, stores["train"].length_histogram()
+        for split, store in stores.items():
+            facts = split_facts(store)
+            metrics |= {f"{split}_{name}": value for name, value in facts.items()}
+        return metrics, length_histogram(stores["train"], self.settings.max_seq_len)
+
+    def write_parts(self) -> Counts:
+        """Write the stores, in several processes where there are many bytes in several files."""
+        sources = self.source.divided(num_processes(self.source.total_bytes()))
+        progress = partial(self.progress, "rows")
+        if len(sources) == 1:
+            bad = BadRows(self.settings.max_bad_rows, self.folder / QUARANTINE)
+            return self.part(self.source, self.folder).write(bad, progress)
+        with TemporaryDirectory(prefix=".parts", dir=self.folder) as folder:
+            parts = list[Part]()
+            for number, source in enumerate(sources):
+                parts.append(self.part(source, Path(folder, str(number))))
+                parts[-1].folder.mkdir()
+            with closing(results_of(parts, progress)) as results:
+                return joined(results, self.part(self.source, self.folder))
 
     def write_suite(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Write the held-out questions of the built-in world."""
@@ -169,34 +185,33 @@ class Preparation:
 
     def write_pretraining(self) -> dict[str, Any]:
         """Write what a new model learns the language from; it has no splits."""
-        settings, bad, fitter = self.settings, BadRows(0), self.fitter()
+        settings, folder = self.settings, self.folder / "pretrain"
         make = partial(pretraining_rows, settings.seed, settings.num_pretrain_documents)
-        rows = WorldRows(self.source.name, make, Splitter(0.0, 0.0)).read(bad, Counter())
-        progress = partial(self.progress, "pretraining rows")
-        with self.store("pretrain") as store:
-            for row, pieces in fitter.documents(rows, bad, progress):
+        source = WorldRows(self.source.name, make, Splitter(0.0, 0.0))
+        documents, progress = (
+            self.part(source, folder).documents(),
+            partial(self.progress, "pretraining rows"),
+        )
+        with TokenStoreWriter(folder, self.vocab_size) as store:
+            for row, pieces in documents.of(source.read(Counter()), BadRows(0), progress):
                 for piece in pieces:
-                    store.add(row.record, piece)
-        facts = {**store.facts(), **fitter.counts}
+                    record = row.record
+                    provenance = (record.authority_weight, record.provenance_entropy)
+                    store.add(piece.ids, piece.target_mask, *provenance, piece.weights)
+        facts = {**split_facts(TokenStore(folder)), **documents.counts}
         return {f"pretrain_{name}": value for name, value in facts.items()}
 
-    def fitter(self) -> Fitter:
-        """Make what fits documents to the model."""
-        settings = self.settings
-        limits = (settings.max_seq_len, settings.long_documents, settings.overlap_tokens)
-        return Fitter(self.encoder, self.vocab_size, *limits)
+    def part(self, source: RowSource, folder: Path) -> Part:
+        """Describe some of the rows, and where their stores go."""
+        return Part(self.settings, source, self.tokenizer, self.vocab_size, folder)
 
-    def store(self, name: str) -> SplitStore:
-        """Start a store."""
-        return SplitStore(self.folder / name, self.vocab_size, self.settings.max_seq_len)
-
-    def check_sizes(self, documents: dict[str, int], fitter: Fitter) -> None:
+    def check_sizes(self, documents: dict[str, int], lost: int) -> None:
         """Refuse to go on without a training or a validation split.
 
         Raises:
             DataError: with how many documents there are, and what to do.
         """
-        total, lost = sum(documents.values()), fitter.counts["rows_without_targets"]
+        total = sum(documents.values())
         if lost and not total:
             raise DataError(
                 f"{self.source.name}: none of the {lost} rows has anything to be learnt within "
@@ -209,20 +224,6 @@ class Preparation:
                     f"{self.source.name}: of {total} documents none falls into {split}.\n"
                     f"{SPLIT_REMEDY}"
                 )
-
-
-@contextmanager
-def objects_left_alone() -> Iterator[None]:
-    """Let the garbage collector pass over all objects that are there now.
-
-    Those of the libraries are many, and millions of rows would make it look at them again and
-    again: a quarter of the time.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def in_sample(content_hash: bytes, share: float) -> bool:

@@ -7,6 +7,7 @@ others, there is `weights.bin` too (32-bit float per token). Identical input giv
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +110,24 @@ class TokenStoreWriter:
         self.num_targets += int(documents["num_targets"].sum())
         self._waiting, self._waiting_tokens = [], 0
 
+    def append(self, store: "TokenStore") -> None:
+        """Append all documents of a finished store of the same vocabulary."""
+        assert store.vocab_size == self.vocab_size, "ids of another vocabulary"
+        self._write()
+        for first in range(0, len(store), BATCH_TOKENS):
+            documents = np.array(store.documents[first : first + BATCH_TOKENS])
+            documents["start"] += self.num_tokens
+            self._documents.write(documents.tobytes())
+        for name, file in ((TOKENS, self._tokens), (TARGETS, self._targets)):
+            with (store.folder / name).open("rb") as source:
+                shutil.copyfileobj(source, file, WRITE_BUFFER_BYTES)
+        if store.is_weighted or self._weights is not None:
+            for index in range(len(store)):
+                self._write_weights([store.weights(index)], store.lengths[index : index + 1])
+        self.num_documents += len(store)
+        self.num_tokens += store.total_tokens
+        self.num_targets += store.total_targets
+
     def _write_weights(
         self, weights: Sequence[np.ndarray | None], lengths: Int64[np.ndarray, " documents"]
     ) -> None:
@@ -164,6 +183,8 @@ class TokenStore:
     """Reads a store through memory maps: nothing is loaded before it is asked for.
 
     Attributes:
+        documents: the document table, as it lies on disk.
+        is_weighted: whether some target counts less than 1.
         lengths: tokens per document.
         num_targets: targets per document.
         authority_weight: per document; NaN where the row carried none.
@@ -187,11 +208,11 @@ class TokenStore:
         self.vocab_size: int = header["vocab_size"]
         self.total_tokens: int = header["num_tokens"]
         self.total_targets: int = header["num_targets"]
-        table = self._map(DOCUMENTS, DOCUMENT, header["num_documents"])
+        self.documents = table = self._map(DOCUMENTS, DOCUMENT, header["num_documents"])
         self._tokens = self._map(TOKENS, token_type(self.vocab_size), self.total_tokens)
         self._targets = self._map(TARGETS, np.dtype(np.bool_), self.total_tokens)
-        weighted = header["format"] == WEIGHTED_FORMAT
-        self._weights = self._map(WEIGHTS, WEIGHT, self.total_tokens) if weighted else None
+        self.is_weighted: bool = header["format"] == WEIGHTED_FORMAT
+        self._weights = self._map(WEIGHTS, WEIGHT, self.total_tokens) if self.is_weighted else None
         self._starts, self.lengths = table["start"], table["length"]
         self.num_targets = table["num_targets"]
         self.authority_weight = table["authority_weight"]

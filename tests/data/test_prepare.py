@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pipeline.data.documents import cut
-from pipeline.data.duplicates import DuplicateCounter
+from pipeline.data.duplicates import count_duplicates
 from pipeline.data.prepare import in_sample, prepare
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
@@ -207,11 +207,15 @@ def test_splitting_keeps_every_target_once(length, max_seq_len, data):
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(SPLITS)), max_size=60))
 def test_duplicates_are_counted_as_a_set_would(tmp_path_factory, entries):
-    folder = tmp_path_factory.getbasetemp() / "hashes"
-    with DuplicateCounter(folder) as counter:
-        for number, split in entries:
-            counter.add(bytes([number % 3] * 8 + [number] * 8), split)
-        found = counter.count()
+    base = tmp_path_factory.mktemp("hashes")
+    folder, files = base / "partitions", [base / "one", base / "two"]
+    written = [
+        bytes([number % 3] * 8 + [number] * 8) + bytes([SPLITS.index(split)])
+        for number, split in entries
+    ]
+    for index, file in enumerate(files):
+        file.write_bytes(b"".join(written[index * 20 :][: 20 if index == 0 else None]))
+    found = count_duplicates(files, folder)
     trained = {number for number, split in entries if split == "train"}
     leaked = [number for number, split in entries if split != "train" and number in trained]
     assert found == (len(entries) - len({number for number, _ in entries}), len(leaked))

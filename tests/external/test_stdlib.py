@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.data.sources.ingest import BadRows, Splitter
+from pipeline.data.sources.ingest import BadRow, Row, Splitter
 from pipeline.data.sources.stdlib import StdlibRows
 from pipeline.errors import DataError
 from pipeline.external import sources
@@ -37,9 +37,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, splitter=None, bad=None):
+def read(root, splitter=None):
     counts = Counter()
-    rows = list(StdlibRows(root, splitter or Splitter(0.0, 0.0)).read(bad or BadRows(0), counts))
+    rows = list(StdlibRows(root, splitter or Splitter(0.0, 0.0)).read(counts))
     return rows, counts
 
 
@@ -56,9 +56,9 @@ def test_a_row_for_each_module_by_name(root):
 
 def test_a_file_that_is_no_text_is_a_bad_row(root):
     (root / "nul.py").write_bytes(b"x = '\0'\n")
-    bad = BadRows(1)
-    rows, counts = read(root, bad=bad)
-    assert (len(rows), counts["rows"], bad.count) == (2, 3, 1)
+    rows, counts = read(root)
+    assert [type(row) for row in rows] == [BadRow, Row, Row]
+    assert (rows[0].file, counts["rows"]) == (root / "nul.py", 3)
 
 
 def test_the_fingerprint_sees_every_byte_and_nothing_else(root):

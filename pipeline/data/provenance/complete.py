@@ -9,12 +9,18 @@ from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.records import Record
 
 NUMBERS: tuple[str, ...] = ("authority_weight", "provenance_entropy")
+SUM_UNITS = 1 << 52
+"""Sums are kept in whole units of 1 / 2^52."""
 
 
 class Completer:
     """Fills in what rows do not say of their provenance, and counts it.
 
-    Numbers that a row carries stay as they are.
+    Numbers that a row carries are kept.
+
+    Attributes:
+        counts: what was scored, in whole numbers, so that those of several parts add up to the
+            same in any order; see `scored_facts`.
 
     Raises:
         ConfigError: when the tables cannot be used.
@@ -22,9 +28,7 @@ class Completer:
 
     def __init__(self, values: ProvenanceTables) -> None:
         self.scorer = Scorer(Tables(values))
-        self.scored = self.half_scored = self.unknown_types = 0
-        self._counts: Counter[str] = Counter()
-        self._sums: dict[str, float] = dict.fromkeys(NUMBERS, 0.0)
+        self.counts = Counter[str]()
 
     def complete(self, record: Record) -> Record:
         """Score what is missing of a row's provenance."""
@@ -32,26 +36,26 @@ class Completer:
         if not missing:
             return record
         score = self.scorer.score(text_of(record.content), record.metadata)
-        self.scored += len(missing) == len(NUMBERS)
-        self.half_scored += len(missing) < len(NUMBERS)
-        self.unknown_types += score.unknown_type is not None
+        self.counts["rows" if len(missing) == len(NUMBERS) else "half_rows"] += 1
+        self.counts["unknown_types"] += score.unknown_type is not None
         found = {name: getattr(score, name) for name in missing}
         for name, value in found.items():
-            self._counts[name] += 1
-            self._sums[name] += value
+            self.counts[f"{name}_count"] += 1
+            self.counts[f"{name}_sum"] += round(value * SUM_UNITS)
         return record._replace(**found)
 
-    def facts(self) -> dict[str, Any]:
-        """Say how many rows were scored, and the mean of the numbers they got; null without."""
-        means = {
-            f"scored_mean_{name}": self._sums[name] / count
-            if (count := self._counts[name])
-            else None
-            for name in NUMBERS
-        }
-        return {
-            "scored_rows": self.scored,
-            "half_scored_rows": self.half_scored,
-            "unknown_source_types": self.unknown_types,
-            **means,
-        }
+
+def scored_facts(counts: Counter[str]) -> dict[str, Any]:
+    """Return how many rows were scored, and the mean of the numbers they got; null without."""
+    means = {
+        f"scored_mean_{name}": counts[f"{name}_sum"] / count / SUM_UNITS
+        if (count := counts[f"{name}_count"])
+        else None
+        for name in NUMBERS
+    }
+    return {
+        "scored_rows": counts["rows"],
+        "half_scored_rows": counts["half_rows"],
+        "unknown_source_types": counts["unknown_types"],
+        **means,
+    }

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 
 from pipeline.data.rows.fields import RowError, strings_in
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRows, Row, Splitter
+from pipeline.data.sources.ingest import BadRow, Row, Splitter
 from pipeline.errors import ConfigError, DataError
 from pipeline.external.sources import dataset_files
 
@@ -46,8 +46,12 @@ class DatasetRows:
         """Give the size of all files."""
         return sum(file.stat().st_size for file in dataset_files(self.folder))
 
-    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
-        """Give the good rows; add the others to `bad`, and count them all.
+    def divided(self, number: int) -> list["DatasetRows"]:
+        """Return all rows as one."""
+        return [self]
+
+    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
+        """Yield rows, good and bad ones, in their order; count them all.
 
         Raises:
             ConfigError: when `datasets` is not installed.
@@ -61,9 +65,9 @@ class DatasetRows:
             try:
                 record = parse_record(row, self.with_metadata)
             except RowError as error:
-                bad.add(place, line, raw, str(error))
-                continue
-            yield row_of(line, raw, record)
+                yield BadRow(place, line, raw, error)
+            else:
+                yield row_of(line, raw, record)
 
     def rows(self) -> Iterator[Any]:
         """Read the split as it is on disk; nothing is shuffled, cached or run.

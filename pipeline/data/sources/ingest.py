@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Record, parse_record
@@ -38,6 +38,44 @@ class Row(NamedTuple):
     split: Split
 
 
+class BadRow(NamedTuple):
+    """A row that cannot be used, and where it stands.
+
+    Attributes:
+        file: the file; `conflicts` for the built-in world.
+        line: its number, from 1.
+        raw: the bytes of the line.
+        error: what is wrong with it.
+    """
+
+    file: Path
+    line: int
+    raw: bytes
+    error: RowError
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Rows that can be read as often as needed."""
+
+    @property
+    def name(self) -> str:
+        """Name the data in a message."""
+        ...
+
+    def total_bytes(self) -> int:
+        """Return the size of what is read, in bytes; 0 where that does not matter."""
+        ...
+
+    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
+        """Yield rows, good and bad ones, in their order; add what was met to `counts`."""
+        ...
+
+    def divided(self, number: int) -> Sequence["RowSource"]:
+        """Return at most `number` sources that have these rows one after the other."""
+        ...
+
+
 class BadRows:
     """Collects rows that cannot be used, and stops the stage when they are more than allowed.
 
@@ -46,14 +84,18 @@ class BadRows:
     Args:
         allowed: how many may be left out (`data.max_bad_rows`).
         quarantine: where those are written; the file is made with the first one. None: nowhere.
+        whole_paths: write whole paths of files there; else their names.
     """
 
-    def __init__(self, allowed: int, quarantine: Path | None = None) -> None:
+    def __init__(
+        self, allowed: int, quarantine: Path | None = None, whole_paths: bool = False
+    ) -> None:
         self.allowed, self.quarantine, self.count = allowed, quarantine, 0
+        self.whole_paths = whole_paths
         self._problems: list[str] = []
 
     def add(self, file: Path, line: int, raw: bytes, reason: str) -> None:
-        """Take a row out.
+        """Leave a row out.
 
         Raises:
             DataError: when there are too many, and enough to show.
@@ -62,7 +104,11 @@ class BadRows:
         if len(self._problems) < MAX_LISTED_PROBLEMS:
             self._problems.append(f"{file}, line {line}: {reason}")
         if self.quarantine:
-            entry = {"file": file.name, "line": line, "reason": reason}
+            entry = {
+                "file": str(file) if self.whole_paths else file.name,
+                "line": line,
+                "reason": reason,
+            }
             entry["row"] = raw.decode("utf-8", errors="replace")
             with self.quarantine.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -128,6 +174,13 @@ class Splitter:
 class JsonlRows:
     """The rows of `data.path`, which can be read as often as needed.
 
+    Attributes:
+        path: a JSONL file or a folder of them.
+        splitter: chooses the split of a row.
+        max_line_bytes: longest line of a file.
+        with_metadata: whether to read what a row says about its source.
+        chosen: the files to read; None: all.
+
     Raises:
         DataError: when there are no files.
     """
@@ -136,24 +189,38 @@ class JsonlRows:
     splitter: Splitter
     max_line_bytes: int
     with_metadata: bool = False
+    chosen: tuple[Path, ...] | None = None
 
     @property
     def name(self) -> str:
         """Name the data in a message."""
         return f"data.path={self.path}"
 
-    def total_bytes(self) -> int:
-        """Give the size of all files."""
-        return sum(file.stat().st_size for file in jsonl_files(self.path))
+    def files(self) -> Sequence[Path]:
+        """List the files to read."""
+        return jsonl_files(self.path) if self.chosen is None else self.chosen
 
-    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
-        """Give the good rows; add the others to `bad`, and what was met to `counts`.
+    def total_bytes(self) -> int:
+        """Return the size of all files."""
+        return sum(file.stat().st_size for file in self.files())
+
+    def divided(self, number: int) -> list["JsonlRows"]:
+        """Return at most `number` sources, each of some files, about as large as the others."""
+        groups = list[list[Path]]([] for _ in range(number))
+        total, before = max(self.total_bytes(), 1), 0
+        for file in self.files():
+            size = file.stat().st_size
+            groups[(2 * before + size) * number // (2 * total + 1)].append(file)
+            before += size
+        return [replace(self, chosen=tuple(group)) for group in groups if group] or [self]
+
+    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
+        """Yield rows, good and bad ones, in their order; add what was met to `counts`.
 
         Blank lines are passed over and counted.
         """
-        files = jsonl_files(self.path)
-        splitter = self.splitter.for_files(self.path, files)
-        for file in files:
+        splitter = self.splitter.for_files(self.path, jsonl_files(self.path))
+        for file in self.files():
             row_of = splitter.rows_of(file)
             for line, raw in iterate_lines(file, self.max_line_bytes, counts):
                 if not raw.strip():
@@ -163,9 +230,9 @@ class JsonlRows:
                 try:
                     record = parse_record(parse_line(raw, self.max_line_bytes), self.with_metadata)
                 except RowError as error:
-                    bad.add(file, line, raw, str(error))
-                    continue
-                yield row_of(line, raw, record)
+                    yield BadRow(file, line, raw, error)
+                else:
+                    yield row_of(line, raw, record)
 
 
 @dataclass(frozen=True)
@@ -180,8 +247,12 @@ class WorldRows:
         """Its words are few, however many rows it makes."""
         return 0
 
-    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
-        """Give the rows; none of them is bad."""
+    def divided(self, number: int) -> list["WorldRows"]:
+        """Return all rows as one."""
+        return [self]
+
+    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
+        """Yield the rows; none of them is bad."""
         row_of = self.splitter.rows_of(WORLD)
         for line, row in enumerate(self.make(), start=1):
             counts["rows"] += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRows, Row, Splitter
+from pipeline.data.sources.ingest import BadRow, Row, Splitter
 from pipeline.external.stdlib import stdlib_files
 
 
@@ -29,8 +29,12 @@ class StdlibRows:
         """Give the size of all files."""
         return sum(file.stat().st_size for file in stdlib_files(self.root))
 
-    def read(self, bad: BadRows, counts: Counter[str]) -> Iterator[Row]:
-        """Give a row for each file; empty files, and those that do not decode, are counted."""
+    def divided(self, number: int) -> list["StdlibRows"]:
+        """Return all rows as one."""
+        return [self]
+
+    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
+        """Yield a row for each file; empty files, and those that do not decode, are counted."""
         for file in stdlib_files(self.root):
             raw = file.read_bytes()
             text = decoded(raw)
@@ -44,9 +48,9 @@ class StdlibRows:
                 try:
                     record = parse_record({"text": text, "cluster": package})
                 except RowError as error:
-                    bad.add(file, 1, raw, str(error))
-                    continue
-                yield self.splitter.rows_of(file)(1, raw, record)
+                    yield BadRow(file, 1, raw, error)
+                else:
+                    yield self.splitter.rows_of(file)(1, raw, record)
 
 
 def decoded(raw: bytes) -> str | None:

@@ -7,11 +7,8 @@ from pathlib import Path
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import training_rows
 from pipeline.data.sources.huggingface import DatasetRows
-from pipeline.data.sources.ingest import JsonlRows, Splitter, WorldRows
+from pipeline.data.sources.ingest import JsonlRows, RowSource, Splitter, WorldRows
 from pipeline.data.sources.stdlib import StdlibRows
-
-RowSource = WorldRows | StdlibRows | DatasetRows | JsonlRows
-"""Rows that can be read as often as needed: `name` for messages, `total_bytes()`, `read()`."""
 
 
 def conflicts(settings: PrepareSettings, splitter: Splitter) -> WorldRows:

@@ -59,10 +59,10 @@ class Encoder:
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RowError]:
         """Return ids and target mask of each record, or what is wrong with it."""
-        drafts = [self.pieces_of(record) for record in records]
+        drafts = [self.draft_of(record) for record in records]
         return self.join(drafts, self.tokenize(drafts))
 
-    def pieces_of(self, record: Record) -> Draft:
+    def draft_of(self, record: Record) -> Draft:
         """Cut a record into pieces to tokenize, or return why that cannot be done."""
         content, weight = record.content, record.weight
         if isinstance(content, Text):

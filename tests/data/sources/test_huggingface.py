@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline.data.rows.metadata import NO_METADATA
 from pipeline.data.sources.huggingface import DatasetRows, check_card
-from pipeline.data.sources.ingest import BadRows, Splitter
+from pipeline.data.sources.ingest import BadRow, Splitter
 from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
 from pipeline.external import sources
@@ -47,10 +47,10 @@ def folder(tmp_path):
     return folder
 
 
-def read(folder, split="train", subset=None, bad=None):
+def read(folder, split="train", subset=None):
     counts = Counter()
     rows = DatasetRows("the set", folder, subset, split, Splitter(0.0, 0.0))
-    return list(rows.read(bad or BadRows(0), counts)), counts
+    return list(rows.read(counts)), counts
 
 
 def texts(rows):
@@ -109,10 +109,10 @@ def test_a_subset(datasets, folder):
 
 def test_bad_rows_are_named_by_number(datasets, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": " "}\n')
-    bad = BadRows(0)
-    read(tmp_path, bad=bad)
-    with pytest.raises(DataError, match=r"train, line 2: text is only white space"):
-        bad.finish()
+    _, bad = read(tmp_path)[0]
+    assert isinstance(bad, BadRow)
+    assert (bad.file, bad.line) == (tmp_path / "train", 2)
+    assert str(bad.error) == "text is only white space"
 
 
 @pytest.mark.parametrize(("split", "subset"), [("nowhere", None), ("train", "nothing")])
@@ -178,7 +178,7 @@ def test_metadata_are_read_for_the_scorer_only(folder, monkeypatch, provenance):
     settings = dataclasses.replace(
         SETTINGS, source="huggingface", path=folder, provenance=provenance
     )
-    (row,) = READERS["huggingface"](settings, Splitter(0.0, 0.0)).read(BadRows(0), Counter())
+    (row,) = READERS["huggingface"](settings, Splitter(0.0, 0.0)).read(Counter())
     assert (row.record.metadata == NO_METADATA) == (provenance is None)
 
 

@@ -1,0 +1,95 @@
+"""One part of the rows, tokenized into stores of its own; together the parts are all rows."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.data.documents import TokenizedDocuments
+from pipeline.data.provenance.complete import Completer
+from pipeline.data.settings import PrepareSettings
+from pipeline.data.sources.ingest import BadRows, RowSource
+from pipeline.data.splits import SPLITS
+from pipeline.data.store import TokenStoreWriter
+from pipeline.data.tokenize.encode import Encoder
+from pipeline.data.tokenize.tokenizer import load_tokenizer
+
+HASHES = ".hashes"
+"""The file of a part that has the hash of each document and its split; see `duplicates`."""
+SPLIT_BYTES = {split: bytes([index]) for index, split in enumerate(SPLITS)}
+
+
+class Counts(NamedTuple):
+    """What was counted in a part; adding them up gives the counts of all rows.
+
+    Attributes:
+        rows: of reading.
+        documents: of making documents fit the model.
+        scored: of the provenance scorer; empty without one.
+    """
+
+    rows: Counter[str]
+    documents: Counter[str]
+    scored: Counter[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows, and where their stores go.
+
+    Attributes:
+        settings: of the whole preparation.
+        source: reads the rows.
+        tokenizer: folder of the tokenizer.
+        vocab_size: the model knows the ids below it.
+        folder: gets a store for each split, and the hashes.
+    """
+
+    settings: PrepareSettings
+    source: RowSource
+    tokenizer: Path
+    vocab_size: int
+    folder: Path
+
+    def write(self, bad: BadRows, progress: Callable[[int], None]) -> Counts:
+        """Read, tokenize and store the rows.
+
+        Args:
+            bad: gets those that cannot be used.
+            progress: called with the rows done so far.
+
+        Raises:
+            DataError: when rows cannot be used.
+            ModelError: when the tokenizer cannot be used.
+        """
+        settings, counts = self.settings, Counter[str]()
+        completer = None if settings.provenance is None else Completer(settings.provenance)
+        documents = self.documents()
+        with ExitStack() as stack:
+            stores = {
+                split: stack.enter_context(TokenStoreWriter(self.folder / split, self.vocab_size))
+                for split in SPLITS
+            }
+            hashes = stack.enter_context((self.folder / HASHES).open("wb"))
+            for row, pieces in documents.of(self.source.read(counts), bad, progress):
+                hashes.write(row.content_hash + SPLIT_BYTES[row.split])
+                record = completer.complete(row.record) if completer else row.record
+                for piece in pieces:
+                    stores[row.split].add(
+                        piece.ids,
+                        piece.target_mask,
+                        record.authority_weight,
+                        record.provenance_entropy,
+                        piece.weights,
+                    )
+        counts["bad_rows"] = bad.count
+        return Counts(counts, documents.counts, completer.counts if completer else Counter())
+
+    def documents(self) -> TokenizedDocuments:
+        """Make what turns rows into documents that fit the model."""
+        settings = self.settings
+        encoder = Encoder(load_tokenizer(self.tokenizer), settings.train_on)
+        limits = (settings.max_seq_len, settings.long_documents, settings.overlap_tokens)
+        return TokenizedDocuments(encoder, self.vocab_size, *limits)
