@@ -11,6 +11,7 @@ from pipeline.config.arguments import Flag
 from pipeline.config.schema import ProvenanceTables
 from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
+from pipeline.data.notice import notice_of
 from pipeline.data.prepare import prepare
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
@@ -60,6 +61,9 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
         metrics, histogram = prepare(settings, folder, counter.show)
     write_json(paths.write("metrics/prepare.json"), metrics)
     write_histogram(paths.write("plots/lengths.csv"), histogram)
+    notice = notice_of(metrics)
+    if notice is not None:
+        print(f"prepare: {notice}")
 
 
 def settings_of(config: DictConfig) -> PrepareSettings:

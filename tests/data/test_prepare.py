@@ -634,6 +634,18 @@ def test_bad_rows_go_to_quarantine_as_far_as_allowed(run, tmp_path, model, scrat
         assert documents(folder, split) == documents(clean, split)
 
 
+def test_rows_with_the_same_thing_wrong_are_one_line(run):
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [*texts(*sentences(30)), *[{"messages": talk}] * 17, {"no": 1}, {"no": 1}]
+    with pytest.raises(DataError) as error:
+        run(rows)
+    headline, *listed, _ = str(error.value).splitlines()
+    assert headline.startswith("19 bad rows so far")
+    assert len(listed) == 2
+    assert "lines 31, 32, 33, 34, 35 and 12 more: the row has messages, and" in listed[0]
+    assert "lines 48, 49: needs text, prompt and completion, or messages" in listed[1]
+
+
 def test_rows_that_the_tokenizer_refuses_are_bad_rows_too(run):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     rows = [*texts(*sentences(30)), {"messages": talk}, {"text": "<bos>twice"}]

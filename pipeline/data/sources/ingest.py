@@ -15,6 +15,7 @@ from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, report_problems
 from pipeline.external.sources import jsonl_files
 
 QUARANTINE = "quarantine.jsonl"
+SHOWN_LINES = 5
 WORLD = Path("conflicts")
 
 
@@ -92,7 +93,7 @@ class BadRows:
     ) -> None:
         self.allowed, self.quarantine, self.count = allowed, quarantine, 0
         self.whole_paths = whole_paths
-        self._problems: list[str] = []
+        self._lines: dict[tuple[Path, str], list[int]] = {}
 
     def add(self, file: Path, line: int, raw: bytes, reason: str) -> None:
         """Leave a row out.
@@ -101,8 +102,8 @@ class BadRows:
             DataError: when there are too many, and enough to show.
         """
         self.count += 1
-        if len(self._problems) < MAX_LISTED_PROBLEMS:
-            self._problems.append(f"{file}, line {line}: {reason}")
+        if self.count <= MAX_LISTED_PROBLEMS:
+            self._lines.setdefault((file, reason), []).append(line)
         if self.quarantine:
             entry = {
                 "file": str(file) if self.whole_paths else file.name,
@@ -126,9 +127,18 @@ class BadRows:
         report_problems(
             DataError,
             f"{self.count} bad rows so far, and data.max_bad_rows={self.allowed}:",
-            self._problems,
+            [described(*place, lines) for place, lines in self._lines.items()],
             f"Mend them, or set data.max_bad_rows higher to move bad rows into {QUARANTINE}.",
         )
+
+
+def described(file: Path, reason: str, lines: Sequence[int]) -> str:
+    """Describe rows of a file that have the same thing wrong with them, in one line."""
+    if len(lines) == 1:
+        return f"{file}, line {lines[0]}: {reason}"
+    more = len(lines) - SHOWN_LINES
+    rest = f" and {more} more" if more > 0 else ""
+    return f"{file}, lines {', '.join(map(str, lines[:SHOWN_LINES]))}{rest}: {reason}"
 
 
 @dataclass(frozen=True)
