@@ -1,8 +1,6 @@
 """Rows to tokens: check, split, tokenize, and store what the model will be trained on."""
 
-import csv
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +9,7 @@ from pipeline.config.arguments import Flag
 from pipeline.config.schema import ProvenanceTables
 from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
+from pipeline.data.documents import write_histogram
 from pipeline.data.notice import notice_of
 from pipeline.data.prepare import prepare
 from pipeline.data.provenance.explain import explain as explain_scores
@@ -91,14 +90,6 @@ def tables_of(config: DictConfig) -> ProvenanceTables | None:
     """Return the tables of the provenance scorer; None where it is off."""
     values: Any = OmegaConf.to_container(config.data.provenance)
     return ProvenanceTables(**values["tables"]) if values["tables"] else None
-
-
-def write_histogram(path: Path, histogram: list[tuple[int, int, int]]) -> None:
-    """Write how many documents there are of each length."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["tokens_from", "tokens_to", "documents"])
-        writer.writerows(histogram)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Tokenized rows are made to fit the model, and go into the store of their split."""
 
+import csv
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,3 +238,11 @@ def length_histogram(store: TokenStore, max_seq_len: int) -> list[tuple[int, int
     return [
         (start, start + width - 1, int(count)) for start, count in zip(starts, counts, strict=True)
     ]
+
+
+def write_histogram(path: Path, histogram: list[tuple[int, int, int]]) -> None:
+    """Write how many documents there are of each length."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["tokens_from", "tokens_to", "documents"])
+        writer.writerows(histogram)
