@@ -56,12 +56,12 @@ class TrainingProgress:
             print(f"{self.title} {step}/{self.num_steps}  {facts}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Print a line above the bar, to the letter: brackets are no markup."""
+        """Print a line above the bar, unchanged: brackets are not markup."""
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class RowCounter:
-    """Counts rows while they are read; nobody knows beforehand how many there are."""
+    """Counts rows while they are read; their number is not known beforehand."""
 
     def __init__(self, title: str) -> None:
         self.console = Console(file=sys.stderr)

@@ -69,7 +69,7 @@ def loaded() -> DictConfig:
 
 
 def old_values() -> dict[str, Any]:
-    """List what params.yaml has, whatever somebody made of it; nothing if it cannot be read."""
+    """List the values of params.yaml, edited or not; none if it cannot be read."""
     try:
         config = OmegaConf.create(FILE.read_text(encoding="utf-8"))
     except (OSError, YAMLError, OmegaConfBaseException):
@@ -87,7 +87,7 @@ def values(config: DictConfig) -> dict[str, Any]:
 
 
 def edited_by_hand() -> bool:
-    """Tell whether params.yaml is something else than what the last `dvc repro` left."""
+    """Whether params.yaml differs from what the last `dvc repro` left."""
     if not (FILE.exists() and LOCK.exists()):
         return False
     outs = OmegaConf.select(OmegaConf.load(LOCK), "stages.params.outs") or []
@@ -95,7 +95,7 @@ def edited_by_hand() -> bool:
 
 
 def refuse_edit(changed: dict[str, tuple[Any, Any]]) -> None:
-    """Stop `dvc repro` before it overwrites what somebody wrote into params.yaml.
+    """Stop `dvc repro` before it overwrites an edit of params.yaml.
 
     Raises:
         ConfigError: with the three ways out.
@@ -122,7 +122,7 @@ def complete_experiment(name: str) -> None:
 
 
 def refresh(config: DictConfig, check: bool) -> int:
-    """Say what differs between params.yaml and conf/, and write it unless only asked to check."""
+    """Print what differs between params.yaml and conf/; write it, unless only asked to check."""
     new, old = values(config), old_values()
     pairs = {
         name: (old.get(name, ABSENT), new.get(name, ABSENT))

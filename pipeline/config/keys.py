@@ -41,7 +41,7 @@ def fields_of(kind: type, prefix: str) -> Collection[dataclasses.Field]:
 
 
 def nested_section(field: dataclasses.Field) -> type | None:
-    """Find the dataclass behind a field, also behind `Tables | None`."""
+    """Find the dataclass behind a field, also behind `ProvenanceTables | None`."""
     candidates = getattr(field.type, "__args__", (field.type,))
     kinds = [kind for kind in candidates if isinstance(kind, type)]
     return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)

@@ -65,7 +65,7 @@ def check_values(config: DictConfig, sections: Collection[str] | None = None) ->
 
 
 def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa: ANN401
-    """Say which rules of its field a value breaks."""
+    """Describe each rule of its field that a value breaks."""
     facts = field.metadata
     if isinstance(value, float) and not math.isfinite(value):
         yield "must be finite"
@@ -84,7 +84,7 @@ def shown(value: int | None) -> str:
 
 
 def schedule_problems(optim: DictConfig) -> Iterator[str]:
-    """Say which keys of the schedule are missing, or would have no effect."""
+    """Describe keys of the schedule that are missing, or that it would not read."""
     for key, is_needed in SCHEDULES.get(optim.schedule, {}).items():
         if is_needed and optim[key] is None:
             yield f"optim.{key}=null: optim.schedule={optim.schedule} needs it; give a value"
@@ -102,7 +102,7 @@ def schedule_problems(optim: DictConfig) -> Iterator[str]:
 
 
 def mode_problems(model: DictConfig, train: DictConfig, lora: DictConfig) -> Iterator[str]:
-    """Say what does not go with what is trained."""
+    """Describe settings that contradict `train.mode`."""
     if train.mode in ("lora", "dora") and not lora.targets:
         yield f'lora.targets=[] and train.mode={train.mode}: name layers, or ["*"] for all of them'
     if train.mode == "tensors" and not train.tensors:
@@ -120,7 +120,7 @@ def mode_problems(model: DictConfig, train: DictConfig, lora: DictConfig) -> Ite
 
 
 def overlap_problem(overlap_tokens: int, max_seq_len: int) -> str | None:
-    """Say that a piece would be nothing but context; None where it is not."""
+    """Return what is wrong where a piece of a document would be context only, else None."""
     if overlap_tokens < max_seq_len - 1:
         return None
     return (

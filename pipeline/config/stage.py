@@ -64,7 +64,7 @@ class Paths:
         )
 
     def write(self, name: str) -> Path:
-        """Give the path of an output, in a folder that exists."""
+        """Return the path of an output, in a folder that exists."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -93,7 +93,7 @@ def maker_of(name: str) -> str:
 
 @functools.cache
 def makers() -> dict[str, str]:
-    """Give the stage that writes each output; read once, because that takes longer than hashing."""
+    """Map each output to the stage that writes it; read once, as this is slower than hashing."""
     return {
         out: stage_name
         for stage_name, description in dvc_stages().items()
@@ -164,7 +164,7 @@ def earlier_runs_of(config: DictConfig) -> tuple[Path, ...]:
 
 
 def complete(config: DictConfig) -> DictConfig:
-    """Give params.yaml, which is plain, the types of the schema; resolve all references.
+    """Add the types of the schema to values of params.yaml, and resolve all references.
 
     Raises:
         ConfigError: when a value has the wrong type, or a reference leads nowhere.

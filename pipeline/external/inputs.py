@@ -67,7 +67,7 @@ def model_fingerprint(config: DictConfig) -> dict[str, Any]:
 
 
 def names_folder(source: str) -> bool:
-    """Tell a folder from `scratch` and from a hub id, whose revision is its fingerprint."""
+    """Whether a source is a folder, not `scratch` or a hub id (fixed by its revision)."""
     return source != SCRATCH and not is_hub_id(source)
 
 
@@ -105,7 +105,7 @@ def check_unchanged(config: DictConfig, *parts: str) -> None:
 
 
 def differences(then: dict[Any, Any], now: dict[str, Any]) -> list[str]:
-    """Say which files differ between two fingerprints."""
+    """List the files that differ between two fingerprints."""
     words = {name: "is gone" for name in then if name not in now}
     words |= {name: "is new" for name in now if name not in then}
     words |= {name: "differs" for name in now if name in then and then[name] != now[name]}

@@ -10,6 +10,6 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error"}  # it warns of libraries that nothin
 
 
 def go_offline() -> None:
-    """Tell these libraries, and those of every process that is started from here."""
+    """Keep these libraries off the network, here and in every process started from here."""
     for name, value in (OFFLINE | QUIET).items():
         os.environ.setdefault(name, value)

@@ -45,7 +45,7 @@ def stdlib_files(root: Path) -> list[Path]:
 
 
 def stdlib_fingerprint(root: Path) -> dict[str, Any]:
-    """Give the version of Python, and one size and hash for all files."""
+    """Return the version of Python, and one size and one hash for all files."""
     digest, size = hashlib.sha256(), 0
     for file in stdlib_files(root):
         content = file.read_bytes()

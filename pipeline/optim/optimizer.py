@@ -74,9 +74,9 @@ LEAVES_OTHERS_TO = {"muon": "adamw"}
 
 
 class GroupedOptimizer(optimizers.Optimizer):
-    """Updates each tensor by a rule of its own, all at the learning rate of one schedule.
+    """Updates each tensor by its rule, all at the learning rate of one schedule.
 
-    Everything is computed and remembered in float32, also for weights of 16 bits: there 0.999 is
+    Everything is computed and kept in float32, also for weights of 16 bits: there 0.999 is
     1, and a second moment would never fade.
     """
 
@@ -123,7 +123,7 @@ class GroupedOptimizer(optimizers.Optimizer):
                 self.rules[name].init_single(array.astype(mx.float32), self._state[name])
 
     def apply_gradients(self, gradients: dict[str, Any], parameters: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Give the new weights for a tree of gradients."""
+        """Return the new weights for a tree of gradients."""
         if not self.rules:
             self.init(gradients)
         self._state["learning_rate"] = self.schedule(self.step)
@@ -146,7 +146,7 @@ class GroupedOptimizer(optimizers.Optimizer):
         learning_rate: mx.array,
         step: mx.array,
     ) -> mx.array:
-        """Give the new weights of one tensor; what its rule remembers is updated in place."""
+        """Return the new weights of one tensor; its entry in the state is updated in place."""
         rule = self.rules[name]
         rule.state = {"learning_rate": learning_rate, "step": step}
         wide = gradient.astype(mx.float32), parameter.astype(mx.float32)
@@ -204,5 +204,5 @@ def refuse_idle(patterns: tuple[str, ...], names: list[str]) -> None:
 
 
 def is_block_matrix(name: str, array: mx.array) -> bool:
-    """Tell whether a tensor is a matrix of a block: blocks stand in a list, under a number."""
+    """Whether a tensor is a matrix of a block; the name of a block contains its number."""
     return array.ndim == 2 and any(part.isdecimal() for part in name.split("."))

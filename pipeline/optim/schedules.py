@@ -1,4 +1,4 @@
-"""Learning rates over a run: a warm-up in a line, then what each schedule does."""
+"""Learning rates over a run: a linear warm-up, then the fall of each schedule."""
 
 import math
 from collections.abc import Callable
@@ -56,8 +56,7 @@ def make_schedule(settings: RateSettings, num_steps: int) -> Callable[[mx.array]
     """Make the learning rate of a run.
 
     The first update uses peak / warmup_steps, never zero; update `warmup_steps` has the peak. The
-    floor would be the rate of the update after the last, so that none is wasted on a rate of zero;
-    beyond the end it stays there.
+    rate reaches the floor one update after the last, and stays there.
 
     Args:
         settings: shape, peak, and shares of the run.

@@ -15,9 +15,9 @@ TINY = 1e-7
 
 
 def bias_correction(beta: float, step: mx.array) -> mx.array:
-    """Give 1 - beta^step, to the last bits of float32 also where beta is near 1.
+    """Return 1 - beta^step, to the last bits of float32 also where beta is near 1.
 
-    Formed as it is written, 1 - 0.999^1 would be off by 5e-5 of itself.
+    The plain difference 1 - 0.999^1 has a relative error of 5e-5 in float32.
     """
     return -mx.expm1(step.astype(mx.float32) * (math.log(beta) if beta else -math.inf))
 
@@ -26,7 +26,7 @@ class Adam(optimizers.Adam):
     """Adam with bias correction (arXiv 1412.6980 alg. 1)."""
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
-        """Give the new weights; both moments are updated in `state`."""
+        """Return the new weights; both moments are updated in `state`."""
         beta1, beta2 = self.betas
         first = beta1 * state["m"] + (1 - beta1) * gradient
         second = beta2 * state["v"] + (1 - beta2) * mx.square(gradient)
@@ -76,7 +76,7 @@ class Muon(optimizers.Optimizer):
         state["m"] = mx.zeros_like(parameter)
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
-        """Give the new weights; the momentum is updated in `state`."""
+        """Return the new weights; the momentum is updated in `state`."""
         momentum = self.momentum * state["m"] + (1 - self.momentum) * gradient
         state["m"] = momentum
         ahead = self.momentum * momentum + (1 - self.momentum) * gradient  # Nesterov's
