@@ -13,7 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tests run beside each othe
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "pipeline").rglob("*.py"))
-    # The plan's simulation has no arrays, and checks of its many small calls take minutes.
+    # The plan's count of memory has no arrays, and checks of its many small calls take minutes.
     if path.stem != "__init__" and path.parent.name != "plan"
 ]
 install_import_hook(MODULES, "beartype.beartype")  # shapes and types are checked at each call

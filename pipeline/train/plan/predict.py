@@ -18,9 +18,9 @@ from pipeline.model.folder import read_config
 from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
+from pipeline.train.plan.liveness import Saved
 from pipeline.train.plan.rehearsal import Rehearsal
 from pipeline.train.plan.roofline import Shape, estimated_bytes, shape_of
-from pipeline.train.plan.simulate import Saved
 from pipeline.train.plan.trace import ArrayShape, Graph
 
 
@@ -165,7 +165,7 @@ def predict(request: PlanRequest) -> Prediction:
 
 
 def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> Prediction:
-    """Trace and simulate each evaluation of a step, and add what else is in memory meanwhile."""
+    """Trace each evaluation of a step, and add what else is in memory meanwhile."""
     if request.fused_attention:
         rehearsal.change = lambda graph: without_scores(graph, request.width)
     stream_rows = request.stream_rows

@@ -1,4 +1,4 @@
-"""A training step on a model without weights: each of its evaluations traced and simulated.
+"""A training step on a model without weights: each of its evaluations is traced.
 
 What is traced is the step itself, on the device at hand, so that whatever a model, an adapter,
 checkpointing or a backend does to memory is in the graph.
@@ -16,8 +16,8 @@ from pipeline.model.prefix import FrozenPrefix
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder, target_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
+from pipeline.train.plan.liveness import Memory, memory_of
 from pipeline.train.plan.recompute import checkpointed_gradients
-from pipeline.train.plan.simulate import Simulation, simulate
 from pipeline.train.plan.trace import Graph, trace
 from pipeline.train.step import TrainStep, global_norm
 
@@ -39,7 +39,7 @@ class Rehearsal:
 
     Attributes:
         prefix: the blocks that are left out; None where none are.
-        change: what is done to a graph before it is simulated.
+        change: what is done to a graph before its memory is counted.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Rehearsal:
         _, plain, stages = found
         return plain, list(gradients.values()), stages
 
-    def first_micro_batch(self, batch: Batch, num_streams: int = 1) -> Simulation:
+    def first_micro_batch(self, batch: Batch, num_streams: int = 1) -> Memory:
         """Forward and backward, as `TrainStep.accumulate` has them; only the batch's shape counts.
 
         Of what is minimised only the gradient is computed.
@@ -87,9 +87,9 @@ class Rehearsal:
             return [mx.array(0.0) + plain, *gradients], stages
 
         arguments = self.held(batch)
-        return self.simulate(run, arguments, len(arguments), num_lanes=num_streams)
+        return self.memory(run, arguments, len(arguments), num_streams=num_streams)
 
-    def later_micro_batch(self, batch: Batch) -> Simulation:
+    def later_micro_batch(self, batch: Batch) -> Memory:
         """Do the same where gradients of earlier micro-batches are added to."""
         held = self.held(batch)
         count = len(held)
@@ -102,9 +102,9 @@ class Rehearsal:
             return [total + plain, *added], stages
 
         arguments = [*held, mx.array(0.0), *self.trainable.values()]
-        return self.simulate(run, arguments, count)
+        return self.memory(run, arguments, count)
 
-    def adding(self, count: int) -> Simulation:
+    def adding(self, count: int) -> Memory:
         """Add gradients that were made side by side, as `TrainStep.accumulate` does."""
         names = list(self.trainable)
 
@@ -115,9 +115,9 @@ class Rehearsal:
                 functools.reduce(mx.add, each[1:], each[0]) for each in zip(*columns, strict=True)
             ], []
 
-        return self.simulate(run, [*self.trainable.values()] * count, num_held=0)
+        return self.memory(run, [*self.trainable.values()] * count, num_held=0)
 
-    def clipping(self) -> Simulation:
+    def clipping(self) -> Memory:
         """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
 
         def run(total: mx.array, *sums: mx.array) -> tuple[list[mx.array], EvalOrder]:
@@ -126,9 +126,9 @@ class Rehearsal:
             return [loss, norm, mx.isfinite(loss) & mx.isfinite(norm), *means], []
 
         arguments = [mx.array(0.0), *self.trainable.values()]
-        return self.simulate(run, arguments, num_held=0, num_evaluated=3)
+        return self.memory(run, arguments, num_held=0, num_evaluated=3)
 
-    def update(self) -> Simulation:
+    def update(self) -> Memory:
         """Clip the gradients and update weights and optimizer with them, weight by weight.
 
         MLX merges equal operations of a graph that it traces, which would change their order. So
@@ -153,9 +153,9 @@ class Rehearsal:
         norms, rates = [mx.array(1.0)] * count, [self.optimizer.learning_rate] * count
         steps = [self.optimizer.step] * count
         arguments = [*weights, *norms, *rates, *steps, *weights, *moments]
-        return self.simulate(run, arguments, num_held=2 * count)
+        return self.memory(run, arguments, num_held=2 * count)
 
-    def validation(self, batch: Batch) -> Simulation:
+    def validation(self, batch: Batch) -> Memory:
         """Measure losses, as `masked_losses` does."""
 
         def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
@@ -164,9 +164,9 @@ class Rehearsal:
 
         arguments = self.held(batch)
         with evaluation_mode(self.model):
-            return self.simulate(run, arguments, len(arguments))
+            return self.memory(run, arguments, len(arguments))
 
-    def recording(self, batch: Batch) -> Simulation:
+    def recording(self, batch: Batch) -> Memory:
         """Run the frozen blocks, as `CachedPrefix.computed` does."""
         assert self.prefix is not None
         prefix, arguments = self.prefix, list(self.weights.values())
@@ -175,7 +175,7 @@ class Rehearsal:
             self.put(weights)
             return [prefix.record(mx.array(batch.inputs))], []
 
-        return self.simulate(run, arguments, len(arguments))
+        return self.memory(run, arguments, len(arguments))
 
     def held(self, batch: Batch) -> list[mx.array]:
         """Give what is in memory while a batch is worked on: weights, and its activations."""
@@ -190,15 +190,15 @@ class Rehearsal:
         if self.prefix is not None:
             self.prefix.hidden = arguments[len(self.weights)]
 
-    def simulate(
+    def memory(
         self,
         run: Run,
         arguments: list[mx.array],
         num_held: int,
         num_evaluated: int | None = None,
-        num_lanes: int = 1,
-    ) -> Simulation:
-        """Trace and simulate; the first arguments are referred to by others too."""
+        num_streams: int = 1,
+    ) -> Memory:
+        """Trace a function and count its memory; the first arguments are needed elsewhere too."""
         sizes: list[int] = []
 
         def flat(*arrays: mx.array) -> list[mx.array]:
@@ -215,7 +215,7 @@ class Rehearsal:
         names = iter(graph.outputs[len(graph.outputs) - sum(sizes) :])
         stages = [tuple(itertools.islice(names, size)) for size in sizes]
         held = graph.inputs[:num_held]
-        return simulate(self.change(graph), held, num_evaluated, stages, num_lanes)
+        return memory_of(self.change(graph), held, num_evaluated, stages, num_streams)
 
     def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:
         """Give weights of the model other values; all of them unless named."""

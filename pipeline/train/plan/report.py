@@ -13,6 +13,7 @@ from pipeline.model.folder import read_config
 from pipeline.model.quantize import quantizable
 from pipeline.objective.chunked_head import CHUNK_COPIES
 from pipeline.train.memory import GB
+from pipeline.train.plan.liveness import Saved
 from pipeline.train.plan.predict import (
     FORWARD_BACKWARD,
     PlanRequest,
@@ -25,7 +26,6 @@ from pipeline.train.plan.roofline import (
     floor_bytes,
     step_flops,
 )
-from pipeline.train.plan.simulate import Saved
 
 BASE_BITS = 4
 """What a base is quantised to where that is thought of."""
