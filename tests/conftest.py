@@ -26,6 +26,7 @@ from tests.support.small import TINY_SHAPE, random_documents  # noqa: E402
 from tests.support.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
 LONGEST = (
+    "test_docs",
     "test_interruptions",
     "test_predict",
     "test_real_model",
@@ -40,10 +41,16 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "exhaustive: a long sweep, run by `make test-all`")
+    config.addinivalue_line("markers", "real: needs the samples; `make test-real` runs only these")
+    config.addinivalue_line("markers", "docs: runs a command of the documents; `make test-docs`")
     mx.disable_compile()  # the kernels it would build take longer than the tests
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "samples" in item.fixturenames:
+            item.add_marker("real")
     items.sort(key=lambda item: item.path.stem not in LONGEST)  # so that no process ends alone
     if not config.getoption("--exhaustive"):
         skip = pytest.mark.skip(reason="a long sweep: run `make test-all`")
