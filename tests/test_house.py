@@ -23,6 +23,7 @@ from pipeline.config.arguments import take_flags, usual_spelling
 from pipeline.config.stage import maker_of, refuse_foreign_overrides
 from pipeline.errors import PipelineError
 from stages import params
+from tests.support.documents import DOCUMENTS, documented_commands, shell_commands
 from tools import dvc_deps
 from tools.import_graph import EXEMPT, ROOT, computing, imports, reached, stages
 
@@ -306,31 +307,9 @@ def test_conf_does_not_depend_on_the_machine():
     assert "${" not in (ROOT / "dvc.yaml").read_text()
 
 
-# README
+# Documents
 
 SHELL = {".", "cd", "export", "source", "git", "curl", "uv", "brew", "open"}
-
-
-def shell_commands(text):
-    """Give each command of the shell blocks of a text, without prompts, comments and outputs."""
-    for block in re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.DOTALL | re.M):
-        lines = block.replace("\\\n", " ").splitlines()
-        prompted = [line[2:] for line in lines if line.startswith("$ ")]
-        for line in prompted or lines:
-            words = shlex.split(line, comments=True)
-            yield from split_commands(words)
-
-
-def split_commands(words):
-    """Split a line at `&&`, `;` and `|`; drop variables set before a command."""
-    command = []
-    for word in [*words, ";"]:
-        if word in ("&&", "|", ";", "&", ">"):
-            if command:
-                yield command
-            command = []
-        elif command or not re.match(r"[A-Z_]+=", word):
-            command.append(word)
 
 
 def problem_with(command):
@@ -397,12 +376,8 @@ def one_job(overrides):
     ]
 
 
-def readme_commands():
-    return [" ".join(map(shlex.quote, c)) for c in shell_commands((ROOT / "README.md").read_text())]
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_of_the_readme_can_run(command):
+@pytest.mark.parametrize("command", documented_commands())
+def test_every_command_of_the_documents_can_run(command):
     assert problem_with(shlex.split(command)) is None
 
 
@@ -471,6 +446,24 @@ def test_commands_are_found_in_shell_blocks():
         ["head"],
         ["make", "test"],
     ]
+
+
+def too_wide(text):
+    """List the lines over 110 characters, and the table cells over 120."""
+    lines = text.splitlines()
+    cells = [cell.strip() for line in lines if line.startswith("|") for cell in line.split("|")]
+    prose = [line for line in lines if not line.startswith("|")]
+    return [line for line in prose if len(line) > 110] + [cell for cell in cells if len(cell) > 120]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_fits_on_a_screen(name):
+    assert too_wide((ROOT / name).read_text()) == []
+
+
+def test_wide_lines_and_cells_are_noticed():
+    wide = ["x" * 111, f"| a | {'y' * 121} |", f"| a | {'z' * 120} |"]
+    assert too_wide("\n".join(wide)) == ["x" * 111, "y" * 121]
 
 
 # Files

@@ -1,0 +1,93 @@
+"""Each command of README.md and docs/ runs, in a copy of the repository with small settings.
+
+tests/test_house.py checks that all of them parse; these are run, in the order of the documents.
+"""
+
+import json
+import re
+import shlex
+from fnmatch import fnmatch
+
+import pytest
+
+from tests.support.documents import documented_commands
+from tests.support.repository import commit, fresh_clone, run
+
+pytestmark = pytest.mark.docs
+
+NOT_RUN = {
+    "make *": "makes an environment; continuous integration calls these targets",
+    "source *": "the tests run inside the environment",
+    "python -m tests.support.ablation *": "takes minutes for each seed",
+    "python -m stages.benchmark benchmark=peers": "takes half an hour; the smallest one is run",
+    "python -m stages.benchmark benchmark=peers 'benchmark.peers.parts=*": "takes minutes",
+}
+ROWS = [{"text": "We measured 3.2 m at the gate on 4 May 1911."}, {"text": "Experts agree."}]
+
+
+SMALL = {
+    "data/conflicts": {"num_documents": 600, "num_pretrain_documents": 600, "num_contests": 40},
+    "model/tiny": {"num_steps": 20},
+    "train/default": {"num_steps": 12, "steps_per_eval": 6, "validation_documents": 16},
+    "validate/default": {"documents": 16, "num_samples": 2, "sample_tokens": 16},
+    "benchmark/default": {"num_steps": 3, "generated_tokens": 8, "num_runs": 1},
+}
+"""New values in files of conf/, so that the whole graph takes a minute."""
+
+
+def is_run(command):
+    return not any(fnmatch(command, pattern) for pattern in NOT_RUN)
+
+
+def made_small(text, values):
+    """Replace values in the text of a file of conf/; each key has to occur once."""
+    for key, value in values.items():
+        text, count = re.subn(rf"^( *{key}:).*", rf"\1 {value}", text, flags=re.MULTILINE)
+        assert count == 1, key
+    return text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A repository with small settings after one `dvc repro`, and the file that commands name."""
+    folder = fresh_clone(tmp_path_factory.mktemp("docs") / "repository")
+    for name, values in SMALL.items():
+        file = folder / f"conf/{name}.yaml"
+        file.write_text(made_small(file.read_text(), values))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    run(folder, "python", "-m", "stages.params")
+    run(folder, "dvc", "repro")
+    commit(folder)
+    return folder
+
+
+@pytest.fixture
+def with_samples(request):
+    """Put real rows and a real model where a document says FOLDER."""
+
+    def filled(words):
+        if any("=FOLDER" in word for word in words):
+            samples = request.getfixturevalue("samples")
+            rows, model = samples / "data/wikisql", samples / "models/stories260K"
+            words = [word.replace("model.source=FOLDER", f"model.source={model}") for word in words]
+            words = [word.replace("=FOLDER_OR_FILE", f"={rows}") for word in words]
+            words = [word.replace("=FOLDER", f"={rows}") for word in words]
+        if any("huggingface" in word for word in words):
+            pytest.importorskip(
+                "datasets", reason="datasets is absent: uv sync --extra huggingface"
+            )
+        return words
+
+    return filled
+
+
+@pytest.mark.parametrize("command", list(filter(is_run, documented_commands())))
+def test_a_command_of_the_documents_runs(folder, with_samples, command):
+    run(folder, "git", "checkout", "--quiet", "--", ".")  # an experiment changes params.yaml
+    run(folder, *with_samples(shlex.split(command)))
+
+
+def test_commands_that_are_not_run_stand_in_the_documents():
+    commands = documented_commands()
+    for pattern in NOT_RUN:
+        assert [command for command in commands if fnmatch(command, pattern)], pattern
