@@ -66,17 +66,21 @@ def table(root: Path) -> Iterator[tuple[str, int]]:
                 yield f"{name}/: lines", sum(map(num_lines, found))
     entries = {path.name for path in (root / "pipeline").iterdir()} - {"__init__.py", "__pycache__"}
     yield "entries at the top of pipeline/", len(entries)
-    yield "modules next to the folders of train/", len(
-        [path for path in (root / "pipeline/train").glob("*.py") if path.stat().st_size]
+    yield (
+        "modules next to the folders of train/",
+        len([path for path in (root / "pipeline/train").glob("*.py") if path.stat().st_size]),
     )
     for file in FILES:
         yield f"lines of {file}", num_lines(root / file)
     yield "modules with functions and without a test module", len(untested(root))
-    code = [function for top in CODE for path in modules(root / top) for function in functions(path)]
+    code = [
+        function for top in CODE for path in modules(root / top) for function in functions(path)
+    ]
     lengths = [(function.end_lineno or 0) - function.lineno + 1 for function in code]
     yield f"functions over {LONGEST_FUNCTION} lines", sum(n > LONGEST_FUNCTION for n in lengths)
-    yield f"signatures over {MOST_PARAMETERS} parameters", sum(
-        num_parameters(function) > MOST_PARAMETERS for function in code
+    yield (
+        f"signatures over {MOST_PARAMETERS} parameters",
+        sum(num_parameters(function) > MOST_PARAMETERS for function in code),
     )
 
 
