@@ -170,9 +170,12 @@ def data_problems(data: DictConfig) -> Iterator[str]:
             f"data.test_fraction={data.test_fraction}: they leave nothing to train on"
         )
     needs = SOURCES[data.source].needs
-    if needs and OmegaConf.select(data, needs.partition("=")[0]) is None:
+    name = (needs or "").partition("=")[0]
+    section = name.rpartition(".")[0]
+    is_chosen = not section or OmegaConf.select(data, section)
+    if name and is_chosen and OmegaConf.select(data, name) is None:
         yield f"data.source={data.source} needs data.{needs}"
-    if data.path is not None and not (needs or "").startswith("path="):
+    if data.path is not None and name != "path":
         yield f"data.source={data.source} does not read data.path"
     if data.overlap_tokens and data.long_documents != "split":
         yield (

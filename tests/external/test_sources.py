@@ -22,12 +22,17 @@ def test_every_source_has_a_reader_and_can_be_chosen():
 @pytest.mark.parametrize("name", SOURCES)
 def test_what_a_source_needs_is_asked_for(name):
     needs = SOURCES[name].needs
-    overrides = [f"data.source={name}", "data.path=null", "data.huggingface.name=null"]
     if needs is None:
-        assert composed(overrides).data.source == name
+        assert composed([f"data={name}"]).data.source == name
         return
-    with pytest.raises(ConfigError, match=rf"data\.source={name} needs data\.{needs}"):
-        composed(overrides)
+    wanted = rf"data\.{needs.partition('=')[0]} has no value; give one"
+    with pytest.raises(ConfigError, match=wanted):
+        composed([f"data={name}"])
+
+
+def test_a_source_without_its_path_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.source=jsonl needs data\.path=FILE_OR_FOLDER"):
+        composed(["data=jsonl", "data.path=null"])
 
 
 def test_a_new_source_is_fingerprinted_by_the_files_of_its_path(tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def test_overrides_are_written(run, override):
         (["lora.rank=0", "seed=-1"], "seed=-1: must be at least 0\n  lora.rank=0: must be at"),
         (["data=jsonl"], "data.path has no value; give one: data.path=..."),
         (["model=local"], "model.source has no value; give one: model.source=..."),
-        (["data=jsonl", "data.path=nowhere"], "data.path=nowhere: there is no such file or folder"),
+        (["data=jsonl", "data.path=nowhere"], "nowhere: there is no such file or folder"),
         (["experiment=huge"], "Available options in 'experiment':\n\tsmoke"),
         (["lora.rank=["], "no viable alternative at input '['"),
     ],
@@ -281,7 +281,8 @@ class Repository:
         self.git("commit", "--quiet", "--message", "Start")
 
     def make_outputs(self, stage):
-        files = [next(iter(item)) for kind in ("metrics", "plots") for item in stage.get(kind, [])]
+        entries = [item for kind in ("metrics", "plots") for item in stage.get(kind, [])]
+        files = [item if isinstance(item, str) else next(iter(item)) for item in entries]
         folders = [item for item in stage.get("outs", []) if isinstance(item, str)]
         for name in files + [f"{folder}/file" for folder in folders]:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
