@@ -3,13 +3,7 @@
 A BLAS is chosen once per process, before MLX is imported, so most tests start one.
 """
 
-import json
-import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,109 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import device
-from pipeline.blas import choose, library, shim
+from pipeline.blas import choose
 from pipeline.device import mx
 from pipeline.errors import DeviceError
-
-ROOT = Path(__file__).resolve().parents[2]
-TELL = """
-import json
-from pipeline.device import BLAS
-from pipeline.blas.choose import is_bound
-print(json.dumps([BLAS.path, BLAS.name, BLAS.num_threads, is_bound()]))
-"""
-FAKE = """
-#include <stdint.h>
-#include <stdio.h>
-#define GEMM(NAME, REAL, FACTOR) void NAME( \\
-    int o, int ta, int tb, SIZE m, SIZE n, SIZE k, REAL alpha, \\
-    const REAL *a, SIZE lda, const REAL *b, SIZE ldb, REAL beta, REAL *c, SIZE ldc) { \\
-  if (m < 0) return; \\
-  for (SIZE i = 0; i < m; i++) for (SIZE j = 0; j < n; j++) { \\
-    REAL sum = 0; \\
-    for (SIZE l = 0; l < k; l++) \\
-      sum += a[ta == 111 ? i * lda + l : l * lda + i] * b[tb == 111 ? l * ldb + j : j * ldb + l]; \\
-    c[i * ldc + j] = FACTOR * alpha * sum + (beta ? beta * c[i * ldc + j] : 0); } }
-GEMM(cblas_sgemm, float, SINGLE)
-GEMM(DGEMM, double, DOUBLE)
-int openblas_get_parallel(void) { return 0; }
-const char *openblas_get_config(void) { return "Fake BLAS 1.2.3"; }
-"""
-"""A serial BLAS that multiplies each product by SINGLE or DOUBLE, and takes its sizes as SIZE."""
+from tests.support.fake_blas import TELL, needs_numpy_blas, refusal, start, told
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there is a choice on Linux only"),
     pytest.mark.skipif(not device.is_cpu(), reason="MLX computes on a GPU"),
 ]
-
-
-@pytest.fixture(scope="session")
-def make_fake(tmp_path_factory):
-    """Build a BLAS from the C source above, once per kind."""
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if not compiler:
-        pytest.skip("no C compiler")
-
-    def make(name="libfake.so", **changes):
-        folder = tmp_path_factory.mktemp("fake")
-        (folder / "fake.c").write_text(FAKE)
-        macros = {"SIZE": "int", "SINGLE": 1, "DOUBLE": 1, "DGEMM": "cblas_dgemm"} | changes
-        macros = [f"-D{macro}={value}" for macro, value in macros.items()]
-        command = [compiler, *macros, "-shared", "-fPIC", "-O1", "-o", folder / name]
-        subprocess.run([*command, folder / "fake.c"], check=True)
-        return folder / name
-
-    return make
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
-def start(cache, code=TELL, **variables):
-    """Start a process with a cache of its own and the environment changed."""
-    unset = {"TIDEWHEEL_BLAS", "LD_PRELOAD", "CC", "OMP_NUM_THREADS"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    environment |= {"XDG_CACHE_HOME": str(cache), "OPENBLAS_NUM_THREADS": "2", **variables}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-class Told(NamedTuple):
-    """What a process says about itself."""
-
-    path: str
-    name: str
-    num_threads: int
-    is_bound: bool
-    warnings: str
-
-
-def told(process):
-    out, warnings = process.communicate(timeout=120)
-    assert process.returncode == 0, warnings
-    return Told(*json.loads(out.splitlines()[-1]), warnings)
-
-
-def refusal(process):
-    """Wait for a process that must fail, and give what it said."""
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    return said
-
-
-def numpy_has_its_own():
-    return any("openblas" in path for path in choose.numpy_libraries())
-
-
-needs_numpy_blas = pytest.mark.skipif(not numpy_has_its_own(), reason="NumPy without OpenBLAS")
 
 
 @settings(max_examples=30, deadline=None)
@@ -161,12 +61,6 @@ def test_numpys_blas_gives_numpys_bits(cache):
     assert numpys[2:] == (2, True, "")
 
 
-@pytest.mark.skipif(not device.BLAS.path, reason="no fast BLAS was found")
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sizes_of_32_bits_are_widened(dtype):
-    library.check_product(library.open_library(""), dtype)  # what MLX sees, shim and all
-
-
 @needs_numpy_blas
 def test_the_shim_is_built_once(cache):
     at_once = [start(cache, TIDEWHEEL_BLAS="numpy") for _ in range(3)]
@@ -188,23 +82,6 @@ def test_without_a_cache_the_shim_is_built_elsewhere(cache):
     numpys = told(start(cache, TIDEWHEEL_BLAS="numpy"))
     assert numpys.is_bound
     assert "each process must build the BLAS shim anew" in numpys.warnings
-
-
-@pytest.mark.parametrize(
-    ("variables", "reason"),
-    [
-        ({"PATH": ""}, r"no C compiler \(cc, gcc, clang\)"),
-        ({"CC": "false"}, "false -O2 -shared .* failed"),
-        ({"CC": "/no/compiler"}, "the C compiler does not start: .*/no/compiler"),
-        ({"CC": "true"}, "cannot be loaded: .*No such file"),
-    ],
-)
-def test_a_shim_that_cannot_be_built_says_why(cache, monkeypatch, variables, reason):
-    monkeypatch.delenv("CC", raising=False)
-    for name, value in {"XDG_CACHE_HOME": str(cache), **variables}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(shim.ShimError, match=reason):
-        shim.load_shim()
 
 
 @needs_numpy_blas
@@ -346,16 +223,3 @@ def test_nothing_is_routed_where_mlx_has_a_gpu(monkeypatch, caplog):
     assert routed.path == ""
     assert choose.confirm_blas(routed) == routed  # only asked where MLX fell back to the CPU
     assert "MLX found no GPU though it is built for CUDA" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("renamed", "description"),
-    [
-        ("openblas_get_config", "Fake BLAS 1.2.3"),
-        ("bli_info_get_version_str", "BLIS Fake BLAS 1.2.3"),
-        ("something_else", "libfake.so"),
-    ],
-)
-def test_a_library_describes_itself(make_fake, renamed, description):
-    fake = library.open_library(str(make_fake(openblas_get_config=renamed)))
-    assert fake.describe() == description

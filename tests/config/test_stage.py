@@ -1,6 +1,5 @@
 """A stage sees the parameters it names, isolates its runs, and says what the user can mend."""
 
-import argparse
 import re
 import shutil
 import signal
@@ -9,14 +8,12 @@ from functools import partial
 
 import pytest
 import yaml
-from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from pipeline.config import groups, sweep_table
 from pipeline.config import stage as module
-from pipeline.config.arguments import Flag, take_flags
-from pipeline.config.command_line import help_as_text
+from pipeline.config.arguments import Flag
 from pipeline.config.stage import Paths, stage
 from pipeline.errors import (
     CheckpointError,
@@ -328,11 +325,6 @@ def test_free_text_after_a_flag_is_taken_as_it_is(toy, monkeypatch, text):
     assert (config.lora.rank, config.data.provenance.scorer) == (3, "heuristic")
 
 
-def test_a_flag_without_its_value_is_refused():
-    with pytest.raises(ConfigError, match=r"^--explain: write --explain FILE$"):
-        take_flags(["--explain"], (EXPLAIN,))
-
-
 def test_what_a_flag_implies_can_be_chosen(toy, monkeypatch):
     _, [(config, _)], _ = run_with_flags(toy, monkeypatch, "--explain=x", "data/provenance=none")
     assert config.data.provenance.scorer == "none"
@@ -424,23 +416,6 @@ def test_help_lists_the_flags(toy, monkeypatch):
     _, out, _ = toy(refuse, ["lora"], "--help")
     assert re.search(r"^ +python -m stages.toy --plan +print what it takes$", out, re.MULTILINE)
     assert re.search(r"^ +python -m stages.toy --explain FILE +print scores$", out, re.MULTILINE)
-
-
-def test_help_texts_are_strings_as_python_3_14_wants_them(monkeypatch):
-    original = argparse.ArgumentParser.add_argument
-
-    def strict(self, *names, **facts):
-        action = original(self, *names, **facts)
-        if action.help and "%" in action.help:  # what 3.14 asks of each argument it is given
-            action.help % vars(action)
-        return action
-
-    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", strict)
-    with pytest.raises(TypeError, match="not iterable"):
-        get_args_parser()
-    with help_as_text():
-        assert "shell completion" in get_args_parser().format_help()
-    assert argparse.ArgumentParser.add_argument is strict
 
 
 def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):

@@ -6,22 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
-from pipeline.data.documents import cut
-from pipeline.data.duplicates import count_duplicates
 from pipeline.data.prepare import in_sample, prepare
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
-from pipeline.data.tokenize.encode import Encoded
 from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.external.stdlib import stdlib_root
@@ -174,52 +168,6 @@ def test_rows_keep_their_split_when_others_come_and_go(run):
         assert {(int(text[2:]) + 5) % 10 for text in clustered} == {
             int(text[2:]) for text in clustered
         }, "a cluster stays together"
-
-
-@given(length=st.integers(2, 60), max_seq_len=st.integers(2, 20), data=st.data())
-def test_splitting_keeps_every_target_once(length, max_seq_len, data):
-    overlap = data.draw(st.integers(0, max_seq_len - 2))
-    ids = np.arange(length, dtype=np.int32)
-    mask = data.draw(npst.arrays(np.bool_, length))
-    mask[0] = False
-    weights = data.draw(npst.arrays(np.float32, length, elements=st.sampled_from([0.25, 0.5, 1.0])))
-    weights[~mask] = 1
-    document = Encoded(ids, mask, weights)
-    pieces = list(cut(document, max_seq_len, keep_all=True, overlap_tokens=overlap))
-    learnt = [id for piece in pieces for id in piece.ids[piece.target_mask].tolist()]
-    assert learnt == ids[mask].tolist(), "every target once, in order"
-    for piece in pieces:
-        assert 2 <= len(piece.ids) <= max_seq_len
-        assert not piece.target_mask[0]
-        expected = np.where(piece.target_mask, weights[piece.ids], 1)
-        found = np.ones(len(piece.ids)) if piece.weights is None else piece.weights
-        np.testing.assert_array_equal(found, expected)
-        assert (piece.weights is None) == (expected == 1).all()
-    for before, after in pairwise(pieces):
-        shared = overlap + 1
-        assert after.ids[:shared].tolist() == before.ids[-shared:].tolist(), "context, and"
-        assert not after.target_mask[:shared].any(), "it is not learnt again"
-        assert len(after.ids) > shared
-    (first,) = cut(document, max_seq_len, keep_all=False, overlap_tokens=overlap)
-    assert first.ids.tolist() == ids[:max_seq_len].tolist()
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(SPLITS)), max_size=60))
-def test_duplicates_are_counted_as_a_set_would(tmp_path_factory, entries):
-    base = tmp_path_factory.mktemp("hashes")
-    folder, files = base / "partitions", [base / "one", base / "two"]
-    written = [
-        bytes([number % 3] * 8 + [number] * 8) + bytes([SPLITS.index(split)])
-        for number, split in entries
-    ]
-    for index, file in enumerate(files):
-        file.write_bytes(b"".join(written[index * 20 :][: 20 if index == 0 else None]))
-    found = count_duplicates(files, folder)
-    trained = {number for number, split in entries if split == "train"}
-    leaked = [number for number, split in entries if split != "train" and number in trained]
-    assert found == (len(entries) - len({number for number, _ in entries}), len(leaked))
-    assert not folder.exists()
 
 
 # --- what stands in the stores ---

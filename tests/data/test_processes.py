@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import chain
 
 import psutil
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from pipeline.data import processes
 from pipeline.data.prepare import prepare
 from pipeline.data.processes import num_processes
-from pipeline.data.sources.ingest import JsonlRows, Splitter
 from pipeline.errors import DataError
 from pipeline.files import ROOT
 from tests.data.test_prepare import SETTINGS, contents, model, sentences, texts, write_rows
@@ -63,20 +61,6 @@ def test_the_number_of_processes(monkeypatch):
     monkeypatch.setattr(processes, "allowed_cores", lambda: 4)
     size = processes.MIN_PART_BYTES
     assert [num_processes(size * times) for times in (0, 1, 2, 3, 40)] == [1, 1, 2, 3, 4]
-
-
-def test_files_are_divided_in_their_order_by_their_size(tmp_path):
-    for name, size in (("a", 60), ("b", 1), ("c", 19), ("d", 20), ("e", 0)):
-        (tmp_path / f"{name}.jsonl").write_text("x" * size)
-    source = JsonlRows(tmp_path, Splitter(0.1, 0.1), 99)
-    divided = {
-        number: [[file.stem for file in part.files()] for part in source.divided(number)]
-        for number in (1, 2, 3, 9)
-    }
-    assert divided[1] == [["a", "b", "c", "d", "e"]]
-    assert divided[2] == [["a"], ["b", "c", "d", "e"]]
-    for parts in divided.values():
-        assert [*chain.from_iterable(parts)] == ["a", "b", "c", "d", "e"]
 
 
 def test_the_same_bytes_and_counts_as_in_one_process(run, rows):

@@ -16,19 +16,9 @@ from pipeline.model.base import count_parameters
 from pipeline.model.build import build
 from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
-from pipeline.model.targets import chosen_layers, linear_layers
 from pipeline.model.tree import named_arrays, trainable_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])
-NAMES = [
-    "mlp.down_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "self_attn.k_proj",
-    "self_attn.o_proj",
-    "self_attn.q_proj",
-    "self_attn.v_proj",
-]
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2}
 QUANTISED = [(4, "affine", 32), (3, "affine", 32), (8, "affine", 64), (4, "mxfp4", 32)]
 
@@ -259,24 +249,6 @@ def test_a_loaded_model_is_made_trainable_again(tiny_config, tmp_path, mode):
 # Targets
 
 
-def test_the_linear_layers_of_a_block_have_names(tiny_model):
-    assert linear_layers(tiny_model.layers[0]) == NAMES
-
-
-@pytest.mark.parametrize(
-    ("targets", "chosen"),
-    [
-        (("*",), NAMES),
-        (("q_proj",), ["self_attn.q_proj"]),
-        (("self_attn.*",), NAMES[3:]),
-        (("mlp.up_proj", "up_proj"), ["mlp.up_proj"]),
-        (("[kv]_proj",), ["self_attn.k_proj", "self_attn.v_proj"]),
-    ],
-)
-def test_targets_are_names_or_patterns(targets, chosen):
-    assert chosen_layers(NAMES, [], targets) == chosen
-
-
 def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_model):
     message = (
         r"lora\.targets=\['q_proj', 'query', 'Q_PROJ'\]:\n"
@@ -294,12 +266,6 @@ def test_layers_outside_of_blocks_are_named_too(tiny_config):
         apply(untied, settings(targets=("head",)), seed=0)
     with pytest.raises(ConfigError, match=r"lm_head: matches no layer(.*\n)+.*are: model\.embed_"):
         apply(build(tiny_config), settings(targets=("lm_head",)), seed=0)
-
-
-@pytest.mark.parametrize("target", ["embed_tokens", "model.embed_tokens", "embed*"])
-def test_every_linear_layer_is_neither_embedding_nor_head(tiny_model, target):
-    assert chosen_layers(NAMES, ["model.embed_tokens", "lm_head"], ("*",)) == NAMES
-    assert chosen_layers(NAMES, ["model.embed_tokens"], (target,)) == ["model.embed_tokens"]
 
 
 def test_dora_is_refused_where_there_is_none(tiny_config):

@@ -11,7 +11,6 @@ from pipeline.errors import ConfigError
 from pipeline.model.tree import named_arrays
 from pipeline.optim.optimizer import RULES, OptimSettings, make_optimizer
 from pipeline.optim.schedules import FALLS
-from pipeline.optim.update_rules import bias_correction, orthogonalized
 from pipeline.train.finetune import optim_settings
 from stages.params import composed
 
@@ -217,22 +216,6 @@ def test_lion_is_that_of_its_paper(weight_decay):
 
 
 # Laws
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999, 0.999999])
-@pytest.mark.parametrize("step", [1, 2, 10, 1000, 10**6])
-def test_the_bias_correction_is_exact(beta, step):
-    found = float(bias_correction(beta, mx.array(step, mx.uint64)))
-    assert found == pytest.approx(-math.expm1(step * math.log(beta)) if beta else 1.0, rel=3e-7)
-
-
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (1, 8)])
-def test_orthogonal_is_with_singular_values_near_one(shape):
-    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    values = np.linalg.svd(np.array(orthogonalized(mx.array(matrix))), compute_uv=False)
-    assert values.min() > 0.5
-    assert values.max() < 1.3
-    assert mx.array_equal(orthogonalized(mx.zeros(shape)), mx.zeros(shape))
 
 
 @EACH

@@ -392,15 +392,6 @@ def test_a_run_that_ends_early_says_so(run, caplog):
     assert f"{said}step {best}, are in best/ (export.checkpoint=best)." in caplog.text
 
 
-def test_a_new_best_starts_the_count_again():
-    progress = state.Progress()
-    for step, val_loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0, 1.5]):
-        assert progress.stopped_early_at is None
-        progress.step = step
-        progress.close_window(val_loss, patience=2)
-    assert (progress.best_step, progress.stopped_early_at) == (3, 5)
-
-
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6, 7, 8])
 def test_a_run_that_ends_early_does_so_with_the_same_bits_when_it_was_stopped(run, stop_after):
     settings = {**OVERFITTING, "early_stopping_patience": 2, "steps_per_save": 3}

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from pipeline.benchmark.bars import draw, write_table
 from pipeline.benchmark.peers import compare, prefix_cache, rounds, speed, system
-from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined, source_passages
+from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined
 from pipeline.benchmark.peers.job import Job, Outcome
-from pipeline.benchmark.peers.mlx_lm_lora import configuration, outcome_of
+from pipeline.benchmark.peers.mlx_lm_lora import configuration
 from pipeline.benchmark.peers.programs import (
     FLOAT32,
     INSTALLED,
@@ -26,9 +26,7 @@ from pipeline.benchmark.peers.results import (
     COLUMNS,
     SPEEDUPS,
     Results,
-    quotient,
     seconds_to_loss,
-    slope,
 )
 from pipeline.benchmark.peers.results import summary as summary_of
 from pipeline.benchmark.peers.speed import Scorer
@@ -167,17 +165,6 @@ def test_mlx_lm_is_told_what_we_do():
     assert configuration(dataclasses.replace(job, num_layers=None))["num_layers"] == -1
 
 
-def test_padding_that_mlx_lm_trains_is_not_counted():
-    reports = [
-        {"iterations_per_second": 2.0, "trained_tokens": 40, "peak_memory": 1.5, "train_loss": 3.0},
-        {"iterations_per_second": 4.0, "trained_tokens": 70, "peak_memory": 1.0, "train_loss": 2.0},
-    ]
-    found = outcome_of(reports, batch_size=4)
-    assert (found.seconds, found.num_targets) == ([0.5, 0.25], [36, 26])
-    assert found.peak_bytes == 1_500_000_000
-    assert found.rate(1) == 104
-
-
 def test_a_program_that_fails_says_why_and_the_others_go_on(rows, tmp_path, monkeypatch):
     said, comparison = [], set_up(rows, tmp_path)
     comparison.tell = said.append
@@ -224,35 +211,12 @@ def results_of(**figures):
     return results
 
 
-def test_ratios_of_medians_have_the_noise_of_rounds_beside_them():
-    found = quotient({1: 2.0, 2: 4.0, 3: 9.0}, {1: 1.0, 2: 1.0, 3: 3.0})
-    assert (found.value, found.low, found.high) == (4.0, 2.0, 4.0)
-    found = quotient({1: 2.0}, {2: 4.0, 3: 1.0})
-    assert (found.low, found.high) == (0.5, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("curve", "target", "seconds"),
-    [
-        ([(0.0, 9.0), (10.0, 8.0)], 8.5, 5.0),
-        ([(0.0, 9.0), (10.0, 8.0)], 8.0, 10.0),
-        ([(4.0, 8.2), (8.0, 8.0)], 8.05, 7.0),
-    ],
-)
-def test_seconds_to_a_loss(curve, target, seconds):
-    assert seconds_to_loss(curve, target) == pytest.approx(seconds)
-
-
 @pytest.mark.parametrize(
     ("target", "text"), [(7.0, "7.0000 is not reached"), (9.5, "no lower than that at the begin")]
 )
 def test_a_loss_that_gives_no_time(target, text):
     with pytest.raises(NotMeasured, match=text):
         seconds_to_loss([(0.0, 9.0), (10.0, 8.0)], target)
-
-
-def test_a_slope_is_the_power():
-    assert slope([64, 128, 256], [3 * size**1.5 for size in (64, 128, 256)]) == pytest.approx(1.5)
 
 
 def test_shares_of_what_the_operations_promise():
@@ -302,20 +266,6 @@ def test_rows_are_those_named_else_samples_else_source_code(rows, tmp_path, monk
     assert found.name.startswith("standard library of Python 3.")
     assert (len(found.train), len(found.validation)) == (36, 4)
     assert not set(found.train) & set(found.validation)
-
-
-def test_passages_of_source_code_are_short_and_differ():
-    found = [text for text, _ in zip(source_passages(), range(200), strict=False)]
-    assert len(set(found)) == 200
-    assert all(100 <= len(text) <= 600 for text in found)
-
-
-@pytest.mark.parametrize("line", ["", "{", '{"prompt": "x"}', "[]"])
-def test_a_folder_without_text_rows_is_refused(tmp_path, line):
-    if line:
-        (tmp_path / "train.jsonl").write_text(line)
-    with pytest.raises(DataError, match=r"benchmark\.peers\.rows: .*train.jsonl cannot be used"):
-        find_corpus(str(tmp_path))
 
 
 @pytest.mark.parametrize("empty", ["train", "valid"])

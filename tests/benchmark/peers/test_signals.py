@@ -11,7 +11,6 @@ import time
 import psutil
 import pytest
 
-from pipeline.benchmark.peers import child
 from pipeline.benchmark.peers.child import run_module
 from pipeline.benchmark.peers.signals import StopAtSignal
 from pipeline.errors import Stopped
@@ -138,18 +137,6 @@ def test_what_runs_is_ended_before_we_go_on():
     with pytest.raises(Stopped), StopAtSignal():
         run_module("timeit", ["-n", "1", "import time; time.sleep(60)"], {})
     assert not psutil.Process().children()
-
-
-def test_a_process_that_does_not_end_is_killed(monkeypatch):
-    monkeypatch.setattr(child, "GRACE_SECONDS", 0.1)
-    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); "
-    command = [sys.executable, "-c", f"{deaf}input()"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        process.stdout.readline()
-        child.end(process)
-    assert process.returncode == -signal.SIGKILL
 
 
 def test_one_signal_breaks_off_and_more_change_nothing():

@@ -1,6 +1,5 @@
 """The provenance scorer: laws, the flaws it does not have, and what each table does."""
 
-import json
 import math
 import subprocess
 import sys
@@ -9,12 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.provenance.explain import explain
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
-from pipeline.data.provenance.terms import Terms
 from pipeline.data.rows.records import parse_record
-from pipeline.errors import ConfigError, DataError
 from stages.params import composed
 from tests.support.provenance import default_scorer, defaults, numbers, score, tables
 from tests.support.small import ROOT
@@ -328,123 +324,10 @@ def test_a_table_can_be_changed_from_the_command_line():
 # Tables that cannot be used
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"authority": {**VALUES["authority"], "cout": 1.0}}, "authority.cout: .*no such class"),
-        ({"evidence": {**VALUES["evidence"], "count": -1.0}}, "count=-1.0: must be at least 0"),
-        ({"doubt": {"hearsay": math.inf}}, "doubt.hearsay=inf: must be finite"),
-        ({"markers": {**VALUES["markers"], "new": ["a b"]}}, "markers.new: no table weighs it"),
-        (
-            {"markers": {k: v for k, v in VALUES["markers"].items() if k != "citation"}},
-            "no class citation, as which",
-        ),
-        ({"type_entropy": {"wiki": 1.0}}, "type_entropy has no academic_paper, which"),
-        ({"type_authority": {**VALUES["type_authority"], "wiki": 1.0}}, "wiki=1.0: must be betw"),
-        ({"years": [1995, 1970]}, r"years=\[1995, 1970\]: must rise"),
-        ({"year_authority": [0.0]}, "year_authority has 1 values; one more than years"),
-        ({"year_evidence": [0.0, math.nan, 1.0]}, "year_evidence=.*must be finite"),
-        ({"year_evidence": [0.0, -1.0, 1.0]}, "year_evidence=.*at least 0"),
-        ({"year_patterns": ["("]}, r"year_patterns: '\(' is no regular expression"),
-        ({"year_patterns": [r"\d+"]}, "has 0 groups; it must have one, the year"),
-    ],
-)
-def test_tables_that_do_not_go_together_are_refused(changes, message):
-    with pytest.raises(ConfigError, match=f"(?s)scorer cannot be used:.*{message}"):
-        Tables(tables(**changes))
-
-
-@pytest.mark.parametrize(
-    ("term", "message"),
-    [
-        ("/(a)/", "has a capturing group"),
-        ("/a(/", "is no regular expression"),
-        ("/a*/", "matches the empty text"),
-        ("--", "has no letter and no digit"),
-        ("", "has no letter and no digit"),
-        ("spec*men", r"has \* inside a word"),
-        ("of *", r"has \* inside a word or before one"),
-    ],
-)
-def test_terms_that_cannot_be_used_are_refused(term, message):
-    with pytest.raises(ConfigError, match=rf"(?s)t\.x: .* {message}.*A term is a phrase"):
-        Terms("t", {"x": ["good", term]})
-
-
-def test_a_term_belongs_to_one_class():
-    with pytest.raises(ConfigError, match=r"t\.y: 'a b' is also in t\.x"):
-        Terms("t", {"x": ["a b"], "y": ["a b"]})
-
-
 # Terms
 
 
-@pytest.mark.parametrize(
-    ("term", "text", "found"),
-    [
-        ("specimen*", "Specimens, a SPECIMEN", ["Specimens", "SPECIMEN"]),
-        ("two words", "Two  words", []),  # white space is brought down before
-        ("two words", "Two words, two wordsmiths", ["Two words"]),
-        ("well-known", "unwell-known, well-known", ["well-known"]),
-        ("The Lancet", "the lancet, The Lancet", ["The Lancet"]),
-        ("op. cit.", "op. cit., op cit", ["op. cit."]),
-        ("I claim", "i claim, I claim", ["I claim"]),
-        ("/[a-c]\\d/", "a1 xa1 d4 c3", ["a1", "c3"]),
-        ("WHO", "WHO, the WHO. WHO KNOWS", ["WHO", "WHO"]),
-        ("élan", "Élan, élan", ["Élan", "élan"]),
-    ],
-)
-def test_terms_are_found_as_whole_words(term, text, found):
-    assert [words for _, words in Terms("t", {"x": [term]}).find(text)] == found
-
-
-def test_an_empty_table_finds_nothing():
-    assert list(Terms("t", {}).find("any text")) == []
-
-
 # Explanations
-
-
-def test_an_explanation_names_every_part():
-    lines = "\n".join(explain(tables(), f"{RECORD} Experts agree; copyright 1950.", 999))
-    for part in ("first_hand", "I saw", "12 kg", "1950 (copyright 1950)", "experts agree"):
-        assert part.lower() in lines.lower()
-    assert "pieces of evidence" in lines
-    assert "bits" in lines
-
-
-def test_a_file_is_explained_row_by_row(tmp_path):
-    rows = [
-        {"text": RECORD, "authority_weight": 0.25},
-        {"text": PLAIN, "source_type": "zine"},
-        {"text": "weighed " * 9},
-    ]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n\n".join(map(json.dumps, rows)))
-    lines = list(explain(tables(), str(file), 999))
-    assert [line for line in lines if line.startswith("rows.jsonl, line ")] == [
-        f"rows.jsonl, line {number}: {text}"
-        for number, text in [(1, f"{RECORD[:59]}…"), (3, PLAIN), (5, f"{'weighed ' * 7}wei…")]
-    ]
-    text = "\n".join(lines)
-    assert "the row says 0.25, which counts" in text
-    assert "source_type 'zine' is in no table; the text alone was scored" in text
-    assert "weighed, weighed, weighed, and 6 more" in text
-
-
-def test_what_cannot_be_explained_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"--explain a/b\.jsonl: there is no such file"):
-        list(explain(tables(), "a/b.jsonl", 99))
-    (tmp_path / "x.jsonl").write_text('{"text": "a", "year": "old"}\n')
-    with pytest.raises(DataError, match=r"x\.jsonl, line 1: year is a string \('old'\)"):
-        list(explain(tables(), str(tmp_path / "x.jsonl"), 99))
-
-
-def test_without_tables_there_is_nothing_to_explain_with():
-    with pytest.raises(
-        ConfigError, match=r"--explain a: .*no tables to score with.\nLeave out data"
-    ):
-        list(explain(None, "a", 99))
 
 
 def test_the_flag_explains_with_the_tables_of_the_command_line(tmp_path):

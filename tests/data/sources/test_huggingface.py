@@ -16,7 +16,6 @@ from pipeline.data.sources.ingest import BadRow, Splitter
 from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
 from pipeline.external import sources
-from pipeline.external.download import DownloadError
 from pipeline.files import ROOT
 from tests.data.test_prepare import SETTINGS
 from tests.support.provenance import tables
@@ -226,16 +225,6 @@ def test_a_hub_id_is_fetched_by_its_revision(folder, monkeypatch):
     config.data.huggingface.revision = "v2"
     assert sorted(sources.data_fingerprint(config)) == ["test.jsonl", "train.jsonl"]
     assert asked == [("dataset", "organisation/name", "v2", ["*"])]
-
-
-def test_a_download_that_fails(monkeypatch):
-    def download(*request):
-        raise DownloadError("no such thing")
-
-    monkeypatch.setattr("pipeline.external.sources.download", download)
-    match = r"could not be fetched \(no such thing\)\.\nLook at the id, data\.huggingface\.revision"
-    with pytest.raises(DataError, match=match):
-        sources.dataset_folder(config_of("organisation/name", allow_network=True).data)
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id():

@@ -7,97 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.rows.fields import RowError
-from pipeline.data.rows.records import parse_record
-from pipeline.data.tokenize.encode import encode_record
-from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
-from tests.support.chat_templates import (
-    CHATML,
-    CONTROL_TOKENS,
-    GEMMA,
-    LLAMA,
-    MISTRAL,
-    QWEN,
-    THINKING,
+from tests.support.conversations import (
+    CLOSING,
+    STYLES,
+    TOOLS,
+    agent,
+    answer_in,
+    encode,
+    say,
+    stretches,
+    talk,
+    texts,
 )
-
-STYLES = {
-    "chatml": CHATML,
-    "llama": LLAMA,
-    "qwen": QWEN,
-    "thinking": THINKING,
-    "mistral": MISTRAL,
-    "gemma": GEMMA,
-}
-CLOSING = {
-    "chatml": "<|im_end|>\n",
-    "llama": "<|eot_id|>",
-    "qwen": "<|im_end|>\n",
-    "thinking": "<|im_end|>\n",
-    "mistral": "<eos>",
-    "gemma": "<end_of_turn>\n",
-}
-OPENING = {"mistral": " "}
-THOUGHT = "<think>\n\n</think>\n\n"
-TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
-say = st.text("ab cd.", min_size=1).map(str.strip).filter(bool)
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory):
-    """The same small tokenizer with each of the templates."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(iter(["the cat sat on the mat", "a b c d. look at it"] * 9), 300, folder)
-    found = {}
-    for style, template in STYLES.items():
-        found[style] = load_tokenizer(folder)
-        found[style].add_special_tokens({"additional_special_tokens": CONTROL_TOKENS})
-        found[style].chat_template = template
-    return found
-
-
-def talk(*contents, system=None):
-    """Make messages from user and assistant in turn."""
-    roles = ["user", "assistant"] * len(contents)
-    messages = [
-        {"role": role, "content": content} for role, content in zip(roles, contents, strict=False)
-    ]
-    return [{"role": "system", "content": system}, *messages] if system else messages
-
-
-def call(arguments, **more):
-    function = {"name": "look", "arguments": arguments}
-    return {"role": "assistant", "tool_calls": [{"type": "function", "function": function}], **more}
-
-
-def agent(arguments):
-    """A user asks, the model calls a tool, reads its result, and answers."""
-    user, answer = talk("Where is it?", "In the hat.")
-    result = {"role": "tool", "name": "look", "content": 'it "is" there'}
-    return [user, call(arguments, content=None), result, answer]
-
-
-def encode(tokenizer, messages, train_on="all", **row):
-    return encode_record(tokenizer, parse_record({"messages": messages, **row}), train_on)
-
-
-def stretches(tokenizer, encoded):
-    """Read what is learnt: text and weight of each stretch."""
-    ids, mask, weights = encoded
-    weights = np.where(mask, 1 if weights is None else weights, 0)
-    borders = np.flatnonzero(np.diff(weights)) + 1
-    parts = zip(np.split(ids, borders), np.split(weights, borders), strict=True)
-    return [(tokenizer.decode(part), float(weight[0])) for part, weight in parts if weight[0]]
-
-
-def texts(tokenizer, encoded):
-    return [text for text, _ in stretches(tokenizer, encoded)]
-
-
-def answer_in(style, text, last=True):
-    thought = THOUGHT if style == "thinking" and last else ""
-    return f"{OPENING.get(style, '')}{thought}{text}{CLOSING[style]}"
-
 
 # --- every style ---
 
@@ -118,20 +39,6 @@ def test_answers_alone_are_learnt_after_what_the_model_is_given(tokenizers, styl
     )
     start = len(encoded.ids) - len(tokenizer.encode(answer_in(style, turns[-1][1]))) + 1
     assert tokenizer.decode(encoded.ids[:start]) == prompt
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_the_beginning_is_written_by_the_template_alone(tokenizers, style):
-    tokenizer = tokenizers[style]
-    ids = encode(tokenizer, talk("a", "b")).ids
-    assert (ids == tokenizer.bos_token_id).sum() == ("bos_token" in STYLES[style])
-    doubled = tokenizers["chatml"]
-    with pytest.raises(RowError, match="starts with <bos> twice"):
-        try:
-            doubled.chat_template = "{{ bos_token }}" + CHATML
-            encode(doubled, talk("a", "b"))
-        finally:
-            doubled.chat_template = CHATML
 
 
 @pytest.mark.parametrize("style", ["chatml", "llama", "qwen", "thinking", "mistral"])
@@ -191,18 +98,6 @@ def test_the_last_answer_alone(tokenizers, style):
     assert tokenizer.decode(last.ids) == tokenizer.decode(every.ids)
 
 
-@pytest.mark.parametrize("row", [{"tools": TOOLS}, {"system": "Be brief."}])
-def test_templates_that_move_a_part_to_the_last_turn(tokenizers, row):
-    tokenizer = tokenizers["mistral"]
-    messages = talk("a", "b", "c", "d", system=row.get("system"))
-    tools = {"tools": row["tools"]} if "tools" in row else {}
-    with pytest.raises(
-        RowError, match=r"cannot be told apart; data\.train_on=last learns the last answer alone"
-    ):
-        encode(tokenizer, messages, **tools)
-    assert texts(tokenizer, encode(tokenizer, messages, "last", **tools)) == [" d<eos>"]
-
-
 # --- weights ---
 
 
@@ -250,53 +145,7 @@ def test_an_unlearnt_last_answer_is_not_closed(tokenizers, monkeypatch):
     assert texts(tokenizer, encoded) == ["assistant: b\n"]
 
 
-@pytest.mark.parametrize(
-    ("row", "learnt"),
-    [
-        ({"text": "the cat"}, "the cat<eos>"),
-        ({"prompt": "the cat", "completion": " sat"}, " sat<eos>"),
-    ],
-)
-def test_the_weight_of_a_row_without_a_template(tokenizers, row, learnt):
-    tokenizer = tokenizers["chatml"]
-    try:
-        tokenizer.chat_template = None
-        encoded = {
-            weight: encode_record(tokenizer, parse_record({**row, "weight": weight}))
-            for weight in (0, 0.5, 1, None)
-        }
-    finally:
-        tokenizer.chat_template = CHATML
-    assert stretches(tokenizer, encoded[0.5]) == [(learnt, 0.5)]
-    assert stretches(tokenizer, encoded[1]) == stretches(tokenizer, encoded[None]) == [(learnt, 1)]
-    assert not encoded[0].target_mask.any()
-
-
 # --- what a template would leave out ---
-
-
-@pytest.mark.parametrize(
-    ("style", "messages", "row", "message"),
-    [
-        ("gemma", talk("a", "b", system="s"), {}, "refuses the messages: System role not supp"),
-        ("chatml", talk("a", "b"), {"tools": TOOLS}, "tools: the chat template leaves them out"),
-        (
-            "chatml",
-            agent({}),
-            {},
-            r"messages\[1\]: the chat template leaves out the call of 'lo",
-        ),
-        (
-            "qwen",
-            [*talk("a", "b"), {"role": "system", "content": "late"}, *talk("c", "d")],
-            {},
-            r"messages\[2\] \(system\): the chat template leaves it out; write it into the first",
-        ),
-    ],
-)
-def test_nothing_is_left_out_in_silence(tokenizers, style, messages, row, message):
-    with pytest.raises(RowError, match=message):
-        encode(tokenizers[style], messages, **row)
 
 
 def test_arguments_that_are_no_object_stay_as_they_are(tokenizers):

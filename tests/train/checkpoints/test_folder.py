@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,24 +15,9 @@ from pipeline.device import mx
 from pipeline.errors import CheckpointError
 from pipeline.train.checkpoints import folder as module
 from pipeline.train.checkpoints import manifest
-from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
+from pipeline.train.checkpoints.folder import CheckpointFolder
 from pipeline.train.checkpoints.manifest import ARRAYS, MANIFEST, STATE
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def made(step, size=64):
-    arrays = {"model/w": mx.full((size,), float(step)), "model/bits": mx.array([step, 7])}
-    return Checkpoint(step, arrays, {"progress": {"step": step}, "note": "ä"})
-
-
-def names(folder):
-    return sorted(path.name for path in folder.folder.iterdir())
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return CheckpointFolder(tmp_path / "run", keep=2)
+from tests.support.saved import ROOT, SAVE_FOREVER, made, names
 
 
 def test_what_is_saved_comes_back_to_the_bit(folder):
@@ -92,40 +76,12 @@ def test_a_file_cut_short_anywhere_is_noticed(tmp_path_factory, data):
     assert folder.newest().step == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "reason"),
-    [
-        (ARRAYS, lambda raw: raw[:-8], r"arrays.safetensors has \d+ bytes, not \d+"),
-        (ARRAYS, lambda raw: raw[:-1] + b"x", "arrays.safetensors is not what was written"),
-        (STATE, lambda raw: raw.replace(b"2", b"3"), "state.json is not what was written"),
-        (MANIFEST, lambda raw: raw.replace(b"step", b"Step"), "manifest.json is not what was writ"),
-        (MANIFEST, lambda raw: raw[:-1], "manifest.json is not what was written"),
-        (MANIFEST, lambda raw: b"[]", "no attribute 'items'"),
-    ],
-)
-def test_a_damaged_checkpoint_says_what_is_wrong_with_it(folder, name, change, reason):
-    path = folder.save(made(2)) / name
-    path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(
-        CheckpointError, match=rf"step-00000002: is missing or damaged \(.*{reason}"
-    ):
-        folder.load(2)
-
-
 def test_a_checkpoint_under_the_name_of_another_step_is_none(folder):
     folder.save(made(2)).rename(folder.path(9))
     folder.save(made(1))
     assert folder.newest().step == 1
     with pytest.raises(CheckpointError, match="it holds step 2"):
         folder.load(9)
-
-
-def test_what_is_loaded_is_not_changed_by_what_is_written_later(folder):
-    path = folder.save(made(1)) / ARRAYS
-    loaded = folder.newest()
-    with path.open("r+b") as file:
-        file.write(bytes(path.stat().st_size))
-    assert np.array_equal(np.array(loaded.arrays["model/w"]), np.ones(64, np.float32))
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_afresh_by_itself(folder):
@@ -192,35 +148,6 @@ def test_a_full_disk_leaves_the_older_one_and_says_so(folder, monkeypatch):
         folder.save(made(2))
     assert folder.newest().step == 1
     assert not list(folder.folder.glob(".tmp-*"))
-
-
-@pytest.mark.parametrize("error", [RuntimeError("[write] Unable"), OSError(errno.EIO, "I/O error")])
-def test_an_error_of_the_writer_is_ours(folder, monkeypatch, error):
-    folder.save(made(1))
-
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr(manifest.mx, "save_safetensors", fail)
-    with pytest.raises(CheckpointError, match=r"step 2 was not written .*(Unable|I/O error)"):
-        folder.save(made(2))
-    assert names(folder) == ["step-00000001"]
-
-
-def test_a_writer_that_says_nothing_of_what_it_left_out_is_found_out(folder, monkeypatch):
-    real = mx.save_safetensors
-
-    def write(path, arrays):
-        real(path, arrays)
-        Path(path).write_bytes(Path(path).read_bytes()[:-8])
-
-    monkeypatch.setattr(manifest.mx, "save_safetensors", write)
-    with pytest.raises(CheckpointError, match="step 2 was not written"):
-        folder.save(made(2))
-    monkeypatch.setattr(manifest.mx, "save_safetensors", lambda path, arrays: real(path, {}))
-    with pytest.raises(CheckpointError, match="does not hold the tensors that it should"):
-        folder.save(made(2))
-    assert names(folder) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -351,49 +278,6 @@ print("newest", folder.newest().step)
     assert "newest 1" in done.stdout
 
 
-SMALL_DISK = """
-import subprocess, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from tests.train.checkpoints.test_folder import made, names
-from pipeline.errors import CheckpointError
-from pipeline.train.checkpoints import folder as module
-from pipeline.train.checkpoints.folder import CheckpointFolder
-module.DISK_MARGIN = 0  # let the disk itself refuse
-folder = CheckpointFolder(Path(sys.argv[1]) / "run", keep=1)
-folder.save(made(1))
-subprocess.run(sys.argv[3], shell=True, check=True)
-try:
-    folder.save(made(2, size=600_000))
-except CheckpointError as error:
-    print("refused:", error)
-print("left", names(folder), CheckpointFolder(folder.folder, keep=1).newest().step)
-subprocess.run(sys.argv[4], shell=True, check=True)
-folder.save(made(3))
-print("then", names(folder), folder.newest().step)
-"""
-
-
-@pytest.fixture
-def on_small_disk(tmp_path):
-    """Run a program on a file system of its own, which it may fill or spoil."""
-    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    probe = [*unshare, f"mount -t tmpfs none {tmp_path}"]
-    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("no file system may be mounted here: unshare needs user namespaces")
-
-    def run(options, *commands):
-        mount = f'mount -t tmpfs -o {options} none "$1" && exec "$0" -c "$5" "$1" "$2" "$3" "$4"'
-        arguments = [sys.executable, tmp_path, ROOT, *commands, SMALL_DISK]
-        done = subprocess.run(
-            [*unshare, mount, *map(str, arguments)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("options", "spoil", "mend", "reason"),
     [
@@ -409,22 +293,6 @@ def test_a_spoilt_disk_leaves_the_older_one(on_small_disk, tmp_path, options, sp
     assert reason in out
     assert "left ['step-00000001'] 1" in out
     assert "then ['step-00000003'] 3" in out
-
-
-SAVE_FOREVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from tests.train.checkpoints.test_folder import made
-from pipeline.train.checkpoints.folder import CheckpointFolder
-folder = CheckpointFolder(Path(sys.argv[1]), keep=2)
-newest = folder.newest()
-step = newest.step if newest else 0
-print("from", step, flush=True)
-while True:
-    step += 1
-    folder.save(made(step, size=20_000))
-"""
 
 
 def test_kill_9_while_saving_never_loses_a_committed_checkpoint(tmp_path):

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from pipeline.device import mlx_memory
-from pipeline.errors import DeviceError, ModelError
+from pipeline.errors import DeviceError
 from pipeline.model.forward import random_key
 from pipeline.train.plan import rehearsal
 from pipeline.train.plan.fit import require_fit
 from pipeline.train.plan.predict import predict
 from pipeline.train.plan.report import GB, make_plan
 from tests.support.plans import request_of, write_llama
-from tests.support.published import write_config
 
 
 @pytest.fixture
@@ -141,28 +140,6 @@ def test_a_graph_that_cannot_be_traced_is_estimated_and_said(folder, monkeypatch
     plan = make_plan(request_of(folder))
     assert plan.table().endswith("by formula: Unable to get state for primitive New")
     assert 0.5 < plan.peak_bytes / traced.peak_bytes < 2
-
-
-def test_a_folder_without_a_config(tmp_path):
-    with pytest.raises(ModelError, match=r"config.json: cannot be read"):
-        make_plan(request_of(tmp_path))
-
-
-def test_the_floor_of_llama_8b_is_as_published_numbers_give_it(tmp_path):
-    write_config(tmp_path, "Llama-3.1-8B")
-    request = request_of(tmp_path, rows=1, longest=2049, rank=16, dtype="bfloat16", checkpoint=True)
-    found = predict_floor(request)
-    assert found == pytest.approx(17.7e9, rel=0.01)
-    assert predict_floor(dataclasses.replace(request, base_bits=4)) == pytest.approx(
-        6.1e9, rel=0.01
-    )
-
-
-def predict_floor(request):
-    """Give the floor of a step without tracing it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "trace", lambda *_: (_ for _ in ()).throw(ValueError("skipped")))
-        return make_plan(request).floor_bytes
 
 
 # What is refused

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from pipeline.train.memory import robust_slope
-from pipeline.train.supervise.identity import Identity
 from tests.support.small import ROOT
 from tests.support.training import Training
 
@@ -435,21 +434,6 @@ def test_a_stage_without_that_option_starts_afresh_and_says_so(training, undistu
     assert f"starting afresh, because of changes: code: {STEP}" in run.text()
     assert "resuming after step" not in run.text()
     assert run.result() == undisturbed()
-
-
-def test_a_nearly_identical_run_is_named_once(training, tmp_path):
-    for name, rank in (("other", 8), ("run", 4)):
-        folder = tmp_path / name / "run"
-        folder.mkdir(parents=True)
-        Identity("train", {"lora.rank": rank}, {}).write(folder)
-    (tmp_path / "run/other").symlink_to(tmp_path / "other/run")
-    (tmp_path / "other/run/step-00000007").mkdir()
-    run = training().start()
-    run.wait_for_step(3)
-    run.process.kill()
-    run.process.wait()
-    run.complete()
-    assert run.text().count("stands at step 7; it differs in lora.rank: 8 -> 4") == 1
 
 
 NEGATIVE = {"key": "random/key", "moments": "optimizer/", "weights": "model/"}

@@ -1,0 +1,51 @@
+"""Tables of words and phrases as one regular expression each, with word boundaries."""
+
+import pytest
+
+from pipeline.data.provenance.terms import Terms
+from pipeline.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ("/(a)/", "has a capturing group"),
+        ("/a(/", "is no regular expression"),
+        ("/a*/", "matches the empty text"),
+        ("--", "has no letter and no digit"),
+        ("", "has no letter and no digit"),
+        ("spec*men", r"has \* inside a word"),
+        ("of *", r"has \* inside a word or before one"),
+    ],
+)
+def test_terms_that_cannot_be_used_are_refused(term, message):
+    with pytest.raises(ConfigError, match=rf"(?s)t\.x: .* {message}.*A term is a phrase"):
+        Terms("t", {"x": ["good", term]})
+
+
+def test_a_term_belongs_to_one_class():
+    with pytest.raises(ConfigError, match=r"t\.y: 'a b' is also in t\.x"):
+        Terms("t", {"x": ["a b"], "y": ["a b"]})
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "found"),
+    [
+        ("specimen*", "Specimens, a SPECIMEN", ["Specimens", "SPECIMEN"]),
+        ("two words", "Two  words", []),  # white space is brought down before
+        ("two words", "Two words, two wordsmiths", ["Two words"]),
+        ("well-known", "unwell-known, well-known", ["well-known"]),
+        ("The Lancet", "the lancet, The Lancet", ["The Lancet"]),
+        ("op. cit.", "op. cit., op cit", ["op. cit."]),
+        ("I claim", "i claim, I claim", ["I claim"]),
+        ("/[a-c]\\d/", "a1 xa1 d4 c3", ["a1", "c3"]),
+        ("WHO", "WHO, the WHO. WHO KNOWS", ["WHO", "WHO"]),
+        ("élan", "Élan, élan", ["Élan", "élan"]),
+    ],
+)
+def test_terms_are_found_as_whole_words(term, text, found):
+    assert [words for _, words in Terms("t", {"x": [term]}).find(text)] == found
+
+
+def test_an_empty_table_finds_nothing():
+    assert list(Terms("t", {}).find("any text")) == []

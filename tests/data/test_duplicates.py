@@ -1,0 +1,25 @@
+"""Counts duplicates and leaks among any number of documents in constant memory."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.duplicates import count_duplicates
+from pipeline.data.splits import SPLITS
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(SPLITS)), max_size=60))
+def test_duplicates_are_counted_as_a_set_would(tmp_path_factory, entries):
+    base = tmp_path_factory.mktemp("hashes")
+    folder, files = base / "partitions", [base / "one", base / "two"]
+    written = [
+        bytes([number % 3] * 8 + [number] * 8) + bytes([SPLITS.index(split)])
+        for number, split in entries
+    ]
+    for index, file in enumerate(files):
+        file.write_bytes(b"".join(written[index * 20 :][: 20 if index == 0 else None]))
+    found = count_duplicates(files, folder)
+    trained = {number for number, split in entries if split == "train"}
+    leaked = [number for number, split in entries if split != "train" and number in trained]
+    assert found == (len(entries) - len({number for number, _ in entries}), len(leaked))
+    assert not folder.exists()

@@ -1,0 +1,57 @@
+"""The chat template of a model: applied as it is, and nothing that it leaves out goes unnoticed."""
+
+import pytest
+
+from pipeline.data.rows.fields import RowError
+from tests.support.chat_templates import CHATML
+from tests.support.conversations import STYLES, TOOLS, agent, encode, talk, texts
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_beginning_is_written_by_the_template_alone(tokenizers, style):
+    tokenizer = tokenizers[style]
+    ids = encode(tokenizer, talk("a", "b")).ids
+    assert (ids == tokenizer.bos_token_id).sum() == ("bos_token" in STYLES[style])
+    doubled = tokenizers["chatml"]
+    with pytest.raises(RowError, match="starts with <bos> twice"):
+        try:
+            doubled.chat_template = "{{ bos_token }}" + CHATML
+            encode(doubled, talk("a", "b"))
+        finally:
+            doubled.chat_template = CHATML
+
+
+@pytest.mark.parametrize("row", [{"tools": TOOLS}, {"system": "Be brief."}])
+def test_templates_that_move_a_part_to_the_last_turn(tokenizers, row):
+    tokenizer = tokenizers["mistral"]
+    messages = talk("a", "b", "c", "d", system=row.get("system"))
+    tools = {"tools": row["tools"]} if "tools" in row else {}
+    with pytest.raises(
+        RowError, match=r"cannot be told apart; data\.train_on=last learns the last answer alone"
+    ):
+        encode(tokenizer, messages, **tools)
+    assert texts(tokenizer, encode(tokenizer, messages, "last", **tools)) == [" d<eos>"]
+
+
+@pytest.mark.parametrize(
+    ("style", "messages", "row", "message"),
+    [
+        ("gemma", talk("a", "b", system="s"), {}, "refuses the messages: System role not supp"),
+        ("chatml", talk("a", "b"), {"tools": TOOLS}, "tools: the chat template leaves them out"),
+        (
+            "chatml",
+            agent({}),
+            {},
+            r"messages\[1\]: the chat template leaves out the call of 'lo",
+        ),
+        (
+            "qwen",
+            [*talk("a", "b"), {"role": "system", "content": "late"}, *talk("c", "d")],
+            {},
+            r"messages\[2\] \(system\): the chat template leaves it out; write it into the first",
+        ),
+    ],
+)
+def test_nothing_is_left_out_in_silence(tokenizers, style, messages, row, message):
+    with pytest.raises(RowError, match=message):
+        encode(tokenizers[style], messages, **row)

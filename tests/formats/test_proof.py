@@ -1,0 +1,49 @@
+"""The proof of an export: another program reads back the model that was trained."""
+
+import pytest
+
+from pipeline.device import mx
+from pipeline.errors import ExportError
+from pipeline.formats.proof import Proof, compare, projection, require_agreement
+from pipeline.model.forward import forward
+from tests.support.exports import TOKENS
+
+
+def test_a_proof_compares_with_what_it_is_given(tiny_model):
+    tuned = forward(tiny_model, TOKENS)
+    proof = compare(tuned - 3.0, tuned + 0.5, tiny_model, TOKENS)
+    assert proof.max_abs_logit_difference == pytest.approx(0.5, abs=1e-6)
+    assert proof.adapter_effect == pytest.approx(3.5, abs=1e-6)
+    assert proof.adapter_share == pytest.approx(3 / 3.5, rel=1e-5)
+    assert proof.logit_std == pytest.approx(float(mx.std(tuned)), rel=1e-5)
+
+
+def test_rounding_noise_is_not_a_lost_adapter():
+    change = mx.random.normal((1000,), key=mx.random.key(1))
+    noise = mx.random.normal((1000,), key=mx.random.key(2))
+    assert projection(change + noise, change) == pytest.approx(1, abs=0.1)
+    assert projection(noise, change) == pytest.approx(0, abs=0.1)
+    assert projection(noise, mx.zeros_like(noise)) == 1
+
+
+@pytest.mark.parametrize(
+    ("difference", "effect", "share", "rounded", "agrees"),
+    [
+        (0.0, 0.5, 1.0, False, True),
+        (1.9e-5, 0.5, 1.0, False, True),
+        (2.1e-5, 0.5, 1.0, False, False),
+        (2.1e-5, 2.0, 1.0, False, True),
+        (0.3, 0.5, 0.91, True, True),
+        (0.3, 0.5, 0.89, True, False),
+        (0.3, 0.5, 1.11, True, False),
+        (float("nan"), 0.5, float("nan"), True, False),
+        (float("inf"), 0.5, 1.0, False, False),
+    ],
+)
+def test_what_is_allowed(difference, effect, share, rounded, agrees):
+    proof = Proof(difference, adapter_effect=effect, adapter_share=share, logit_std=1.0)
+    if agrees:
+        require_agreement("some", proof, rounded)
+    else:
+        with pytest.raises(ExportError, match="some: read back, its logits differ"):
+            require_agreement("some", proof, rounded)
