@@ -26,6 +26,7 @@ from stages import params
 from tests.support.documents import DOCUMENTS, documented_commands, shell_commands
 from tools import dvc_deps
 from tools.import_graph import EXEMPT, ROOT, computing, imports, reached, stages
+from tools.measure import untested
 
 # Imports
 
@@ -464,6 +465,36 @@ def test_a_document_fits_on_a_screen(name):
 def test_wide_lines_and_cells_are_noticed():
     wide = ["x" * 111, f"| a | {'y' * 121} |", f"| a | {'z' * 120} |"]
     assert too_wide("\n".join(wide)) == ["x" * 111, "y" * 121]
+
+
+# Tests
+
+COMPARED = "a part of the comparison: tests/benchmark/peers/test_compare.py runs it"
+PROGRAM = "a program that is started: tests/benchmark/peers/test_compare.py trains with it"
+UNTESTED = {
+    "pipeline/benchmark/peers/ours.py": PROGRAM,
+    "pipeline/benchmark/peers/prefix_cache.py": COMPARED,
+    "pipeline/benchmark/peers/speed.py": COMPARED,
+    "pipeline/benchmark/peers/system.py": COMPARED,
+    "pipeline/benchmark/peers/torch_peft.py": PROGRAM,
+    "pipeline/config/schema.py": "declares keys: tests/config/test_rules.py checks values by it",
+    "pipeline/data/join.py": "tests/data/test_processes.py compares what it joins",
+    "pipeline/data/part.py": "tests/data/test_processes.py and test_prepare.py run it",
+    "pipeline/data/sources/stdlib.py": "tests/external/test_stdlib.py reads rows with it",
+    "pipeline/model/prefix.py": "tests/train/prefix/test_replay.py replays it",
+    "pipeline/train/pretrain.py": "tests/test_stages.py pretrains with it",
+    "pipeline/train/request.py": "tests/train/plan/test_predict.py compares plans with trainings",
+    "pipeline/train/worker/link.py": "tests/train/supervise/test_supervisor.py runs both ends",
+    "pipeline/train/worker/serve.py": "tests/train/supervise/test_supervisor.py runs it",
+}
+"""Modules with functions that are tested through others, and where."""
+
+
+def test_every_module_has_its_test_module_or_a_reason():
+    assert set(untested(ROOT)) == UNTESTED.keys()
+    assert len(UNTESTED) <= 15
+    named = re.findall(r"tests/[\w/]+\.py", " ".join(UNTESTED.values()))
+    assert all((ROOT / name).is_file() for name in named)
 
 
 # Files

@@ -59,6 +59,6 @@ class Journal:
         return Tally(
             reloads=len(reloads),
             recoveries=sum(entry["what"] == "recovery" for entry in entries),
-            reload_seconds=sum(entry["seconds"] for entry in reloads),
+            reload_seconds=sum((entry["seconds"] for entry in reloads), 0.0),
             inexact=tuple(entry["why"] for entry in entries if entry["what"] == "inexact"),
         )

@@ -1,0 +1,28 @@
+"""The groups of conf/: what may be chosen in each, and which keys a choice has."""
+
+from pipeline.config.groups import (
+    choices,
+    default_option,
+    groups,
+    keys_of_other_options,
+    options,
+    schema_of,
+)
+from pipeline.config.schema import OPTIONS
+
+
+def test_every_group_of_a_kind_has_a_schema_for_each_option():
+    for group in OPTIONS:
+        assert group in groups()
+        assert all(schema_of(group, option) for option in options(group))
+
+
+def test_the_default_stands_first_among_the_choices():
+    (optim,) = [text for text in choices(["optim"]) if text.startswith("optim=")]
+    assert optim.startswith(f"optim={default_option('optim')}|")
+
+
+def test_a_key_of_another_option_is_named_with_the_option():
+    (problem,) = keys_of_other_options(["optim.momentum"], {"optim": "lion"})
+    assert problem.startswith("optim.momentum: optim=lion has no such key; choose optim=")
+    assert list(keys_of_other_options(["optim.momentum"], {"optim": "sgd"})) == []

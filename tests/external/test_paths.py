@@ -1,0 +1,34 @@
+"""Paths and hub ids that a user gives, and the fingerprint of files."""
+
+import hashlib
+
+import pytest
+
+from pipeline.external.paths import external, fingerprint, is_hub_id
+
+
+def test_a_relative_path_starts_at_the_real_repository(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert external("rows/a.jsonl") == tmp_path / "rows/a.jsonl"
+    assert external("/rows/a.jsonl").as_posix() == "/rows/a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("source", "is_id"),
+    [("org/name", True), ("scratch", False), ("name", False), ("./name", False), ("a/b/c", False)],
+)
+def test_a_hub_id_has_two_parts(source, is_id):
+    assert is_hub_id(source) is is_id
+
+
+def test_a_folder_that_exists_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "org/name").mkdir(parents=True)
+    assert not is_hub_id("org/name")
+
+
+def test_a_fingerprint_has_size_and_hash_by_relative_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/rows.jsonl").write_bytes(b"row")
+    found = fingerprint([tmp_path / "a/rows.jsonl"], tmp_path)
+    assert found == {"a/rows.jsonl": {"size": 3, "sha256": hashlib.sha256(b"row").hexdigest()}}
