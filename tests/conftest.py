@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".pytest_cache/home")  # not the user's own
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tests run beside each other
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tests run at the same time
 
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -21,6 +21,7 @@ install_import_hook(MODULES, "beartype.beartype")  # shapes and types are checke
 from pipeline.data.store import TokenStore, TokenStoreWriter  # noqa: E402
 from pipeline.device import mx  # noqa: E402
 from pipeline.model.scratch import initialize, llama_config, save_scratch  # noqa: E402
+from tests.support.real import real_run  # noqa: E402, F401
 from tests.support.repository import smoke  # noqa: E402, F401
 from tests.support.small import TINY_SHAPE, random_documents  # noqa: E402
 from tests.support.training import real_world, training, undisturbed, world  # noqa: E402, F401
