@@ -4,14 +4,13 @@ tests/test_house.py checks that all of them parse; these are run, in the order o
 """
 
 import json
-import re
 import shlex
 from fnmatch import fnmatch
 
 import pytest
 
 from tests.support.documents import documented_commands
-from tests.support.repository import commit, fresh_clone, run
+from tests.support.repository import run
 
 pytestmark = pytest.mark.docs
 
@@ -25,40 +24,15 @@ NOT_RUN = {
 ROWS = [{"text": "We measured 3.2 m at the gate on 4 May 1911."}, {"text": "Experts agree."}]
 
 
-SMALL = {
-    "data/conflicts": {"num_documents": 600, "num_pretrain_documents": 600, "num_contests": 40},
-    "model/tiny": {"num_steps": 20},
-    "train/default": {"num_steps": 12, "steps_per_eval": 6, "validation_documents": 16},
-    "validate/default": {"documents": 16, "num_samples": 2, "sample_tokens": 16},
-    "benchmark/default": {"num_steps": 3, "generated_tokens": 8, "num_runs": 1},
-}
-"""New values in files of conf/, so that the whole graph takes a minute."""
-
-
 def is_run(command):
     return not any(fnmatch(command, pattern) for pattern in NOT_RUN)
 
 
-def made_small(text, values):
-    """Replace values in the text of a file of conf/; each key has to occur once."""
-    for key, value in values.items():
-        text, count = re.subn(rf"^( *{key}:).*", rf"\1 {value}", text, flags=re.MULTILINE)
-        assert count == 1, key
-    return text
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A repository with small settings after one `dvc repro`, and the file that commands name."""
-    folder = fresh_clone(tmp_path_factory.mktemp("docs") / "repository")
-    for name, values in SMALL.items():
-        file = folder / f"conf/{name}.yaml"
-        file.write_text(made_small(file.read_text(), values))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    run(folder, "python", "-m", "stages.params")
-    run(folder, "dvc", "repro")
-    commit(folder)
-    return folder
+def folder(smoke):
+    """A small repository, with the file that commands name."""
+    (smoke / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return smoke
 
 
 @pytest.fixture
