@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from pipeline.files import sha256_file
-from tests.support.repository import ENVIRONMENT, change_values, commit, read, run, stage, wait_for
+from tests.support.repository import ENVIRONMENT, commit, read, run, stage, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,9 @@ def long_smoke(smoke, tmp_path_factory):
     """A copy of that repository whose training is long enough to be interrupted."""
     folder = tmp_path_factory.mktemp("long") / "repository"
     shutil.copytree(smoke, folder, symlinks=True)
-    change_values(folder, "train/default", {"num_steps": 150, "steps_per_eval": 50})
-    change_values(folder, "data/conflicts", {"batch_size": 4})
+    config = folder / "conf/experiment/smoke.yaml"
+    text = config.read_text().replace("num_steps: 12", "num_steps: 150")
+    config.write_text(text.replace("  steps_per_eval: 6", "  batch_size: 4\n  steps_per_eval: 50"))
     stage(folder, "params")
     run(folder, "dvc", "repro", "params")
     commit(folder)

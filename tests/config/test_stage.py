@@ -174,8 +174,10 @@ def test_what_the_user_can_mend_has_no_traceback(toy, arguments, message):
 
 OF_OTHER_OPTIONS = {
     "benchmark.peers.num_rows=5": "benchmark=default has no such key; choose benchmark=peers",
-    "model.scratch.vocab_size=300": "model=local has no such key; choose model=tiny",
-    "+model.pretrain.num_steps=3": "model=local has no such key; choose model=tiny",
+    "model.scratch.vocab_size=300": "model=local has no such key; "
+    "choose model=tiny or model=tiny_short",
+    "+model.pretrain.num_steps=3": "model=local has no such key; "
+    "choose model=tiny or model=tiny_short",
     "optim.momentum=0.5": "optim=adamw has no such key; choose optim=muon or optim=sgd",
 }
 

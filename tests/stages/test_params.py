@@ -110,6 +110,20 @@ def test_seed_0_is_honoured(run, place):
     assert yaml.safe_load((place / "params.yaml").read_text())["seed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sources"),
+    [
+        (["data=jsonl", "data.path=x"], ("jsonl", "scratch")),
+        (["model=local", "model.source=y"], ("conflicts", "y")),
+        (["data=jsonl", "data.path=x", "model=local", "model.source=y"], ("jsonl", "y")),
+    ],
+)
+def test_an_experiment_leaves_the_choice_of_data_and_model(overrides, sources):
+    config = params.composed(["experiment=smoke", *overrides])
+    assert (config.data.source, config.model.source) == sources
+    assert config.train.num_steps == 12
+
+
 @pytest.mark.parametrize("override", ["experiment=smoke", "+experiment=smoke"])
 def test_overrides_are_written(run, override):
     assert run(override, "lora.rank=3")[0] == 0

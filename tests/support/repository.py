@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -21,14 +19,6 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "t",
     "GIT_COMMITTER_EMAIL": "t@example.org",
 }
-DEFAULTS = {
-    "data": "conflicts",
-    "model": "tiny",
-    "train": "default",
-    "validate": "default",
-    "benchmark": "default",
-}
-"""What conf/config.yaml chooses in the groups whose keys the smoke experiment sets."""
 STAGES = ("params", "prepare", "weights", "train", "export", "validate", "benchmark")
 
 
@@ -79,39 +69,13 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
-def small_repository(folder):
-    """Make a repository whose conf/ has the values of the smoke experiment, after a `dvc repro`.
-
-    They are written into the files of the groups, so that another choice of a group replaces them.
-    """
-    fresh_clone(folder)
-    values = yaml.safe_load((folder / "conf/experiment/smoke.yaml").read_text())
-    for section, option in DEFAULTS.items():
-        change_values(folder, f"{section}/{option}", values[section])
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A repository whose conf/ chooses the smoke experiment, after one `dvc repro`."""
+    folder = fresh_clone(tmp_path_factory.mktemp("smoke") / "repository")
+    config = folder / "conf/config.yaml"
+    config.write_text(config.read_text().replace("experiment: null", "experiment: smoke"))
     stage(folder, "params")
     assert ran(run(folder, "dvc", "repro")) == list(STAGES)
     commit(folder)
     return folder
-
-
-def change_values(folder, option, values):
-    """Replace values in a file of conf/, which is named by group and option."""
-    file = folder / f"conf/{option}.yaml"
-    file.write_text(with_values(file.read_text(), values))
-
-
-def with_values(text, values):
-    """Replace values in the text of a file of conf/; each key has to occur once."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            text = with_values(text, value)
-        else:
-            text, count = re.subn(rf"^( *{key}:).*", rf"\1 {value}", text, flags=re.MULTILINE)
-            assert count == 1, key
-    return text
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A small repository, for the tests of one module."""
-    return small_repository(tmp_path_factory.mktemp("smoke") / "repository")
