@@ -18,9 +18,11 @@ def test_seconds_are_written_for_each_step_and_start_again(tmp_path):
     assert {float(second[part]) for part in PARTS} == {0.0}
 
 
-def test_without_a_file_nothing_is_written():
+def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     profile = Profile(None)
     with profile.part("saving"):
         pass
     profile.end_step(1)
     profile.close()
+    assert list(tmp_path.iterdir()) == []
