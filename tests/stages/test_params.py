@@ -124,6 +124,12 @@ def test_an_experiment_leaves_the_choice_of_data_and_model(overrides, sources):
     assert config.train.num_steps == 12
 
 
+def test_an_experiment_leaves_the_choice_of_the_benchmark():
+    assert params.composed(["experiment=smoke"]).benchmark.generated_tokens == 8
+    config = params.composed(["experiment=smoke", "benchmark=peers"])
+    assert config.benchmark.peers is not None
+
+
 @pytest.mark.parametrize("override", ["experiment=smoke", "+experiment=smoke"])
 def test_overrides_are_written(run, override):
     assert run(override, "lora.rank=3")[0] == 0
