@@ -71,8 +71,12 @@ class RunState:
         self.segment.step = step
         self.retry.progressed(step)
 
-    def ending(self, reason: str) -> None:
-        """Record the last step of a worker; a planned change of process begins with it."""
+    def ending(self, step: int, reason: str) -> None:
+        """Record the last step of a worker; a planned change of process begins with it.
+
+        A worker that is stopped while it validates never reports that step by itself.
+        """
+        self.stepped(step)
         self.segment.phase = "ending"
         if reason in ("interval", "memory"):
             self.reload_began = time.monotonic()

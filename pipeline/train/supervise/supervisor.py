@@ -177,8 +177,8 @@ class Supervisor:
             case Forecast(text):
                 events.note(text)
                 self.workers.start_standby()
-            case Ending(_, reason):
-                state.ending(reason)
+            case Ending(step, reason):
+                state.ending(step, reason)
             case Finishing():
                 segment.phase = "finishing"
             case Result(metrics):

@@ -27,7 +27,7 @@ def test_a_first_worker_is_a_start_and_a_later_one_a_recovery(events):
 
 def test_a_planned_change_of_process_is_a_reload(events):
     events.started(Started(0, []))
-    events.state.ending("interval")
+    events.state.ending(4, "interval")
     events.started(Started(4, []))
     assert recorded(events) == ["start", "reload"]
     assert events.facts()["reload_seconds"] >= 0
