@@ -9,9 +9,9 @@ from pipeline.config.arguments import Flag
 from pipeline.config.schema import ProvenanceTables
 from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
-from pipeline.data.documents import write_histogram
 from pipeline.data.notice import notice_of
-from pipeline.data.prepare import prepare
+from pipeline.data.preparation.documents import write_histogram
+from pipeline.data.preparation.prepare import prepare
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.external.hub import locate

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.batches import arrange
-from pipeline.data.documents import cut
-from pipeline.data.prepare import prepare
+from pipeline.data.preparation.documents import cut
+from pipeline.data.preparation.prepare import prepare
 from pipeline.data.rows.records import parse_record
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.tokenize.encode import Encoder
@@ -21,7 +21,7 @@ from pipeline.model.split import Split
 from pipeline.objective.likelihood import masked_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
-from tests.data.test_prepare import SETTINGS
+from tests.data.preparation.test_prepare import SETTINGS
 from tests.support.chat_templates import CHATML, CONTROL_TOKENS
 from tests.support.small import TINY_SHAPE
 

@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.data.batches import arrange
 from pipeline.device import mx
+from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import apply, load_adapter, make_trainable, save_adapter
 from pipeline.model.base import count_parameters
 from pipeline.model.build import build
-from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer

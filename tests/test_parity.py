@@ -8,7 +8,7 @@ import pytest
 from mlx_lm.tuner.trainer import default_loss
 
 from pipeline.data.batches import arrange
-from pipeline.data.prepare import prepare
+from pipeline.data.preparation.prepare import prepare
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
@@ -17,7 +17,7 @@ from pipeline.model.tree import trainable_arrays
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
 from stages.params import composed
-from tests.data.test_prepare import SETTINGS as PREPARE
+from tests.data.preparation.test_prepare import SETTINGS as PREPARE
 from tests.support.plain import loss_sums
 from tests.train.test_loop import SETTINGS
 

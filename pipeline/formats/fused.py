@@ -7,11 +7,11 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.files import write_json
+from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import BaseModel, load_base
 from pipeline.model.build import stored_dtype
 from pipeline.model.check import QUANTIZED
-from pipeline.model.fuse import fuse
 from pipeline.model.head import untied
 from pipeline.model.upstream import dequantize_model, load_model, save_model
 

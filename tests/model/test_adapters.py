@@ -5,6 +5,7 @@ import pytest
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError, ModelError
 from pipeline.files import read_json, sha256_file, write_json
+from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import (
     AdapterSettings,
     apply,
@@ -14,7 +15,6 @@ from pipeline.model.adapters import (
 )
 from pipeline.model.base import count_parameters
 from pipeline.model.build import build
-from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import trainable_arrays
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.prepare import prepare
+from pipeline.data.preparation.prepare import prepare
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.stdlib import decoded
 from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer

@@ -18,7 +18,7 @@ from pipeline.benchmark.peers.results import slope
 from pipeline.benchmark.peers.rounds import Comparison
 from pipeline.benchmark.peers.train_stage import lay_out_inputs, overrides, run_train_stage
 from pipeline.benchmark.throughput import Workload, training_speed
-from pipeline.data.prepare import prepare
+from pipeline.data.preparation.prepare import prepare
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.data.sources.ingest import Splitter
 from pipeline.data.sources.table import READERS
-from tests.data.test_prepare import SETTINGS
+from tests.data.preparation.test_prepare import SETTINGS
 
 
 @pytest.mark.parametrize("source", READERS)

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from pipeline.data.collector import freeze_gc
+from pipeline.data.preparation.collector import freeze_gc
 
 
 def test_objects_are_frozen_inside_and_released_after_an_error():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.prepare import in_sample, prepare
+from pipeline.data.preparation.prepare import in_sample, prepare
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
@@ -24,7 +24,7 @@ from stages.params import composed
 from stages.prepare import settings_of
 from tests.support.provenance import tables
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = ("a", "the", "cat", "dog", "mat", "hat", "rat", "sat", "on", "saw", "ran", "and", "to")
 SETTINGS = PrepareSettings(
     seed=7,
@@ -250,10 +250,10 @@ def test_a_large_corpus_is_sampled_for_the_tokenizer(run, monkeypatch):
         seen.append(len(list(texts)))
         train_tokenizer(iter(sentences(9)), vocab_size, folder)
 
-    monkeypatch.setattr("pipeline.data.prepare.train_tokenizer", count)
+    monkeypatch.setattr("pipeline.data.preparation.prepare.train_tokenizer", count)
     rows = texts(*sentences(600))
     run(rows, tokenizer_source=None)
-    monkeypatch.setattr("pipeline.data.prepare.TOKENIZER_BYTES", 6000)
+    monkeypatch.setattr("pipeline.data.preparation.prepare.TOKENIZER_BYTES", 6000)
     _, metrics = run(rows, tokenizer_source=None)
     assert seen[0] == metrics["train_documents"]
     size = sum(len(json.dumps(row)) + 1 for row in rows)
@@ -723,7 +723,7 @@ def test_real_rows(samples, tmp_path):
 MEASURE = """
 import dataclasses, json, sys, threading, time
 from pathlib import Path
-from pipeline.data.prepare import prepare
+from pipeline.data.preparation.prepare import prepare
 from pipeline.data.settings import PrepareSettings
 
 def footprint():

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipeline.data.part import HASHES, Counts, Part
-from pipeline.data.processes import Result
+from pipeline.data.preparation.part import HASHES, Counts, Part
+from pipeline.data.preparation.processes import Result
 from pipeline.data.sources.ingest import QUARANTINE, BadRows
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter

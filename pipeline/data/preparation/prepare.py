@@ -13,12 +13,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.collector import freeze_gc
-from pipeline.data.documents import length_histogram, split_facts
-from pipeline.data.duplicates import count_duplicates
-from pipeline.data.join import joined
-from pipeline.data.part import HASHES, Counts, Part
-from pipeline.data.processes import num_processes, results_of
+from pipeline.data.preparation.collector import freeze_gc
+from pipeline.data.preparation.documents import length_histogram, split_facts
+from pipeline.data.preparation.duplicates import count_duplicates
+from pipeline.data.preparation.join import joined
+from pipeline.data.preparation.part import HASHES, Counts, Part
+from pipeline.data.preparation.processes import num_processes, results_of
+from pipeline.data.preparation.suite import suite_rows
 from pipeline.data.provenance.complete import scored_facts
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.settings import PrepareSettings
@@ -27,7 +28,6 @@ from pipeline.data.sources.ingest import QUARANTINE, BadRow, BadRows, RowSource,
 from pipeline.data.sources.table import READERS
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
-from pipeline.data.suite import suite_rows
 from pipeline.data.tokenize.tokenizer import (
     copy_tokenizer,
     load_tokenizer,

@@ -12,12 +12,19 @@ import time
 import psutil
 import pytest
 
-from pipeline.data import processes
-from pipeline.data.prepare import prepare
-from pipeline.data.processes import num_processes
+from pipeline.data.preparation import processes
+from pipeline.data.preparation.prepare import prepare
+from pipeline.data.preparation.processes import num_processes
 from pipeline.errors import DataError
 from pipeline.files import ROOT
-from tests.data.test_prepare import SETTINGS, contents, model, sentences, texts, write_rows
+from tests.data.preparation.test_prepare import (
+    SETTINGS,
+    contents,
+    model,
+    sentences,
+    texts,
+    write_rows,
+)
 from tests.support.provenance import tables
 
 __all__ = ["model"]
@@ -112,9 +119,9 @@ def test_a_process_that_dies_is_an_error(run, rows, monkeypatch):
 PREPARE = """
 import dataclasses, sys
 from pathlib import Path
-from pipeline.data import processes
-from pipeline.data.prepare import prepare
-from tests.data.test_prepare import SETTINGS
+from pipeline.data.preparation import processes
+from pipeline.data.preparation.prepare import prepare
+from tests.data.preparation.test_prepare import SETTINGS
 
 if __name__ == "__main__":
     processes.allowed_cores = lambda: 2

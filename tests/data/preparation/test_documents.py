@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from pipeline.data.documents import cut
+from pipeline.data.preparation.documents import cut
 from pipeline.data.tokenize.encode import Encoded
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from pipeline.device import mx, nn
+from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import (
     apply,
 )
-from pipeline.model.fuse import fuse
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays
 from tests.model.test_adapters import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.data.documents import TokenizedDocuments
+from pipeline.data.preparation.documents import TokenizedDocuments
 from pipeline.data.provenance.complete import Completer
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.ingest import BadRows, RowSource

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipeline.data.preparation.suite import suite_rows
 from pipeline.data.sources.conflicts import suite_items
-from pipeline.data.suite import suite_rows
 from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 
 

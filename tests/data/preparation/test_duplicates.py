@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.duplicates import count_duplicates
+from pipeline.data.preparation.duplicates import count_duplicates
 from pipeline.data.splits import SPLITS
 
 

@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from pipeline.data.collector import freeze_gc
-from pipeline.data.part import Counts, Part
+from pipeline.data.preparation.collector import freeze_gc
+from pipeline.data.preparation.part import Counts, Part
 from pipeline.data.sources.ingest import QUARANTINE, BadRows
 from pipeline.errors import DataError, PipelineError
 from pipeline.machine import allowed_cores
