@@ -12,6 +12,8 @@ PYTEST := python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfi
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c '$(SUPPORTED)' 2>/dev/null && { command -v "$$name"; break; }; done)
+# An environment of uv has no pip: that of the Python it was made from installs the readers.
+BASE := import sys; print(sys._base_executable)
 READERS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["tidewheel"]["readers"])
 
 .PHONY: help env repro test test-real test-docs test-all lint deps system readers clean
@@ -65,7 +67,8 @@ system: ## install what the tests of faults need (Debian: strace, libfaketime); 
 readers: .venv/.readers ## install the independent readers that some tests compare with
 
 .venv/.readers: .venv/.ready pyproject.toml
-	"$(PYTHON)" -m pip --python .venv/bin/python install --quiet $$(.venv/bin/python -c '$(READERS)')
+	"$$(.venv/bin/python -c '$(BASE)')" -m pip --python .venv/bin/python install --quiet \
+	  $$(.venv/bin/python -c '$(READERS)')
 	@touch $@
 
 clean: ## delete caches, runs and the environment; data/, models/ and the DVC cache stay
