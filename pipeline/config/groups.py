@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.config.keys import concerns, inside, own_names
 from pipeline.config.schema import OPTIONS
+from pipeline.errors import ConfigError
 from pipeline.files import ROOT
 
 CONF = ROOT / "conf"
@@ -40,14 +41,21 @@ def contents(group: str, option: str) -> dict[str, Any]:
 
 @functools.cache
 def schema_of(group: str, option: str) -> type:
-    """Find the dataclass that an option extends, itself or through the option that it extends."""
-    for entry in reversed(contents(group, option)["defaults"]):
+    """Find the dataclass that an option extends, itself or through the option that it extends.
+
+    Raises:
+        ConfigError: when it extends none.
+    """
+    for entry in reversed(contents(group, option).get("defaults", [])):
         name = entry.partition("@")[0]
         if name.endswith("_schema"):
             return OPTIONS[group][name.removesuffix("_schema")]
         if name != "_self_":
             return schema_of(group, name)
-    raise AssertionError(f"conf/{group}/{option}.yaml extends no schema")
+    raise ConfigError(
+        f"conf/{group}/{option}.yaml extends no schema.\n"
+        f"Begin it with `defaults: [{option}_schema, _self_]`."
+    )
 
 
 def choices(names: Collection[str]) -> Iterator[str]:
