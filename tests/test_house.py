@@ -39,7 +39,7 @@ ROWS = {
     5: ["objective", "optim"],
     6: ["generate", "train"],
     7: ["evaluate", "formats"],
-    8: ["benchmark", "serve"],
+    8: ["benchmark"],
 }
 PARTS = {part: row for row, parts in ROWS.items() for part in parts}
 PACKAGES = {
@@ -51,7 +51,6 @@ PACKAGES = {
     "evaluate",
     "formats",
     "benchmark",
-    "serve",
 }
 MAY_IMPORT = {
     "mlx": {"pipeline/device.py"},

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from pipeline.config import rules
 from pipeline.config.keys import leaves
-from pipeline.config.schema import OPTIMIZERS
+from pipeline.config.schema import EXPORT_FORMATS, OPTIMIZERS
 from pipeline.errors import ConfigError
 from stages.params import composed
 
@@ -113,7 +113,7 @@ def test_all_problems_are_told_at_once():
         "seed=-1: must be at least 0",
         "lora.rank=0: must be at least 1",
         "train.batch_size=null and train.batch_tokens=null: give one, and set the other to null",
-        "export.formats=['gguf']: must be some of adapter, fused",
+        f"export.formats=['gguf']: must be some of {', '.join(EXPORT_FORMATS)}",
     ]
 
 
@@ -222,7 +222,11 @@ CONTRADICTIONS = [
         "model.quantize_bits=4 and train.mode=full: packed weights cannot be trained; use lora, "
         "dora or head",
     ),
-    ([], {"export__formats": []}, "export.formats=[]: must be some of adapter, fused"),
+    (
+        [],
+        {"export__formats": []},
+        f"export.formats=[]: must be some of {', '.join(EXPORT_FORMATS)}",
+    ),
     (
         [],
         {"optim__schedule": "wsd"},

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.config.schema import OPTIMIZERS, SCHEDULES
+from pipeline.config.schema import OPTIMIZERS, SCHEDULES, DecayingOptim
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.model.tree import named_arrays
@@ -14,7 +14,7 @@ from pipeline.optim.schedules import FALLS
 from pipeline.train.finetune import optim_settings
 from stages.params import composed
 
-NAMES = ("adamw", "adam", "sgd", "lion", "muon", "adafactor")
+NAMES = tuple(OPTIMIZERS)
 EACH = pytest.mark.parametrize("name", NAMES)
 SHAPES = {"embed.weight": (7, 4), "layers.0.proj.weight": (6, 4), "layers.0.norm.weight": (4,)}
 WIDE = {"layers.0.weight": (24, 20)}
@@ -334,7 +334,9 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else():
 # Groups
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adam"])
+@pytest.mark.parametrize(
+    "name", [name for name, keys in OPTIMIZERS.items() if issubclass(keys, DecayingOptim)]
+)
 def test_norms_do_not_decay_and_other_weights_do(name):
     first, gradients = series(3)
     decayed = list(run(level(name, weight_decay=0.5), first, gradients))[-1]

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.config.schema import OPTIMIZERS
 from pipeline.device import mx
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.adapters import apply
@@ -130,7 +131,7 @@ def test_a_stopped_run_with_parts_side_by_side_ends_with_the_same_bits(run, monk
 @pytest.mark.parametrize(
     "overrides",
     [
-        *(["optim=" + name] for name in ("adam", "sgd", "lion", "muon", "adafactor")),
+        *(["optim=" + name] for name in OPTIMIZERS),
         ["optim=sgd", "optim.momentum=0"],
         ["optim=adamw", "optim.schedule=linear"],
         ["optim=adamw", "optim.schedule=constant", "optim.final_fraction=null"],

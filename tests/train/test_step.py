@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.config.schema import OPTIMIZERS
 from pipeline.data.batches import arrange
 from pipeline.device import mx, nn
 from pipeline.model.adapters import AdapterSettings, apply
@@ -72,7 +73,7 @@ def test_arrangement_never_changes_an_update(
         np.testing.assert_allclose(others[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "lion", "muon", "adafactor"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_micro_batches_never_change_an_update_of_any_optimizer(tiny_config, make_store, name):
     store, optim, start = make_store(), optim_settings(composed([f"optim={name}"])), {}
     for micro in (1, 4):
