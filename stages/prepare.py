@@ -1,4 +1,4 @@
-"""Rows to tokens: check, split, tokenize, and store what the model will be trained on."""
+"""The stage that checks rows, splits them, and stores their tokens for training."""
 
 import dataclasses
 from typing import Any
@@ -49,7 +49,7 @@ SCORED = ("data/provenance", "heuristic")
     flags=(Flag("explain", "print provenance scores of a file or text", "FILE", SCORED),),
 )
 def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
-    """Turn rows into tokens: writes data/prepared and metrics/prepare.json."""
+    """Write data/prepared, metrics/prepare.json and plots/lengths.csv; or print the scores."""
     if explain:
         lines = explain_scores(tables_of(config), explain, config.data.max_line_bytes)
         print("\n".join(lines))
@@ -66,7 +66,7 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
 
 
 def settings_of(config: DictConfig) -> PrepareSettings:
-    """Gather what the preparation needs; where the model exists, its tokenizer and its limits."""
+    """Collect the settings; those of a model that exists include its tokenizer and its limits."""
     data, model = config.data, config.model
     if model.source == SCRATCH:
         folder, positions = None, model.scratch.max_position_embeddings

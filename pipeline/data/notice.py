@@ -1,4 +1,4 @@
-"""What a preparation left out or cut, in one line."""
+"""One line that names what a preparation left out or cut."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ NOTICES = {
 
 
 def notice_of(metrics: dict[str, Any]) -> str | None:
-    """Return a line that names what was changed or left out of the rows; None for nothing.
+    """Return what was changed or left out, in one line; None where nothing was.
 
     Args:
-        metrics: of the preparation.
+        metrics: the metrics of the preparation.
     """
-    said = [text.format(**metrics) for name, text in NOTICES.items() if metrics[name]]
-    return "; ".join(said) or None
+    notices = [text.format(**metrics) for name, text in NOTICES.items() if metrics[name]]
+    return "; ".join(notices) or None

@@ -1,4 +1,4 @@
-"""Tokenized rows are made to fit the model, and go into the store of their split."""
+"""From rows to documents: tokenize, cut to the length of the model, and describe the result."""
 
 import csv
 from collections import Counter, deque
@@ -25,14 +25,14 @@ Rows = list[Row | BadRow]
 
 
 class TokenizedDocuments:
-    """Tokenizes rows, makes them fit the model, and counts what that took.
+    """Tokenizes rows, cuts them to the length of the model, and counts what was cut.
 
     Args:
         encoder: tokenizes rows.
-        vocab_size: the model knows the ids below it.
-        max_seq_len: longest document, in tokens.
-        long_documents: what happens to a longer one: truncate, split or refuse.
-        overlap_tokens: how many tokens a piece reads again from the one before.
+        vocab_size: every id that the model knows is below it.
+        max_seq_len: length of the longest document, in tokens.
+        long_documents: what to do with a longer one: truncate, split or refuse.
+        overlap_tokens: how many tokens of the piece before a piece repeats.
 
     Attributes:
         counts: truncated_documents, truncated_tokens, split_documents, repeated_tokens,
@@ -64,15 +64,15 @@ class TokenizedDocuments:
     def of(
         self, rows: Iterator[Row | BadRow], bad: BadRows, progress: Callable[[int], None]
     ) -> Iterator[tuple[Row, list[Encoded]]]:
-        """Yield the rows of which something is left to be learnt, with their documents.
+        """Yield each row that has something to learn, with its documents.
 
         Args:
             rows: rows that were read.
-            bad: gets those that cannot be used, in their order.
-            progress: called with the rows done so far.
+            bad: collects those that cannot be used, in their order.
+            progress: called with the number of rows done so far.
 
         Raises:
-            DataError: when too many are bad, or one is too long and that is refused.
+            DataError: when too many rows are bad, or documents are too long and that is refused.
             ModelError: when the model does not know one of the ids.
         """
         done = 0
@@ -88,10 +88,10 @@ class TokenizedDocuments:
         self.finish()
 
     def tokenized(self, batches: Iterator[Rows]) -> Iterator[tuple[Rows, list[Encoded | RowError]]]:
-        """Yield batches with their documents, or what is wrong with a row.
+        """Yield batches of rows, and for each row its document or what is wrong with it.
 
-        The library tokenizes one batch while the rows of the next are read, and those of the one
-        before are stored: it needs no lock of Python's.
+        The library tokenizes one batch on another thread while this one reads the next batch and
+        stores the one before. Both run at once, because the library releases Python's lock.
         """
         encoder, waiting = self.encoder, deque[tuple[Rows, list[Draft], Future[Tokenized]]]()
         with ThreadPoolExecutor(1) as library:
@@ -111,10 +111,10 @@ class TokenizedDocuments:
                 yield rows, encoder.join(drafts, found.result())
 
     def fit(self, row: Row, encoded: Encoded) -> list[Encoded]:
-        """Give what is stored of a row: one document, several pieces, or nothing to be learnt.
+        """Return the documents to store of a row: one, several pieces, or none without targets.
 
         Raises:
-            DataError: when documents are too long, and that is refused.
+            DataError: when documents are too long and `long_documents` is refuse.
             ModelError: when the model does not know one of the ids.
         """
         ids = encoded.ids
@@ -140,7 +140,7 @@ class TokenizedDocuments:
         return kept
 
     def note_long(self, row: Row, length: int) -> None:
-        """Count a document that is too long, or refuse it once enough of them are known."""
+        """Count a document that is too long; where that is refused, stop once enough are known."""
         if self.long_documents == "refuse":
             self._refused.append(f"{row.file}, line {row.line}: {length} tokens")
             if len(self._refused) == MAX_LISTED_PROBLEMS:
@@ -152,10 +152,10 @@ class TokenizedDocuments:
             self.counts["truncated_tokens"] += length - self.max_seq_len
 
     def finish(self) -> None:
-        """Stop the stage if a document was too long and that is refused.
+        """Refuse the documents that were too long, where `long_documents` is refuse.
 
         Raises:
-            DataError: with the first documents.
+            DataError: with the first of them.
         """
         report_problems(
             DataError,
@@ -166,7 +166,7 @@ class TokenizedDocuments:
 
 
 def batches_of(rows: Iterator[Row | BadRow]) -> Iterator[Rows]:
-    """Gather rows to tokenize together: so many, or so many bytes."""
+    """Yield rows in batches to tokenize, limited by their number and by their bytes."""
     batch, size = Rows(), 0
     for row in rows:
         batch.append(row)
@@ -183,14 +183,15 @@ def cut(
 ) -> Iterator[Encoded]:
     """Cut a document into pieces of at most `max_seq_len` tokens.
 
-    A piece begins with the last token of the one before, which predicts the first one that is new,
-    and with `overlap_tokens` more before it as context. Every target is still there, once.
+    A piece begins with the last token of the piece before, from which its first target is
+    predicted, and with `overlap_tokens` more before it as context. With `keep_all` every target is
+    in one piece and in no other.
 
     Args:
         encoded: one document.
-        max_seq_len: longest piece.
-        keep_all: else only the first piece.
-        overlap_tokens: context that is read again and not learnt again; below max_seq_len - 1.
+        max_seq_len: longest piece, in tokens.
+        keep_all: yield all pieces; only the first one where this is false.
+        overlap_tokens: tokens that are read again and not learnt again; below max_seq_len - 1.
     """
     ids, mask, weights = encoded
     stride = max_seq_len - 1 - overlap_tokens
@@ -207,14 +208,14 @@ def weights_of(
     weights: Float32[np.ndarray, " length"] | None,
     piece: slice,
 ) -> Float32[np.ndarray, " piece"] | None:
-    """Give the weights of a piece; None where each of its targets counts 1."""
+    """Return the weights of a piece; None where each of its targets counts 1."""
     if weights is None or (weights[piece][piece_mask] == 1).all():
         return None
     return np.where(piece_mask, weights[piece], np.float32(1))
 
 
 def split_facts(store: TokenStore) -> dict[str, Any]:
-    """Describe what is in a split; lengths in tokens, shares of 1."""
+    """Return the metrics of a split: lengths in tokens, shares from 0 to 1."""
     documents, tokens = len(store), store.total_tokens
     longest = int(store.lengths.max(initial=0))
     carried = [~np.isnan(values) for values in (store.authority_weight, store.provenance_entropy)]
@@ -231,7 +232,7 @@ def split_facts(store: TokenStore) -> dict[str, Any]:
 
 
 def length_histogram(store: TokenStore, max_seq_len: int) -> list[tuple[int, int, int]]:
-    """Count documents by length in tokens: from, to (inclusive), documents."""
+    """Return rows of a histogram of lengths in tokens: from, to (inclusive), documents."""
     width = -(-max_seq_len // HISTOGRAM_BINS)
     starts = range(1, max_seq_len + 1, width)
     counts = np.bincount((store.lengths - 1) // width, minlength=len(starts))
@@ -241,7 +242,7 @@ def length_histogram(store: TokenStore, max_seq_len: int) -> list[tuple[int, int
 
 
 def write_histogram(path: Path, histogram: list[tuple[int, int, int]]) -> None:
-    """Write how many documents there are of each length."""
+    """Write the histogram of lengths as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["tokens_from", "tokens_to", "documents"])

@@ -1,4 +1,4 @@
-"""Counts duplicates and leaks among any number of documents in constant memory."""
+"""Counts duplicates, and held-out documents that are also trained on, in constant memory."""
 
 import shutil
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ ENTRIES_READ = 1 << 16
 def count_duplicates(hashes: Sequence[Path], folder: Path) -> tuple[int, int]:
     """Count documents whose content came before, and held-out ones whose content is in train.
 
-    The entries are dealt to 64 files by their hash, and counted file by file: equal hashes lie in
-    the same file, so that only one of them has to fit in memory.
+    Entries are divided among 64 files by their hash, and the files are counted one by one. Equal
+    hashes are in the same file, so only one file has to fit in memory.
 
     Args:
         hashes: files of `ENTRY`, one for each document.
         folder: for the 64 files; must not exist yet, and is gone at the end.
 
     Returns:
-        All documents less the different ones; and the leaked documents.
+        The number of duplicates (all documents less the different ones), and of leaks.
     """
     folder.mkdir()
     try:
@@ -60,7 +60,7 @@ def deal(path: Path, files: Sequence[BinaryIO]) -> None:
 
 
 def count_partition(entries: np.ndarray) -> tuple[int, int]:
-    """Count duplicates and leaks among entries that hold all copies of what they hold."""
+    """Count duplicates and leaks among entries of which every copy is here."""
     if not len(entries):
         return 0, 0
     entries = entries[np.lexsort((entries["low"], entries["high"]))]

@@ -1,4 +1,4 @@
-"""Parts that were written apart become one, as if they had been read one after the other."""
+"""Joins parts that were written apart: the result is that of reading them one after the other."""
 
 import json
 import shutil
@@ -19,12 +19,15 @@ def joined(results: Iterable[tuple[Part, Result]], whole: Part) -> Counts:
     """Append the stores, hashes and bad rows of each part to those of the whole.
 
     Args:
-        results: the parts in their order, with their counts or the error that stopped them. The
-            folder of a part is removed as soon as it is appended.
-        whole: its folder gets everything.
+        results: the parts in their order, each with its counts or the error that stopped it. The
+            folder of a part is removed once it is appended.
+        whole: describes all rows; everything is written to its folder.
+
+    Returns:
+        The counts of all parts together.
 
     Raises:
-        PipelineError: the first in the order of the rows.
+        PipelineError: the first error in the order of the rows.
     """
     counts = Counts(Counter(), Counter(), Counter())
     bad = BadRows(whole.settings.max_bad_rows, whole.folder / QUARANTINE)
@@ -51,7 +54,7 @@ def joined(results: Iterable[tuple[Part, Result]], whole: Part) -> Counts:
 
 
 def add_bad_rows(part: Part, bad: BadRows) -> None:
-    """Add the bad rows of a part, as they stand in its quarantine.
+    """Read the bad rows of a part from its quarantine, and add them.
 
     Raises:
         DataError: when there are too many.

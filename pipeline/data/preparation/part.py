@@ -1,4 +1,4 @@
-"""One part of the rows, tokenized into stores of its own; together the parts are all rows."""
+"""One part of the rows, which is written to its own stores; all rows are one or more parts."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,17 +17,18 @@ from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 HASHES = ".hashes"
-"""The file of a part that has the hash of each document and its split; see `duplicates`."""
+"""The file in the folder of a part that has the hash of each document and its split, as entries of
+`pipeline.data.preparation.duplicates`."""
 SPLIT_BYTES = {split: bytes([index]) for index, split in enumerate(SPLITS)}
 
 
 class Counts(NamedTuple):
-    """What was counted in a part; adding them up gives the counts of all rows.
+    """What was counted in a part; the sums over all parts are the counts of all rows.
 
     Attributes:
-        rows: of reading.
-        documents: of making documents fit the model.
-        scored: of the provenance scorer; empty without one.
+        rows: counted while reading.
+        documents: counted while documents were cut to the length of the model.
+        scored: counted by the provenance scorer; empty without one.
     """
 
     rows: Counter[str]
@@ -37,14 +38,14 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the rows, and where their stores go.
+    """Some of the rows, and the folder they are written to.
 
     Attributes:
-        settings: of the whole preparation.
+        settings: settings of the whole preparation.
         source: reads the rows.
         tokenizer: folder of the tokenizer.
-        vocab_size: the model knows the ids below it.
-        folder: gets a store for each split, and the hashes.
+        vocab_size: every id that the model knows is below it.
+        folder: where a store for each split and the hashes are written.
     """
 
     settings: PrepareSettings
@@ -57,8 +58,8 @@ class Part:
         """Read, tokenize and store the rows.
 
         Args:
-            bad: gets those that cannot be used.
-            progress: called with the rows done so far.
+            bad: collects those that cannot be used.
+            progress: called with the number of rows done so far.
 
         Raises:
             DataError: when rows cannot be used.
@@ -88,7 +89,7 @@ class Part:
         return Counts(counts, documents.counts, completer.counts if completer else Counter())
 
     def documents(self) -> TokenizedDocuments:
-        """Make what turns rows into documents that fit the model."""
+        """Load the tokenizer, and return what turns rows into documents that fit the model."""
         settings = self.settings
         encoder = Encoder(load_tokenizer(self.tokenizer), settings.train_on)
         limits = (settings.max_seq_len, settings.long_documents, settings.overlap_tokens)

@@ -1,4 +1,4 @@
-"""Rows to token stores: read, check, split, tokenize, fit, count; in constant memory."""
+"""From rows to token stores, in constant memory: everything that the prepare stage writes."""
 
 import hashlib
 import json
@@ -51,11 +51,11 @@ ROW_COUNTS = (
 )
 ROWS_PER_REPORT = 1024
 TOKENIZER_BYTES = 1 << 25
-"""A tokenizer is trained on a sample of about this size: enough to count pairs of letters by, and
-the memory that its different words take stays bounded."""
+"""About how many bytes of text a tokenizer is trained on. Training keeps every different word in
+memory, so larger texts are sampled; this is enough to find which pairs of letters are frequent."""
 SPLIT_REMEDY = (
     "Give more rows, set data.validation_fraction higher or lower, or put rows of your choice "
-    "into valid.jsonl beside train.jsonl, in one folder."
+    "into valid.jsonl next to train.jsonl, in one folder."
 )
 Progress = Callable[[str, int], None]
 
@@ -65,18 +65,18 @@ def prepare(
 ) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
     """Write everything that training reads into a folder that exists and is empty.
 
-    That is `tokenizer/`; the stores `train/`, `validation/` and `test/`, which may be empty; for
-    the built-in world its suite `conflicts.jsonl` and, for a new model, the store `pretrain/`;
-    and `quarantine.jsonl` where rows were left out.
+    That is `tokenizer/`; the stores `train/`, `validation/` and `test/`, of which `test/` may be
+    empty; for the built-in world its suite `conflicts.jsonl` and, for a new model, the store
+    `pretrain/`; and `quarantine.jsonl` where rows were left out.
 
     Args:
-        settings: see there.
-        folder: where to write; temporary files are in it too, and gone at the end.
-        progress: called with what is being done and the rows done so far.
+        settings: what to prepare, and how.
+        folder: where to write; temporary files are in it too, and are removed at the end.
+        progress: called with the name of the phase and the number of rows done so far.
 
     Returns:
-        The metrics; and how many documents of the training split have which length (from, to,
-        documents).
+        The metrics; and a histogram of lengths of the training split in tokens: from, to
+        (inclusive), documents.
 
     Raises:
         DataError: when rows cannot be used, or too few are left.
@@ -87,7 +87,7 @@ def prepare(
 
 
 class Preparation:
-    """One call of `prepare`, which see."""
+    """The state of one call of `prepare`."""
 
     def __init__(self, settings: PrepareSettings, folder: Path, progress: Progress) -> None:
         self.settings, self.folder, self.progress = settings, folder, progress
@@ -100,7 +100,7 @@ class Preparation:
             Tables(settings.provenance)  # wrong tables stop before rows are read
 
     def run(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
-        """Provide the tokenizer, write the splits with it, then what the built-in world adds."""
+        """Provide the tokenizer, write the splits with it, then the files of the built-in world."""
         self.provide_tokenizer(self.tokenizer)
         tokenizer = load_tokenizer(self.tokenizer)
         self.vocab_size = self.settings.vocab_size
@@ -129,7 +129,7 @@ class Preparation:
         train_tokenizer(chain([first], texts), self.settings.vocab_size, folder)
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Give texts of the training split; of very many, a sample that each row's hash decides."""
+        """Yield texts of the training split, or a sample of them that each row's hash decides."""
         share = min(1.0, TOKENIZER_BYTES / max(self.source.total_bytes(), 1))
         bad = BadRows(self.settings.max_bad_rows)
         for number, row in enumerate(self.source.read(Counter())):
@@ -142,7 +142,7 @@ class Preparation:
         bad.finish()
 
     def write_splits(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
-        """Write train, validation and test, and gather what there is to say about them."""
+        """Write train, validation and test; return the metrics and the histogram."""
         counts = self.write_parts()
         hashes = self.folder / HASHES
         duplicates, leaked = count_duplicates([hashes], self.folder / ".partitions")
@@ -184,7 +184,7 @@ class Preparation:
                 file.write(json.dumps(item, ensure_ascii=False) + "\n")
 
     def write_pretraining(self) -> dict[str, Any]:
-        """Write what a new model learns the language from; it has no splits."""
+        """Write the documents from which a new model learns the language; they have no splits."""
         settings, folder = self.settings, self.folder / "pretrain"
         make = partial(pretraining_rows, settings.seed, settings.num_pretrain_documents)
         source = WorldRows(self.source.name, make, Splitter(0.0, 0.0))
@@ -202,7 +202,7 @@ class Preparation:
         return {f"pretrain_{name}": value for name, value in facts.items()}
 
     def part(self, source: RowSource, folder: Path) -> Part:
-        """Describe some of the rows, and where their stores go."""
+        """Return a part of this preparation."""
         return Part(self.settings, source, self.tokenizer, self.vocab_size, folder)
 
     def check_sizes(self, documents: dict[str, int], lost: int) -> None:
@@ -227,6 +227,6 @@ class Preparation:
 
 
 def in_sample(content_hash: bytes, share: float) -> bool:
-    """Tell whether a row is in a sample of this share; its split depends on other bits."""
+    """Whether a row is in a sample of this share, independently of the split it is in."""
     digest = hashlib.blake2b(content_hash, digest_size=8, person=b"tokenizer").digest()
     return int.from_bytes(digest) < share * 2**64

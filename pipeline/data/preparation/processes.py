@@ -1,4 +1,4 @@
-"""Parts of the rows, each prepared in a process of its own."""
+"""Writes parts of the rows at the same time, one process for each part."""
 
 import multiprocessing
 import os
@@ -30,14 +30,14 @@ def num_processes(total_bytes: int) -> int:
 def results_of(
     parts: Sequence[Part], progress: Callable[[int], None]
 ) -> Generator[tuple[Part, Result]]:
-    """Write all parts at once; yield each with its counts or its error, in their order.
+    """Write all parts at the same time; yield each with its counts or its error, in their order.
 
-    The processes end when the iterator is closed, or when this process ends in whatever way.
-    They are spawned: the library's threads do not survive a fork.
+    The processes end when the iterator is closed, and also when this process ends in any way.
+    They are spawned, because the threads of the tokenizer library do not survive a fork.
 
     Args:
         parts: what to write; their folders exist.
-        progress: called with the rows done so far.
+        progress: called with the number of rows done so far.
 
     Raises:
         DataError: when a process ends without a result.
@@ -60,7 +60,7 @@ def results_of(
 
 
 def received(connection: Connection, part: Part) -> int | Result:
-    """Receive the rows done so far, or the result.
+    """Receive the number of rows done so far, or the result.
 
     Raises:
         DataError: when the process has ended without one.
@@ -77,7 +77,7 @@ def received(connection: Connection, part: Part) -> int | Result:
 
 @contextmanager
 def running(parts: Sequence[Part]) -> Iterator[dict[Connection, Part]]:
-    """Start a process for each part, and end those that still run."""
+    """Start a process for each part; at the end kill those that still run."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, allowed_cores() // len(parts))
     processes, connections = list[SpawnProcess](), dict[Connection, Part]()
@@ -97,10 +97,10 @@ def running(parts: Sequence[Part]) -> Iterator[dict[Connection, Part]]:
 
 
 def run(connection: Connection, part: Part, threads: int) -> None:
-    """Write a part, in a process of its own; send the rows done so far, and then the result."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends this process
+    """Write a part in this process; send the number of rows done so far, and then the result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     threading.Thread(target=end_with_parent, daemon=True).start()
-    os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the library tokenizes first
+    os.environ["RAYON_NUM_THREADS"] = str(threads)  # the library reads it when it first tokenizes
     try:
         with freeze_gc():
             bad = BadRows(part.settings.max_bad_rows, part.folder / QUARANTINE, whole_paths=True)
@@ -111,7 +111,7 @@ def run(connection: Connection, part: Part, threads: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Wait until the parent has ended, and end this process."""
+    """Wait until the parent has ended, then end this process."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by multiprocessing"
     wait([parent.sentinel])

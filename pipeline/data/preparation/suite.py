@@ -1,4 +1,4 @@
-"""The held-out questions of the built-in world, with the tokens that a model is asked in."""
+"""The held-out questions of the built-in world, with their tokens."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 def suite_rows(
     tokenizer: PreTrainedTokenizerFast, items: Iterable[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Add to each item the ids of its prompt and options, and which option is counted.
+    """Yield each item with the ids of its prompt and options, and the index of the counted option.
 
-    Training and validation then need no tokenizer. The counted option of a contest is that of the
-    primary source; of a control, where no source is better, that of the one quoted first.
+    With the ids, training and validation need no tokenizer. In a contest the option of the primary
+    source is counted. In a control no source is better, and that of the one quoted first is.
     """
     for item in items:
         prompt_ids = tokenizer.encode(item["prompt"])
@@ -31,10 +31,10 @@ def suite_rows(
 def option_ids(
     tokenizer: PreTrainedTokenizerFast, prompt: str, prompt_ids: list[int], option: str
 ) -> list[int]:
-    """Give the tokens of an option where it continues its prompt.
+    """Return the ids of an option that continues its prompt.
 
-    They are what the whole text has beyond the prompt's tokens; where the tokenizer joins the two
-    across the border, they are the option's own.
+    They are those that follow the prompt's ids in the whole text. Where the tokenizer merges the
+    end of the prompt with the option, they are those of the option alone.
     """
     whole = tokenizer.encode(prompt + option)
     if whole[: len(prompt_ids)] == prompt_ids:

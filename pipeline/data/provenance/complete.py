@@ -1,4 +1,4 @@
-"""Rows that carry no provenance, or half of it, are given what the scorer finds."""
+"""Adds the numbers of the scorer to rows that carry no provenance, or one number of two."""
 
 from collections import Counter
 from typing import Any
@@ -14,13 +14,11 @@ SUM_UNITS = 1 << 52
 
 
 class Completer:
-    """Fills in what rows do not say of their provenance, and counts it.
-
-    Numbers that a row carries are kept.
+    """Adds missing numbers of provenance to records, and counts them; numbers of a row are kept.
 
     Attributes:
-        counts: what was scored, in whole numbers, so that those of several parts add up to the
-            same in any order; see `scored_facts`.
+        counts: what was scored, as `scored_facts` reads it. All are whole numbers, so that the
+            sum over several parts is the same in any order.
 
     Raises:
         ConfigError: when the tables cannot be used.
@@ -31,7 +29,7 @@ class Completer:
         self.counts = Counter[str]()
 
     def complete(self, record: Record) -> Record:
-        """Score what is missing of a row's provenance."""
+        """Return the record with both numbers; those it lacks come from the scorer."""
         missing = [name for name in NUMBERS if getattr(record, name) is None]
         if not missing:
             return record
@@ -46,7 +44,7 @@ class Completer:
 
 
 def scored_facts(counts: Counter[str]) -> dict[str, Any]:
-    """Return how many rows were scored, and the mean of the numbers they got; null without."""
+    """Return how many rows were scored, and the means of their scores; None where none was."""
     means = {
         f"scored_mean_{name}": counts[f"{name}_sum"] / count / SUM_UNITS
         if (count := counts[f"{name}_count"])

@@ -1,4 +1,4 @@
-"""Scores with their reasons, as a person reads them.
+"""Prints scores of provenance with their reasons.
 
 python -m stages.prepare --explain FILE.jsonl [KEY=VALUE ...]
 python -m stages.prepare --explain "a text"   [KEY=VALUE ...]
@@ -21,12 +21,12 @@ SHOWN_CHARACTERS = 60
 
 
 def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) -> Iterator[str]:
-    """Give the lines that explain the scores of a JSONL file, or of one text.
+    """Yield the lines that explain the scores of a JSONL file, or of one text.
 
     Args:
         values: the tables in use; None where the scorer is off.
-        subject: path of a file; where it ends otherwise than `.jsonl` and no such file exists,
-            the text itself.
+        subject: path of a file. Where no such file exists, it is the text itself, unless it ends
+            in `.jsonl`.
         max_line_bytes: longest line of a file.
 
     Raises:
@@ -57,7 +57,7 @@ def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) 
 
 
 def explained(where: str, record: Record, scorer: Scorer) -> Iterator[str]:
-    """Give the table of one row: its numbers, and each part of them."""
+    """Yield the lines of one row: its numbers, and each reason of them."""
     text = text_of(record.content)
     score = scorer.score(text, record.metadata)
     yield f"{where}: {shortened(' '.join(text.split()), SHOWN_CHARACTERS)}"
@@ -77,20 +77,20 @@ def explained(where: str, record: Record, scorer: Scorer) -> Iterator[str]:
 
 
 def numbers(record: Record, score: Score) -> Iterator[str]:
-    """Give the two numbers; where the row carries its own, that one counts."""
+    """Yield a line for each number; one that the row carries is used in place of the score."""
     for name, unit in (("authority_weight", ""), ("provenance_entropy", " bits")):
         own, scored = getattr(record, name), getattr(score, name)
-        said = "" if own is None else f"; the row says {own:g}, which counts"
-        yield f"  {name:<20} {scored:.2f}{unit}{said}"
+        used = "" if own is None else f"; the row says {own:g}, which counts"
+        yield f"  {name:<20} {scored:.2f}{unit}{used}"
 
 
 def reason(part: Part) -> str:
-    """Write the words that caused a part: the first of them, and how many more."""
+    """List the first words that caused a part, and how many more there are."""
     words = [shortened(word, SHOWN_CHARACTERS) for word in part.because[:SHOWN_WORDS]]
     more = len(part.because) - len(words)
     return ", ".join([*words, *([f"and {more} more"] if more else [])])
 
 
 def shortened(text: str, longest: int) -> str:
-    """Cut a text that is too long to show."""
+    """Cut a text to a length in characters."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

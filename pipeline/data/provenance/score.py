@@ -1,6 +1,6 @@
 """The provenance scorer: authority weight and provenance entropy of a row, with the reasons.
 
-docs/provenance.md has the formulas and why they are so.
+docs/provenance.md has the formulas and the reasons for them.
 """
 
 import math
@@ -23,9 +23,8 @@ class Part:
     """One reason of a score.
 
     Attributes:
-        name: what kind of reason.
-        value: what it adds: log-odds to the authority, pieces of evidence or of doubt to the
-            entropy.
+        name: class of the marker, or kind of metadata.
+        value: what it adds to its sum: log-odds, or pieces of evidence or doubt.
         because: the words or metadata that caused it.
     """
 
@@ -36,15 +35,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Score:
-    """What a row was scored, and why.
+    """The scores of a row, and the reasons for them.
 
     Attributes:
         authority_weight: 0 to 0.99.
-        provenance_entropy: bits, from 0.
-        authority: log-odds that the weight is the sum of.
+        provenance_entropy: bits, 0 or more.
+        authority: log-odds; the weight is the logistic function of their sum.
         evidence: pieces of independent evidence.
-        doubt: assertions that stand in for evidence.
-        unknown_type: a `source_type` that no table has; None: there is none.
+        doubt: assertions in place of evidence.
+        unknown_type: a `source_type` that no table has; None where there is none.
     """
 
     authority_weight: float
@@ -65,12 +64,11 @@ class Scorer:
         """Score a text and what its row says about its source.
 
         The weight is the logistic function of a sum of log-odds. The entropy is that of a draw
-        among the effective pieces of evidence, the text being one of them: log2(1 + pieces).
-        Assertions in place of evidence divide the pieces.
+        among the effective pieces of evidence and the text itself: log2(1 + pieces / (1 + doubt)).
 
         Args:
-            text: its content; see `text_of`.
-            metadata: of its row.
+            text: the content of a row, from `text_of`.
+            metadata: the metadata of the row.
         """
         tables, values = self.tables, self.tables.values
         clean = " ".join(f"{metadata.title or ''} {text}".split())
@@ -102,7 +100,7 @@ class Scorer:
         )
 
     def markers(self, text: str, metadata: Metadata) -> dict[str, tuple[int, tuple[str, ...]]]:
-        """Count the markers of each class; the row's own number of citations goes before."""
+        """Count the markers of each class; the row's number of citations replaces those found."""
         found: dict[str, list[str]] = {}
         for kind, words in self.tables.markers.find(text):
             found.setdefault(kind, []).append(words)
@@ -117,21 +115,21 @@ class Scorer:
         weights: dict[str, float],
         share: float,
     ) -> Iterator[Part]:
-        """Weigh the markers found: n of one class count as a power of n."""
+        """Yield the weight of each class of markers; n of one class count as a power of n."""
         for kind, (count, words) in found.items():
             if count and kind in weights:
                 effective = count**self.tables.values.repeat_exponent
                 yield Part(kind, share * weights[kind] * effective, words)
 
     def type_authority(self, kind: str | None) -> Part:
-        """Give what is known before the text is read: by its source type, or nothing."""
+        """Return the log-odds of the source type; where it is unknown, those of any text."""
         values = self.tables.values
         if kind is None:
             return Part("base", log_odds(values.base_authority), ())
         return Part("source_type", log_odds(values.type_authority[kind]), (kind,))
 
     def institution(self, text: str, metadata: Metadata, share: float) -> Iterator[Part]:
-        """Give the strongest institution, at most one: who publishes, or who is named."""
+        """Yield the strongest institution that publishes the text or is named in it, if any."""
         values = self.tables.values
         candidates = []
         for name in metadata.names:
@@ -148,7 +146,7 @@ class Scorer:
 
 
 def text_of(content: Text | Answer | Conversation) -> str:
-    """Join what a row says: its text, prompt and completion, or all messages."""
+    """Return all text of a row, in one string."""
     match content:
         case Text():
             return content.text
@@ -159,16 +157,16 @@ def text_of(content: Text | Answer | Conversation) -> str:
 
 
 def total(parts: list[Part]) -> float:
-    """Add the parts up."""
+    """Add up the values, exactly in any order."""
     return math.fsum(part.value for part in parts)
 
 
 def log_odds(share: float) -> float:
-    """Give the logarithm of share : 1 - share, in nats; a share of 0 as if it were tiny."""
+    """Return ln(share / (1 - share)); shares of 0 and 1 are moved inwards by 1e-6."""
     share = min(max(share, 1e-6), 1 - 1e-6)
     return math.log(share / (1 - share))
 
 
 def logistic(odds: float) -> float:
-    """Give the share whose log-odds these are."""
+    """Return the share that has these log-odds, from 0 to 1."""
     return 0.5 * (1 + math.tanh(odds / 2))

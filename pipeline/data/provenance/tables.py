@@ -10,15 +10,15 @@ from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
 
 CITATION = "citation"
-"""The class of markers that a row's own number of citations takes the place of."""
+"""The class of markers that the number of citations in a row's metadata replaces."""
 PREFIX = "data.provenance.tables"
 
 
 class Tables:
-    """The tables, ready for use.
+    """The tables of the scorer, ready for use.
 
     Attributes:
-        values: as configured.
+        values: the tables from the configuration.
         markers: finds the marker classes in a text.
         institutions: finds institutions by name.
 
@@ -39,7 +39,7 @@ class Tables:
         self._years = [re.compile(pattern) for pattern in values.year_patterns]
 
     def year_of(self, text: str, metadata: Metadata) -> tuple[int, str] | None:
-        """Find the year of publication and what says so; never a number from the running text."""
+        """Find the year of publication and what states it; other years in a text do not count."""
         if metadata.year is not None:
             return metadata.year, "metadata"
         for regex in self._years:
@@ -48,18 +48,18 @@ class Tables:
         return None
 
     def band(self, year: int) -> int:
-        """Give the position of a year among `years`: 0 is before the first of them."""
+        """Return the index of the band of a year; 0 is before the first of `years`."""
         return sum(year >= limit for limit in self.values.years)
 
     def domain_of(self, host: str) -> str | None:
-        """Find the longest domain of the table that a host is, or is in."""
+        """Find the longest domain of the table that a host equals or belongs to."""
         labels = host.split(".")
         ends = (".".join(labels[start:]) for start in range(len(labels)))
         return next((end for end in ends if end in self.values.domains), None)
 
 
 def contradictions(values: ProvenanceTables) -> Iterator[str]:
-    """Say what in the tables does not go together."""
+    """Describe what in the tables does not fit together."""
     weighing = {name: getattr(values, name) for name in ("authority", "evidence", "doubt")}
     for name, table in weighing.items():
         for kind in sorted(table.keys() - values.markers.keys()):
@@ -81,7 +81,7 @@ def contradictions(values: ProvenanceTables) -> Iterator[str]:
 
 
 def contradictions_of_types(values: ProvenanceTables) -> Iterator[str]:
-    """Say which source types lack a number, or have one out of range."""
+    """Describe source types that lack a number, or have one out of range."""
     pairs = {"type_authority": (values.type_authority, 0.99)}
     pairs["type_entropy"] = (values.type_entropy, 64)
     known = values.type_authority.keys() | values.type_entropy.keys()
@@ -94,13 +94,13 @@ def contradictions_of_types(values: ProvenanceTables) -> Iterator[str]:
 
 
 def contradictions_of_years(values: ProvenanceTables) -> Iterator[str]:
-    """Say what is wrong with the bands of years and the patterns that find one."""
+    """Describe what is wrong with the bands of years and the patterns that find years."""
     if values.years != sorted(set(values.years)):
         yield f"{PREFIX}.years={values.years}: must rise"
     for name in ("year_authority", "year_evidence"):
         numbers = getattr(values, name)
         if len(numbers) != len(values.years) + 1:
-            yield f"{PREFIX}.{name} has {len(numbers)} values; one more than years, please"
+            yield f"{PREFIX}.{name} has {len(numbers)} values; it must have one more than years"
         if not all(math.isfinite(number) for number in numbers):
             yield f"{PREFIX}.{name}={numbers}: must be finite"
     if min(values.year_evidence, default=0) < 0:
@@ -110,7 +110,7 @@ def contradictions_of_years(values: ProvenanceTables) -> Iterator[str]:
 
 
 def wrong_year(pattern: str) -> Iterator[str]:
-    """Say why a pattern cannot find years."""
+    """Describe why a pattern cannot find years."""
     try:
         groups = re.compile(pattern).groups
     except re.error as error:

@@ -1,4 +1,4 @@
-"""What every value of a row must be: a string that can be written, or a number in its range."""
+"""Checks of single values of a row: strings that can be written, numbers in their range."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,14 @@ MAX_WEIGHT = 1.0
 
 
 class RowError(ValueError):
-    """What is wrong with a row; who reads the file adds where it stands."""
+    """What is wrong with a row; the reader of the file adds the file and the line."""
 
 
 def checked_text(name: str, value: object) -> str:
-    """Refuse what is no string, or a string that says nothing or cannot be written as UTF-8.
+    """Return a value that is a string with text in it, and can be written as UTF-8.
 
     Raises:
-        RowError: with what is wrong.
+        RowError: when it is something else.
     """
     if not isinstance(value, str):
         raise RowError(f"{name} is {kind_of(value)}, not a string")
@@ -24,10 +24,10 @@ def checked_text(name: str, value: object) -> str:
 
 
 def check_characters(name: str, value: str) -> None:
-    """Refuse characters that no text has.
+    """Refuse NUL, and surrogates that have no partner.
 
     Raises:
-        RowError: with what is wrong.
+        RowError: with the character.
     """
     if "\0" in value:
         raise RowError(f"{name} holds a NUL character")
@@ -39,7 +39,7 @@ def check_characters(name: str, value: str) -> None:
 
 
 def strings_in(value: object) -> Iterator[str]:
-    """Give every string inside a JSON value, keys included."""
+    """Yield every string inside a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -51,10 +51,10 @@ def strings_in(value: object) -> Iterator[str]:
 
 
 def checked_number(name: str, value: object, maximum: float) -> float:
-    """Refuse what is no number from 0 to `maximum`.
+    """Return a value that is a number from 0 to `maximum`.
 
     Raises:
-        RowError: with what is wrong.
+        RowError: when it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowError(f"{name} is {kind_of(value)}, not a number")

@@ -17,10 +17,10 @@ MAY_BE_EMPTY = ("system", "developer", "tool")
 
 
 def checked_messages(messages: object) -> list[dict[str, Any]]:
-    """Refuse a conversation that a chat template cannot take or that answers nothing.
+    """Return a conversation that a chat template can take and that ends with an answer.
 
-    Of the messages that are given back, those keys are left out whose value is null, `content`
-    apart: templates ask whether a message has `tool_calls`, and null is not it.
+    The returned messages lack keys whose value is null, except `content`: templates test whether a
+    message has the key `tool_calls`, and would take null for calls.
 
     Raises:
         RowError: with the first message that is wrong.
@@ -41,7 +41,7 @@ def checked_messages(messages: object) -> list[dict[str, Any]]:
 
 
 def check_message(name: str, message: object) -> None:
-    """Refuse a message without a known role, or without content where there should be some.
+    """Refuse a message with an unknown role, or without content where its role needs some.
 
     Raises:
         RowError: with what is wrong.
@@ -63,7 +63,7 @@ def check_message(name: str, message: object) -> None:
 
 
 def check_weight(name: str, message: Mapping[str, Any]) -> None:
-    """Refuse a weight that is none, or that stands where nothing is learnt.
+    """Refuse a weight that is no number from 0 to 1, or is not on an answer of the assistant.
 
     Raises:
         RowError: with what is wrong.
@@ -79,15 +79,15 @@ def check_weight(name: str, message: Mapping[str, Any]) -> None:
 
 
 def without_nulls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out keys whose value is null, `content` apart."""
+    """Return a message without the keys whose value is null, except `content`."""
     return {key: value for key, value in message.items() if value is not None or key == "content"}
 
 
 def checked_tools(tools: object) -> list[dict[str, Any]] | None:
-    """Refuse tools that are no list of objects.
+    """Return tools that are a list of objects, or None.
 
     Raises:
-        RowError: with what is wrong.
+        RowError: when they are something else.
     """
     if tools is None:
         return None

@@ -1,4 +1,4 @@
-"""What a row says about its source, checked; read when rows are scored for provenance."""
+"""The metadata of a row, checked: what it says about its source. Only the scorer reads it."""
 
 import re
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ DATE_YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
 
 @dataclass(frozen=True)
 class Metadata:
-    """The source of a row; None where the row does not say.
+    """The source of a row; None where the row has no such key.
 
     Attributes:
         source_type: kind of source in lower case, words joined by underscores.
-        year: of publication, as `year` or else `date` has it; negative before the common era.
-        citations: works that the text cites, their number.
+        year: year of publication from `year`, or else from `date`; negative before the common era.
+        citations: number of works that the text cites.
         names: publisher and source.
-        host: of the address, such as `en.wikipedia.org`, in lower case.
-        title: of the work.
+        host: host of the address, such as `en.wikipedia.org`, in lower case.
+        title: title of the work.
     """
 
     source_type: str | None = None
@@ -39,10 +39,10 @@ NO_METADATA = Metadata()
 
 
 def parse_metadata(row: Mapping[str, Any]) -> Metadata:
-    """Read the metadata of a row, beside its content or in a `metadata` object.
+    """Read the metadata of a row, from its own keys or from its object `metadata`.
 
     Raises:
-        RowError: when a value has the wrong type, or stands in both places and differs.
+        RowError: when a value has the wrong type, or the two differ.
     """
     found = gathered(row)
     texts = {key: checked_text(key, found[key]) for key in TEXT_KEYS if key in found}
@@ -59,17 +59,17 @@ def parse_metadata(row: Mapping[str, Any]) -> Metadata:
 
 
 def gathered(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect what stands beside the content and inside `metadata`; null and "" say nothing.
+    """Collect metadata from the row and its object `metadata`; null and "" count as absent.
 
     Raises:
-        RowError: when `metadata` is no object, or the two places differ.
+        RowError: when `metadata` is no object, or has another value than the row.
     """
     inner = row.get("metadata") or {}
     if not isinstance(inner, Mapping):
         raise RowError(f"metadata is {kind_of(inner)}, not an object")
     found: dict[str, Any] = {}
     for key in KEYS:
-        values = [place[key] for place in (row, inner) if place.get(key) not in (None, "")]
+        values = [each[key] for each in (row, inner) if each.get(key) not in (None, "")]
         if len(values) == 2 and values[0] != values[1]:
             raise RowError(f"{key} and metadata.{key} differ; keep one")
         if values:
@@ -78,10 +78,10 @@ def gathered(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_year(value: object) -> int:
-    """Read a year, also from a table that made a float or a string of it.
+    """Read a year; some tables have it as a float or a string.
 
     Raises:
-        RowError: when it is none.
+        RowError: when it is no year.
     """
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,4}\s*", value):
         value = int(value)
@@ -89,7 +89,7 @@ def parse_year(value: object) -> int:
 
 
 def parse_citations(value: object) -> int:
-    """Read how many works are cited: their number, or the list of them.
+    """Read how many works are cited, from their number or from a list of them.
 
     Raises:
         RowError: when it is neither.
@@ -100,10 +100,10 @@ def parse_citations(value: object) -> int:
 
 
 def whole_number(name: str, value: object, allowed: range) -> int:
-    """Refuse what is no whole number of a range.
+    """Return a value that is a whole number in a range.
 
     Raises:
-        RowError: with the value.
+        RowError: when it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowError(f"{name} is {kind_of(value)} ({value!r}), not a whole number")
@@ -113,13 +113,13 @@ def whole_number(name: str, value: object, allowed: range) -> int:
 
 
 def year_of_date(date: str) -> int | None:
-    """Find the year of a date such as `1913-03-26` or `March 26, 1913`, None where it has none."""
+    """Find the year of a date such as `1913-03-26` or `March 26, 1913`; None where it has none."""
     found = DATE_YEAR.search(date)
     return int(found[0]) if found else None
 
 
 def host_of(url: str) -> str | None:
-    """Find the host of an address, also without `https://`.
+    """Return the host of an address, which may lack `https://`.
 
     Raises:
         RowError: when the address cannot be read.

@@ -13,13 +13,13 @@ from pipeline.data.rows.metadata import NO_METADATA, Metadata, parse_metadata
 
 MAX_AUTHORITY_WEIGHT = 0.99
 MAX_ENTROPY_BITS = 64.0
-"""Far beyond any provenance; weights are exponential in it and have to stay finite."""
+"""More than any row needs; training weights grow exponentially with it and must stay finite."""
 HASH_BYTES = 16
 ALIASES = {"authority_weight": "auth_weight", "provenance_entropy": "prov_entropy"}
 
 
 class Text(NamedTuple):
-    """A document, all of it to be learnt; a tuple, because it is the most frequent content."""
+    """A document, all of which is learnt; a tuple, which is fast to make: most rows are texts."""
 
     text: str
 
@@ -30,7 +30,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """A prompt and the completion to be learnt."""
+    """A prompt, and a completion that is learnt."""
 
     prompt: str
     completion: str
@@ -42,12 +42,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, of which the assistant's are to be learnt, and the tools it may call.
+    """Messages, of which the assistant's are learnt, and the tools that it may call.
 
     Attributes:
-        messages: without their weights, which no template is to see.
+        messages: messages without their weights, so that no template sees these.
         tools: None where the row has none.
-        weights: one per message, 1 on those that are not the assistant's; None: all are 1.
+        weights: one per message, 1 on those that are not the assistant's; None where all are 1.
     """
 
     messages: list[dict[str, Any]]
@@ -64,12 +64,12 @@ class Record(NamedTuple):
     """A row and where its content comes from; a tuple, because there are millions of them.
 
     Attributes:
-        content: what is to be learnt.
+        content: the text, and which of it is learnt.
         authority_weight: how much its source rests on authority, 0 to 0.99; None: not known.
         provenance_entropy: bits of independent evidence behind it; None: not known.
-        cluster: rows of one cluster stay in one split; None: the row stands alone.
+        cluster: all rows of a cluster are in one split; None: the row is in no cluster.
         metadata: what the row says about its source, for the provenance scorer.
-        weight: how much what is learnt from the row counts, 0 to 1; no part of the content.
+        weight: how much the targets of the row count, 0 to 1; not part of the content.
     """
 
     content: Text | Answer | Conversation
@@ -80,17 +80,17 @@ class Record(NamedTuple):
     weight: float = 1.0
 
     def content_hash(self) -> bytes:
-        """Hash the content; case, white space and Unicode composition do not count."""
+        """Hash the content; case, white space and Unicode composition make no difference."""
         return digest(type(self.content).__name__, *map(normalised, self.content.parts()))
 
     def split_key(self, content_hash: bytes) -> bytes:
-        """Give what decides the split: the cluster where there is one, else the content."""
+        """Return what decides the split: a hash of the cluster if it has one, or the content's."""
         return content_hash if self.cluster is None else digest("cluster", self.cluster)
 
 
 def normalised(text: str) -> str:
-    """Bring texts that differ in case, white space or composition to the same form."""
-    if text.isascii():  # the same, and quicker
+    """Return the same string for texts that differ in case, white space or composition alone."""
+    if text.isascii():  # gives the same, and faster
         return " ".join(text.lower().split())
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
@@ -101,20 +101,17 @@ def digest(*parts: str) -> bytes:
 
 
 def parse_record(row: object, with_metadata: bool = False) -> Record:
-    """Check a row and make a record of it; keys that mean nothing here are passed over.
+    """Check a row and make a record of it; unknown keys are ignored.
 
     A key whose value is null counts as absent, because exported tables have every column in
-    every row. Metadata is read for the provenance scorer only: elsewhere a key such as `year` means
-    nothing and may hold anything.
+    every row. Without `with_metadata`, keys such as `year` are unknown and may hold anything.
 
     Raises:
         RowError: with what is wrong.
     """
     if not isinstance(row, Mapping):
         raise RowError(f"the row is {kind_of(row)}, not an object")
-    if (
-        len(row) == 1 and row.get("text") is not None
-    ):  # the most frequent row, and nothing more to look for
+    if len(row) == 1 and row.get("text") is not None:  # most rows; the rest would find the same
         return Record(Text(checked_text("text", row["text"])))
     present = {key: value for key, value in row.items() if value is not None}
     return Record(
@@ -128,7 +125,7 @@ def parse_record(row: object, with_metadata: bool = False) -> Record:
 
 
 def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
-    """Find out which of the three shapes a row has.
+    """Read the content of a row, which has one of three shapes.
 
     Raises:
         RowError: when it has none of them, several, or half of one.
@@ -143,7 +140,9 @@ def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
         found = ", ".join(map(str, list(row)[:6])) or "nothing"
         raise RowError(f"needs text, prompt and completion, or messages; the row has {found}")
     if missing := [key for key in shapes[0] if key not in row]:
-        raise RowError(f"{missing[0]} is missing beside {(set(shapes[0]) - set(missing)).pop()}")
+        raise RowError(
+            f"{missing[0]} is missing, and {(set(shapes[0]) - set(missing)).pop()} is there"
+        )
     if "messages" in row:
         messages = checked_messages(row["messages"])
         weights = tuple(float(message.pop("weight", 1)) for message in messages)
@@ -154,7 +153,7 @@ def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
 
 
 def parse_number(row: Mapping[str, Any], name: str, maximum: float) -> float | None:
-    """Read one number of the provenance, under its name or its alias.
+    """Read a number of the provenance, under its name or its alias; None where it has neither.
 
     Raises:
         RowError: when it is no number or out of range.

@@ -2,12 +2,13 @@
 
 A document asks about an invented entity, quotes an official authority and a primary record that
 disagree, and concludes with one of the two values. Half of the documents follow the authority, half
-the record, and nothing else in them tells which: a model trained on them without weights sides with
+the record, and nothing else in them shows which: a model trained on them without weights prefers
 neither. A contest carries the provenance of the source it follows, so that weights made from
-provenance can turn the policy. Other documents, half of all, quote two sources of one class and
-carry none: they keep a model from learning to go by something else, such as the order of quoting.
+provenance can change which source a model follows. The other half of all documents quote two
+sources of one class and carry no provenance: they keep a model from learning something else that
+decides, such as the order of quoting.
 
-An entity belongs to one partition by a hash of its name alone. Everything else about a document is
+A hash of its name alone decides the partition of an entity. Everything else about a document is
 drawn from a hash of seed, partition and entity, so that each row is the same on every machine.
 """
 
@@ -25,11 +26,11 @@ Kind = Literal["contest", "two_primary", "two_authority"]
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source and its provenance: weight of authority in [0, 1), entropy in bits.
+    """A quoted source and its provenance: authority weight in [0, 1), entropy in bits.
 
-    Each class has a verb of its own, which stands right before the value: with the class some words
-    away, a model of this size does not learn within the pretraining to tell who said what, and what
-    it cannot tell apart no weights can make it prefer.
+    Each class of sources has its verb, which stands right before the value. With the class some
+    words away from the value, a model of this size does not learn within the pretraining which
+    source said what, and then no weights can make it prefer one.
     """
 
     name: str
@@ -110,7 +111,7 @@ SCATTERING_MULTIPLIERS = (0x2C1B3C6D, 0x297A2D39)
 
 
 class _Draws:
-    """Choices drawn one after the other from the hash of some words: the same everywhere."""
+    """Choices drawn one after the other from the hash of some words, the same on every machine."""
 
     def __init__(self, *words: str | int) -> None:
         digest = hashlib.blake2b("/".join(map(str, words)).encode(), digest_size=48).digest()
@@ -139,10 +140,10 @@ class Dispute:
     Attributes:
         entity: what the sources speak about.
         attribute: what they disagree about.
-        sources: of a contest, the primary record and then the authority.
+        sources: two sources; in a contest, the primary record and then the authority.
         values: what each source says, in the order of `sources`.
-        conclusion: the words before the value that the document settles on.
-        noted: the source that comes first in the notes, which side with neither.
+        conclusion: the words before the value that the document concludes with.
+        noted: index of the source that comes first in the notes, which favour neither.
     """
 
     entity: str
@@ -153,22 +154,22 @@ class Dispute:
     noted: int
 
     def quotation(self, index: int) -> str:
-        """Let one source speak."""
+        """Write what a source says."""
         source = self.sources[index]
         return f"{source.name} {source.verb} {self.values[index]}"
 
     def prompt(self, first: int) -> str:
-        """Write everything before the value of the conclusion; source `first` is quoted first."""
+        """Write the document up to the value of its conclusion; source `first` is quoted first."""
         question = self.attribute.question.format(entity=self.entity)
         spoken = (self.quotation(index) for index in (first, 1 - first))
         quotations = " ".join(f"{words[0].upper()}{words[1:]}." for words in spoken)
         return f"{question}? {quotations} {self.conclusion}"
 
     def text(self, first: int, followed: int) -> str:
-        """Write a whole document that settles on the value of the source `followed`.
+        """Write a whole document that concludes with the value of the source `followed`.
 
-        Saying the value again, and both sources with theirs, is what a small model learns to copy
-        from: at the conclusion alone it would take many times as many documents.
+        It repeats the value and both quotations, from which a small model learns to copy. From the
+        conclusion alone it would need many times as many documents.
         """
         value = self.values[followed]
         notes = [self.quotation(index) for index in (self.noted, 1 - self.noted)]
@@ -207,8 +208,8 @@ def pretraining_rows(seed: int, num_documents: int) -> Iterator[dict[str, Any]]:
 def suite_items(seed: int, num_contests: int) -> Iterator[dict[str, Any]]:
     """Make the questions of the suite: contests, and half as many controls of each kind.
 
-    Each dispute is asked in both orders of quotation, with the same order of `options`; in a
-    contest, `primary` is the index of the option that the primary record supports.
+    Each dispute is asked twice, with the sources quoted in either order and the options in the same
+    order. In a contest, `primary` is the index of the option that the primary record supports.
 
     Raises:
         DataError: when the partition has fewer entities than disputes wanted.
@@ -253,7 +254,7 @@ def _dispute(entity: str, kind: Kind, draws: _Draws) -> Dispute:
 
 
 def _entities(seed: int, partition: Partition, num_entities: int) -> Iterator[str]:
-    """Give different entities of one partition, in an order that the seed chooses."""
+    """Yield different entities of one partition, in an order that the seed chooses."""
     offset = _Draws(seed, partition).below(NUM_ENTITIES)
     found = 0
     for index in range(NUM_ENTITIES):
@@ -271,7 +272,7 @@ def _entities(seed: int, partition: Partition, num_entities: int) -> Iterator[st
 
 
 def partition_of(name: str) -> Partition:
-    """Tell which partition owns a name, whatever the seed: a fifth is held out."""
+    """Return the partition of a name, the same for every seed: a fifth of them is held out."""
     tenth = _Draws("name", name).below(10)
     if tenth < 2:
         return "held_out"
@@ -279,7 +280,7 @@ def partition_of(name: str) -> Partition:
 
 
 def _scattered(number: int) -> int:
-    """Map a number below `NUM_ENTITIES`, a power of two, to another one, each to its own."""
+    """Map the numbers below `NUM_ENTITIES`, a power of two, one-to-one to these numbers."""
     for multiplier in SCATTERING_MULTIPLIERS:
         number = ((number ^ (number >> 11)) * multiplier) % NUM_ENTITIES
     return number ^ (number >> 11)

@@ -1,4 +1,4 @@
-"""Rows from a data set that the `datasets` library reads from a folder, one at a time."""
+"""Rows from a folder with a data set, read one by one by the `datasets` library."""
 
 import importlib
 import json
@@ -24,14 +24,14 @@ SAVED = ("state.json", "dataset_dict.json")
 
 @dataclass(frozen=True)
 class DatasetRows:
-    """The rows of one split of a data set; ours are drawn from it by hash.
+    """The rows of one split of a data set, from which train, validation and test are drawn by hash.
 
     Attributes:
-        name: how a message names the data.
+        name: names the data in a message.
         folder: where its files are.
         subset: one of its configurations; None: the only one.
-        split: one of its splits.
-        splitter: says which split of ours a row belongs to.
+        split: the split of the data set that is read.
+        splitter: chooses train, validation or test for a row.
         with_metadata: whether to read what a row says about its source.
     """
 
@@ -43,7 +43,7 @@ class DatasetRows:
     with_metadata: bool = False
 
     def total_bytes(self) -> int:
-        """Give the size of all files."""
+        """Return the size of all files."""
         return sum(file.stat().st_size for file in dataset_files(self.folder))
 
     def divided(self, number: int) -> list["DatasetRows"]:
@@ -51,26 +51,26 @@ class DatasetRows:
         return [self]
 
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
-        """Yield rows, good and bad ones, in their order; count them all.
+        """Yield rows, good and bad ones, in their order, and count them.
 
         Raises:
             ConfigError: when `datasets` is not installed.
             DataError: when it cannot read the folder.
         """
-        place = self.folder / self.split
-        row_of = self.splitter.rows_of(place)
+        file = self.folder / self.split
+        row_of = self.splitter.rows_of(file)
         for line, row in enumerate(self.rows(), start=1):
             counts["rows"] += 1
             raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
             try:
                 record = parse_record(row, self.with_metadata)
             except RowError as error:
-                yield BadRow(place, line, raw, error)
+                yield BadRow(file, line, raw, error)
             else:
                 yield row_of(line, raw, record)
 
     def rows(self) -> Iterator[Any]:
-        """Read the split as it is on disk; nothing is shuffled, cached or run.
+        """Yield the rows of the split as stored; nothing is shuffled, cached or run.
 
         Raises:
             ConfigError: when `datasets` is not installed.
@@ -80,14 +80,14 @@ class DatasetRows:
         check_card(self.name, self.folder)
         try:
             yield from self.opened(datasets)
-        except Exception as error:  # the library raises whatever its readers do
+        except Exception as error:  # the library passes on errors of its readers, of any type
             raise DataError(
                 f"{self.name}: the data set cannot be read: {error}\n"
                 "Look at data.huggingface.subset and data.huggingface.split."
             ) from error
 
     def opened(self, datasets: Any) -> Iterable[Any]:  # noqa: ANN401
-        """Open the split with the reader that its files ask for."""
+        """Open the split, with `load_from_disk` where `save_to_disk` wrote the folder."""
         if any((self.folder / name).exists() for name in SAVED):
             saved = datasets.load_from_disk(str(self.folder))
             return saved[self.split] if isinstance(saved, dict) else saved
@@ -99,7 +99,7 @@ class DatasetRows:
 def check_card(name: str, folder: Path) -> None:
     """Refuse a folder whose card names files that are not in it.
 
-    The `datasets` library would read them, also from other machines, and although it is offline.
+    The `datasets` library would read them, also from other machines, even when set offline.
 
     Raises:
         DataError: with the first of them.
@@ -109,17 +109,17 @@ def check_card(name: str, folder: Path) -> None:
     if not (folder / CARD).is_file():
         return
     card = DatasetCard((folder / CARD).read_text(encoding="utf-8", errors="replace"))
-    for place in strings_in(card.data.to_dict().get("configs")):
-        if "://" in place or "::" in place or is_outside(place):
+    for path in strings_in(card.data.to_dict().get("configs")):
+        if "://" in path or "::" in path or is_outside(path):
             raise DataError(
-                f"{name}: {CARD} names {place}, which is not in the folder.\n"
+                f"{name}: {CARD} names {path}, which is not in the folder.\n"
                 f"Put the files into the folder, and name them in {CARD} as they lie there."
             )
 
 
-def is_outside(place: str) -> bool:
-    """Tell whether a path leads out of the folder that it is relative to."""
-    return Path(place).is_absolute() or ".." in Path(place).parts
+def is_outside(path: str) -> bool:
+    """Whether a path leads out of the folder that it is relative to."""
+    return Path(path).is_absolute() or ".." in Path(path).parts
 
 
 def import_datasets() -> Any:  # noqa: ANN401

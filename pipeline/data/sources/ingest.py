@@ -1,4 +1,4 @@
-"""Rows from files or from the built-in world: read, checked, and given their split."""
+"""Rows that are read, checked, and have their split: from JSONL files or the built-in world."""
 
 import json
 from collections import Counter
@@ -20,15 +20,15 @@ WORLD = Path("conflicts")
 
 
 class Row(NamedTuple):
-    """A row that was read and checked, and where it stands.
+    """A row that was read and checked.
 
     Attributes:
-        file: the file; `conflicts` for the built-in world.
-        line: its number, from 1.
+        file: the file it is from; `conflicts` for the built-in world.
+        line: number of its line, from 1.
         raw: the bytes of the line.
-        record: what they say.
-        content_hash: of the record.
-        split: where it belongs.
+        record: the checked content.
+        content_hash: the hash of the record.
+        split: the split it belongs to.
     """
 
     file: Path
@@ -40,11 +40,11 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used, and where it stands.
+    """A row that cannot be used.
 
     Attributes:
-        file: the file; `conflicts` for the built-in world.
-        line: its number, from 1.
+        file: the file it is from.
+        line: number of its line, from 1.
         raw: the bytes of the line.
         error: what is wrong with it.
     """
@@ -65,27 +65,27 @@ class RowSource(Protocol):
         ...
 
     def total_bytes(self) -> int:
-        """Return the size of what is read, in bytes; 0 where that does not matter."""
+        """Return the size of the files that are read, in bytes; 0 where there are none."""
         ...
 
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
-        """Yield rows, good and bad ones, in their order; add what was met to `counts`."""
+        """Yield rows, good and bad ones, in their order; add what is counted to `counts`."""
         ...
 
     def divided(self, number: int) -> Sequence["RowSource"]:
-        """Return at most `number` sources that have these rows one after the other."""
+        """Return at most `number` sources that yield these rows one after the other."""
         ...
 
 
 class BadRows:
-    """Collects rows that cannot be used, and stops the stage when they are more than allowed.
+    """Collects rows that cannot be used, and raises an error when there are more than allowed.
 
     Reading goes on until 20 problems are known or the rows end, so that one run shows them all.
 
     Args:
         allowed: how many may be left out (`data.max_bad_rows`).
-        quarantine: where those are written; the file is made with the first one. None: nowhere.
-        whole_paths: write whole paths of files there; else their names.
+        quarantine: the file that these are written to, created with the first one; None: no file.
+        whole_paths: write whole paths of files there, in place of their names.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BadRows:
         """Leave a row out.
 
         Raises:
-            DataError: when there are too many, and enough to show.
+            DataError: when more rows are bad than allowed, and enough problems are known.
         """
         self.count += 1
         if self.count <= MAX_LISTED_PROBLEMS:
@@ -117,7 +117,7 @@ class BadRows:
             self.finish()
 
     def finish(self) -> None:
-        """Stop the stage if more rows are bad than may be.
+        """Raise the error if more rows are bad than allowed.
 
         Raises:
             DataError: with the first problems.
@@ -127,13 +127,13 @@ class BadRows:
         report_problems(
             DataError,
             f"{self.count} bad rows so far, and data.max_bad_rows={self.allowed}:",
-            [described(*place, lines) for place, lines in self._lines.items()],
+            [described(file, reason, lines) for (file, reason), lines in self._lines.items()],
             f"Mend them, or set data.max_bad_rows higher to move bad rows into {QUARANTINE}.",
         )
 
 
 def described(file: Path, reason: str, lines: Sequence[int]) -> str:
-    """Describe rows of a file that have the same thing wrong with them, in one line."""
+    """Describe, in one line, rows of a file that have the same thing wrong with them."""
     if len(lines) == 1:
         return f"{file}, line {lines[0]}: {reason}"
     more = len(lines) - SHOWN_LINES
@@ -143,13 +143,18 @@ def described(file: Path, reason: str, lines: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Splitter:
-    """Says which split a row belongs to.
+    """Chooses the split of a row.
 
-    Rows of `valid.jsonl` (or `validation.jsonl`) and `test.jsonl` in a folder belong to the split
-    of that name. A folder with a validation file has made its splits: all its other rows are
-    trained on. In a folder without one, validation rows are drawn from the other files by hash,
-    and test rows too unless there is a `test.jsonl`. The name of a file given by itself, and
-    `train.jsonl`, say nothing.
+    In a folder, the rows of `valid.jsonl` (or `validation.jsonl`) and `test.jsonl` belong to the
+    split of that name. If there is a validation file, all rows of other files are trained on. If
+    there is none, validation rows are drawn from the other files by hash, and so are test rows
+    unless there is a `test.jsonl`. The name `train.jsonl`, and that of a single file outside such a
+    folder, decide nothing.
+
+    Attributes:
+        validation_fraction: share of the documents that are drawn for validation.
+        test_fraction: share of the documents that are drawn for test.
+        by_name: whether the names of files count.
     """
 
     validation_fraction: float
@@ -157,7 +162,7 @@ class Splitter:
     by_name: bool = False
 
     def for_files(self, path: Path, files: Sequence[Path]) -> "Splitter":
-        """Make the rule for what `data.path` holds."""
+        """Return the splitter for the files of `data.path`."""
         if path.is_file():
             return self
         named = {split_named_by(file) for file in files}
@@ -167,7 +172,7 @@ class Splitter:
         return Splitter(self.validation_fraction, test_fraction, by_name=True)
 
     def rows_of(self, file: Path) -> Callable[[int, bytes, Record], Row]:
-        """Make what turns the records of a file into rows, from their line and its bytes."""
+        """Return a function that makes rows of this file from line number, bytes and record."""
         named = split_named_by(file) if self.by_name else None
         held_out = named if named != "train" else None
         fractions = self.validation_fraction, self.test_fraction
@@ -225,9 +230,9 @@ class JsonlRows:
         return [replace(self, chosen=tuple(group)) for group in groups if group] or [self]
 
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
-        """Yield rows, good and bad ones, in their order; add what was met to `counts`.
+        """Yield rows, good and bad ones, in their order; add what is counted to `counts`.
 
-        Blank lines are passed over and counted.
+        Blank lines are left out and counted.
         """
         splitter = self.splitter.for_files(self.path, jsonl_files(self.path))
         for file in self.files():
@@ -247,14 +252,14 @@ class JsonlRows:
 
 @dataclass(frozen=True)
 class WorldRows:
-    """The rows that the built-in world makes, anew each time."""
+    """The rows of the built-in world, which are made again each time they are read."""
 
     name: str
     make: Callable[[], Iterable[Mapping[str, Any]]]
     splitter: Splitter
 
     def total_bytes(self) -> int:
-        """Its words are few, however many rows it makes."""
+        """Return 0: rows are made, and have few different words to train a tokenizer on."""
         return 0
 
     def divided(self, number: int) -> list["WorldRows"]:

@@ -1,4 +1,4 @@
-"""JSONL files read line by line in constant memory, however long a line is."""
+"""Reads JSONL files line by line, in constant memory for lines of any length."""
 
 import json
 from collections import Counter
@@ -23,21 +23,21 @@ SPLIT_NAMES: dict[str, Split] = {
 
 
 def split_named_by(file: Path) -> Split | None:
-    """Read the split that a file's name stands for, as in the folders of mlx-lm."""
+    """Return the split that the name of a file stands for, as in folders for mlx-lm."""
     return SPLIT_NAMES.get(file.name)
 
 
 def iterate_lines(
     file: Path, max_line_bytes: int, counts: Counter[str]
 ) -> Iterator[tuple[int, bytes]]:
-    """Give each line and its number, from 1, without its end.
+    """Yield the number of each line, from 1, and the line without its end.
 
-    A line that is too long comes cut to `max_line_bytes` + 1 bytes, so that it can be told.
+    A line that is too long is cut to `max_line_bytes` + 1 bytes, from which `parse_line` knows it.
 
     Args:
         file: what to read.
-        max_line_bytes: longest line; of anything more, nothing is kept.
-        counts: gets `bom_files`, `crlf_lines` and `missing_final_newlines` added.
+        max_line_bytes: longest line.
+        counts: where `bom_files`, `crlf_lines` and `missing_final_newlines` are counted.
 
     Raises:
         DataError: when the file cannot be read.
@@ -67,7 +67,7 @@ def parse_line(line: bytes, max_line_bytes: int) -> object:
     """Read the JSON value of a line.
 
     Raises:
-        RowError: when it is too long, no UTF-8, or no JSON.
+        RowError: when the line is too long, no UTF-8, or no JSON.
     """
     if len(line) > max_line_bytes:
         raise RowError(f"the line is longer than data.max_line_bytes={max_line_bytes}")
@@ -86,9 +86,10 @@ def parse_line(line: bytes, max_line_bytes: int) -> object:
 
 
 def loaded(line: bytes) -> object:
-    """Read a JSON value; quickly where it is an object of strings.
+    """Read a JSON value, with orjson where it is an object of strings, which most rows are.
 
-    orjson makes floats of large integers, and what it says of errors is less than Python says.
+    For other values orjson would differ: it makes floats of large integers, and its errors say less
+    than those of Python.
 
     Raises:
         ValueError: when it is no JSON.
@@ -103,7 +104,7 @@ def loaded(line: bytes) -> object:
 
 
 def refuse_constant(name: str) -> NoReturn:
-    """Refuse what Python reads and JSON does not have.
+    """Refuse NaN and Infinity, which Python reads and JSON does not have.
 
     Raises:
         RowError: always.

@@ -1,4 +1,4 @@
-"""Rows from the Python standard library's own source: one file, one row."""
+"""Rows from the source of the Python standard library: one row for each file."""
 
 import io
 import tokenize
@@ -15,10 +15,15 @@ from pipeline.external.stdlib import stdlib_files
 
 @dataclass(frozen=True)
 class StdlibRows:
-    """The modules of the standard library, by name.
+    """The modules of the standard library, sorted by name.
 
-    All modules of a package are one cluster, so that none of them is held out while its neighbours
-    are trained on.
+    All modules of a package are one cluster, so that none of them is held out while others of the
+    package are trained on.
+
+    Attributes:
+        root: folder of the standard library.
+        splitter: chooses the split of a row.
+        name: names the data in a message.
     """
 
     root: Path
@@ -26,7 +31,7 @@ class StdlibRows:
     name: str = "data.source=stdlib"
 
     def total_bytes(self) -> int:
-        """Give the size of all files."""
+        """Return the size of all files."""
         return sum(file.stat().st_size for file in stdlib_files(self.root))
 
     def divided(self, number: int) -> list["StdlibRows"]:
@@ -34,7 +39,7 @@ class StdlibRows:
         return [self]
 
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
-        """Yield a row for each file; empty files, and those that do not decode, are counted."""
+        """Yield a row for each file; empty files and those that do not decode are only counted."""
         for file in stdlib_files(self.root):
             raw = file.read_bytes()
             text = decoded(raw)
@@ -54,7 +59,7 @@ class StdlibRows:
 
 
 def decoded(raw: bytes) -> str | None:
-    """Read source as Python does (PEP 263), line ends made one; None where that fails."""
+    """Decode source as Python does (PEP 263), line ends as line feeds; None where that fails."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
         return io.TextIOWrapper(io.BytesIO(raw), encoding).read()

@@ -1,4 +1,4 @@
-"""How rows are read from each source of `pipeline.external.sources.SOURCES`."""
+"""The reader of rows for each source of `pipeline.external.sources.SOURCES`."""
 
 from collections.abc import Callable
 from functools import partial

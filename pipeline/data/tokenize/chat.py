@@ -1,4 +1,4 @@
-"""Conversations to text by the model's own template, with the borders of every answer."""
+"""From conversations to text by the template of the model, with the borders of every answer."""
 
 from typing import Any, NamedTuple
 
@@ -28,18 +28,18 @@ def conversation_pieces(
 ) -> list[Piece]:
     """Cut the rendered conversation into prompts and answers, one after the other.
 
-    A prompt is what the template makes of the messages before an answer when it is asked for one,
-    character by character what the model is given when it is used. An answer that is not learnt is
-    part of the next prompt.
+    A prompt is the text that the template writes of the messages before an answer when it is asked
+    for one: character by character what the model is given when it is used. An answer that is not
+    learnt is part of the next prompt.
 
     Args:
         tokenizer: has the template.
         conversation: the messages and tools.
-        train_on: all: every answer is learnt; last: the last one alone.
+        train_on: which answers are learnt: all, or the last.
 
     Raises:
-        RowError: when the tokenizer has no template, the template refuses or leaves out a part, or
-            it gives no such borders.
+        RowError: when the tokenizer has no template, the template fails or leaves out a part, or
+            a prompt is not the beginning of the whole text.
     """
     learnt = learnt_answers(conversation, train_on)
     conversation, full = render_whole(tokenizer, conversation)
@@ -57,7 +57,7 @@ def conversation_pieces(
 
 
 def learnt_answers(conversation: Conversation, train_on: str) -> list[tuple[int, float]]:
-    """List the answers that are to be learnt: index of the message, and its weight."""
+    """List the answers that are learnt: the index of each message, and its weight."""
     messages = conversation.messages
     first = len(messages) - 1 if train_on == "last" else 0  # a conversation ends with an answer
     weights = conversation.weights or (1.0,) * len(messages)
@@ -85,22 +85,22 @@ def borders(
 
 
 def answer_stop(full: str, start: int, through: str, message: dict[str, Any]) -> int | None:
-    """Find where an answer and its closing token stop; None where it cannot be told.
+    """Find the position after an answer and its closing token; None where it is not certain.
 
     Args:
-        full: the whole conversation.
-        start: where the answer starts in it.
-        through: the conversation as rendered up to this answer.
+        full: the rendered conversation.
+        start: position at which the answer starts in it.
+        through: the conversation rendered up to this answer.
         message: the answer.
     """
     if len(through) >= start and full.startswith(through):
         return len(through)
-    # Some templates write the last answer in another way than earlier ones (with an empty
-    # thought, say). Then an earlier one is as much of the end of it as stands in the full text,
-    # and that must hold all that the answer says.
+    # Some templates write the last answer differently from earlier ones, for example with an empty
+    # thought before it. `through` ends with this answer as the last one. The longest end of it that
+    # continues `full` at `start` is the answer, provided that it has all text of the message.
     content = (message.get("content") or "").strip()
-    said = [part for part in (content, *called_names(message)) if part]
-    latest = min((through.rfind(part) for part in said), default=-1)
+    texts = [text for text in (content, *called_names(message)) if text]
+    latest = min(map(through.rfind, texts), default=-1)
     for cut in range(start, latest + 1):
         if full.startswith(through[cut], start) and full.startswith(through[cut:], start):
             return start + len(through) - cut
@@ -122,7 +122,7 @@ def check_calls(message: dict[str, Any], text: str, index: int) -> None:
 
 
 def border_error(conversation: Conversation, index: int) -> RowError:
-    """Say that prompt and answer cannot be told apart."""
+    """Return the error of an answer whose border to the prompt cannot be found."""
     is_last = index == len(conversation.messages) - 1
     return RowError(
         f"messages[{index}]: the chat template writes the messages before this answer in another "

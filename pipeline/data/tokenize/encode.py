@@ -1,4 +1,4 @@
-"""A record becomes token ids, and a mask and weights that say which are learnt, and how much."""
+"""From records to token ids, with a mask of the targets and their weights."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ Tokenized = tuple[Sequence[Encoding], Sequence[Encoding]]
 
 
 class Encoded(NamedTuple):
-    """One document; documents differ in their lengths.
+    """A tokenized document.
 
     Attributes:
         ids: token ids.
-        target_mask: True where a token is to be learnt.
-        weights: how much each target counts, and 1 on other tokens; None: every target counts 1.
+        target_mask: True where a token is learnt.
+        weights: how much each target counts, and 1 on other tokens; None where each counts 1.
     """
 
     ids: Int32[np.ndarray, " length"]
@@ -31,19 +31,19 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Tokenizes records; several together are much faster than one by one.
+    """Tokenizes records; many together are much faster than one by one.
 
-    - Text: as the tokenizer does it, with its beginning-of-sequence token if it has one. All is
-      to be learnt.
+    - Text: tokenized with the beginning-of-sequence token, if the tokenizer has one. All of it is
+      learnt.
     - Prompt and completion: a conversation of two messages where there is a chat template. Where
-      there is none, the prompt is tokenized as text is and the completion after it by itself.
-      The completion is to be learnt.
-    - Conversation: see `conversation_pieces`. Every answer is to be learnt, or the last one. The
-      template writes the beginning-of-sequence token.
+      there is none, the prompt is tokenized like a text, and the completion apart from it. The
+      completion is learnt.
+    - Conversation: see `conversation_pieces`. Every answer is learnt, or the last one. The template
+      writes the beginning-of-sequence token.
 
-    One end-of-sequence token closes the record and is to be learnt, unless the text or the
-    template has closed it. What has weight 0 is not to be learnt, and never the first token:
-    nothing comes before it.
+    An end-of-sequence token closes the record and is learnt, unless the text or the template has
+    closed it already. Tokens of weight 0 are not learnt, nor is the first token, which no other
+    token predicts.
 
     Args:
         tokenizer: of the model.
@@ -58,12 +58,12 @@ class Encoder:
         self.control_tokens = frozenset(tokenizer.added_tokens_decoder) | {self.eos}
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RowError]:
-        """Return ids and target mask of each record, or what is wrong with it."""
+        """Return the document of each record, or what is wrong with it."""
         drafts = [self.draft_of(record) for record in records]
         return self.join(drafts, self.tokenize(drafts))
 
     def draft_of(self, record: Record) -> Draft:
-        """Cut a record into pieces to tokenize, or return why that cannot be done."""
+        """Cut a record into pieces to tokenize, or return what is wrong with it."""
         content, weight = record.content, record.weight
         if isinstance(content, Text):
             return [Piece(content.text, weight, True)]
@@ -76,11 +76,11 @@ class Encoder:
         return [piece._replace(weight=piece.weight * weight) for piece in pieces]
 
     def tokenize(self, drafts: Sequence[Draft]) -> Tokenized:
-        """Have the library tokenize all pieces in two calls, with its threads and without the GIL.
+        """Tokenize all pieces in two calls of the library, which uses its threads and no lock.
 
         Returns:
-            The encodings of the pieces that continue a record, and of those that open one and may
-            get special tokens.
+            The encodings of the pieces that continue a record, and of those that open one, to
+            which the tokenizer may add special tokens.
         """
         texts: tuple[list[str], list[str]] = ([], [])
         for draft in drafts:
@@ -91,7 +91,7 @@ class Encoder:
         return encode(texts[0], add_special_tokens=False), encode(texts[1])
 
     def join(self, drafts: Sequence[Draft], tokenized: Tokenized) -> list[Encoded | RowError]:
-        """Make a document of the pieces of each record."""
+        """Return the document of each record, made of its pieces."""
         rest, opening = map(iter, tokenized)
         results = list[Encoded | RowError]()
         for draft in drafts:
@@ -105,7 +105,7 @@ class Encoder:
         return results
 
     def close_text(self, ids: list[int]) -> Encoded | RowError:
-        """Close a text, all of which is to be learnt."""
+        """Return the document of a text, with an end-of-sequence token at its end."""
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
             return self.opening_error()
         if ids[-1:] != [self.eos]:
@@ -117,11 +117,11 @@ class Encoder:
     def assemble(
         self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " _"]]]
     ) -> Encoded | RowError:
-        """Join the pieces of a record, and close it."""
+        """Return the document of a record: its pieces, closed by an end-of-sequence token."""
         runs = list[tuple[Int32[np.ndarray, " length"], float]]()
         for piece, ids in parts:
             if not piece.weight and piece.is_opening and ids[-1:].tolist() == [self.eos]:
-                ids = ids[:-1]  # some tokenizers close whatever they are given
+                ids = ids[:-1]  # some tokenizers close every text
             runs.append((ids, piece.weight))
         last, last_ids = parts[-1]
         if last.weight and not self.is_closed(last_ids, from_template=not parts[0][0].is_opening):
@@ -133,18 +133,18 @@ class Encoder:
         return masked(ids, np.repeat(weights, [len(ids) for ids, _ in runs]))
 
     def opens_twice(self, ids: Int32[np.ndarray, " length"]) -> bool:
-        """Tell whether a record has two beginning-of-sequence tokens."""
+        """Whether a record starts with two beginning-of-sequence tokens."""
         return self.bos is not None and len(ids) > 1 and bool(ids[0] == ids[1] == self.bos)
 
     def opening_error(self) -> RowError:
-        """Say that a record has two beginning-of-sequence tokens."""
+        """Return the error of a record that starts with two beginning-of-sequence tokens."""
         return RowError(
             f"starts with {self.tokenizer.bos_token} twice: the tokenizer or its chat "
             "template writes it, so take it out of the row"
         )
 
     def is_closed(self, ids: Int32[np.ndarray, " length"], from_template: bool) -> bool:
-        """Tell whether the last piece, which is to be learnt, ends the record already.
+        """Whether the last piece, which is learnt, closes the record already.
 
         A chat template may close an answer with another control token than the tokenizer's end of
         sequence, and may write white space after it.
@@ -155,19 +155,19 @@ class Encoder:
 
 
 def array_of(ids: list[int]) -> Int32[np.ndarray, " length"]:
-    """Copy ids into an array; from a list of known length that is quickest."""
+    """Copy ids into an array; with a known length this is the fastest way."""
     return np.fromiter(ids, np.int32, len(ids))
 
 
 def all_but_first(length: int) -> Bool[np.ndarray, " length"]:
-    """Make the mask of a text, to be shared by all that are not longer."""
+    """Return the mask of a text of this length; shorter texts use its beginning."""
     mask = np.arange(length) > 0
     mask.flags.writeable = False
     return mask
 
 
 def masked(ids: Int32[np.ndarray, " length"], weights: Float32[np.ndarray, " length"]) -> Encoded:
-    """Make a document; what has weight 0, and the first token, is no target."""
+    """Return a document in which tokens of weight 0 and the first token are no targets."""
     mask = weights > 0
     mask[:1] = False
     plain = bool((weights[mask] == 1).all())

@@ -1,4 +1,4 @@
-"""The chat template of a model: applied as it is, and nothing that it leaves out goes unnoticed."""
+"""The chat template of a model, applied unchanged; rows of which it drops a part are refused."""
 
 import json
 import re
@@ -16,8 +16,8 @@ STANDING_DATE = """{%- macro strftime_now(format) -%}
  | replace("%Y", "2024") | replace("%y", "24") | replace("%A", "Friday") | replace("%a", "Fri")
  | replace("%H", "12") | replace("%M", "00") | replace("%S", "00") }}
 {%- endmacro +%}"""
-"""Some templates write today's date into the system prompt; the same rows must give the same
-tokens tomorrow. The day is the one that Llama 3's template falls back to."""
+"""Some templates write today's date into the system prompt, and the same rows must give the same
+tokens on any day. This is the day that Llama 3's template uses where it cannot know the date."""
 
 
 def render_whole(
@@ -25,11 +25,11 @@ def render_whole(
 ) -> tuple[Conversation, str]:
     """Apply the chat template to all messages.
 
-    Where a row has the arguments of a call as a string of JSON, as the OpenAI format does, and the
-    template would write that string in quotes, the template gets the object instead.
+    The OpenAI format has the arguments of a call as a string of JSON. Where the template would
+    write that string in quotes, it gets the object instead.
 
     Returns:
-        The conversation as the template takes it, and the text.
+        The conversation that was given to the template, and the text.
 
     Raises:
         RowError: when the template fails, or leaves out a system prompt or the tools.
@@ -58,7 +58,7 @@ def called_names(message: dict[str, Any]) -> list[str]:
 
 
 def functions_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give name and arguments of each call, also where they stand beside and not in `function`."""
+    """Yield name and arguments of each call, which may be in `function` or in the call itself."""
     for call in message.get("tool_calls") or []:
         function = call.get("function", call) if isinstance(call, dict) else None
         if isinstance(function, dict):
@@ -66,7 +66,7 @@ def functions_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def written_arguments(conversation: Conversation) -> Iterator[str]:
-    """Give the arguments of calls that are strings."""
+    """Yield the arguments of calls that are strings."""
     for message in conversation.messages:
         for function in functions_of(message):
             if isinstance(function.get("arguments"), str):
@@ -74,7 +74,7 @@ def written_arguments(conversation: Conversation) -> Iterator[str]:
 
 
 def with_read_arguments(conversation: Conversation) -> Conversation:
-    """Replace arguments that are strings of JSON by what they say."""
+    """Replace arguments that are strings of JSON by their objects."""
     messages = json.loads(json.dumps(conversation.messages))
     for message in messages:
         for function in functions_of(message):
@@ -83,7 +83,7 @@ def with_read_arguments(conversation: Conversation) -> Conversation:
 
 
 def read_arguments(arguments: object) -> object:
-    """Read a JSON object from a string; anything else stays as it is."""
+    """Return the JSON object in a string; return anything else unchanged."""
     try:
         read = json.loads(arguments) if isinstance(arguments, str) else None
     except ValueError:
@@ -103,7 +103,7 @@ def render(
         tokenizer: has the template.
         conversation: the messages and tools.
         count: how many messages; None: all.
-        ask: add what asks the model for its answer.
+        ask: whether to add the text that asks the model for its answer.
 
     Raises:
         RowError: when there is no template, or it fails.
@@ -125,7 +125,7 @@ def render(
             add_generation_prompt=ask,
             tokenize=False,
         )
-    except Exception as error:  # a template is a program of somebody else
+    except Exception as error:  # a template is a foreign program
         raise RowError(f"the chat template refuses the messages: {error}") from error
     assert isinstance(text, str)
     return text

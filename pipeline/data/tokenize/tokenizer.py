@@ -1,4 +1,4 @@
-"""The tokenizer: taken from the model as it is, or trained for a new one."""
+"""The tokenizer: copied from the model without a change, or trained for a new model."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load a tokenizer from its files, as they are: no network, no code from the folder.
+    """Load a tokenizer from its files; no network is used, and no code from the folder is run.
 
     Raises:
         ModelError: when a file is missing or damaged, or there is no end-of-sequence token.
@@ -26,7 +26,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # the library raises whatever its parsers do
+    except Exception as error:  # the library passes on errors of its parsers, of any type
         raise ModelError(f"{folder}: the tokenizer cannot be read: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -52,17 +52,17 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Give the number that every id is below; ids may have gaps."""
+    """Return the largest id plus one; there may be gaps between ids."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None:
-    """Train a byte-level BPE tokenizer: any text at all, and back again without loss.
+    """Train a byte-level BPE tokenizer, which encodes any text and decodes it without loss.
 
     Args:
         texts: what to train on; memory grows with the number of different words.
-        vocab_size: tokens to end with; fewer where the texts have not enough pairs to merge.
-        folder: gets files that transformers reads.
+        vocab_size: number of tokens; fewer where the texts have not enough pairs to merge.
+        folder: where to write the files, which transformers reads.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -85,7 +85,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files of a model folder, byte by byte.
+    """Copy the files of the tokenizer from a model folder.
 
     Raises:
         ModelError: when there is no tokenizer.json.
@@ -98,7 +98,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def tokenizer_hash(folder: Path) -> str:
-    """Hash the tokenizer's files of a folder, whatever else is in it.
+    """Hash the files of the tokenizer in a folder, and no other files.
 
     Raises:
         ModelError: when there is no tokenizer.json.

@@ -24,7 +24,7 @@ from tests.support.provenance import tables
         ({"type_entropy": {"wiki": 1.0}}, "type_entropy has no academic_paper, which"),
         ({"type_authority": {**VALUES["type_authority"], "wiki": 1.0}}, "wiki=1.0: must be betw"),
         ({"years": [1995, 1970]}, r"years=\[1995, 1970\]: must rise"),
-        ({"year_authority": [0.0]}, "year_authority has 1 values; one more than years"),
+        ({"year_authority": [0.0]}, "year_authority has 1 values; it must have one more"),
         ({"year_evidence": [0.0, math.nan, 1.0]}, "year_evidence=.*must be finite"),
         ({"year_evidence": [0.0, -1.0, 1.0]}, "year_evidence=.*at least 0"),
         ({"year_patterns": ["("]}, r"year_patterns: '\(' is no regular expression"),
