@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.config.schema import ProvenanceTables
-from pipeline.data.provenance.terms import Terms
+from pipeline.data.provenance.phrases import Terms
 from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.data.provenance.terms import Terms
+from pipeline.data.provenance.phrases import Terms
 from pipeline.errors import ConfigError
 
 
