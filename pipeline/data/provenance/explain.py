@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import ProvenanceTables
-from pipeline.data.provenance.score import Part, Score, Scorer, text_of
+from pipeline.data.provenance.score import Reason, Score, Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Record, parse_record
@@ -57,7 +57,7 @@ def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) 
 
 
 def explained(where: str, record: Record, scorer: Scorer) -> Iterator[str]:
-    """Yield the lines of one row: its numbers, and each reason of them."""
+    """Yield the lines of one row: its numbers, and the reasons for them."""
     text = text_of(record.content)
     score = scorer.score(text, record.metadata)
     yield f"{where}: {shortened(' '.join(text.split()), SHOWN_CHARACTERS)}"
@@ -67,10 +67,11 @@ def explained(where: str, record: Record, scorer: Scorer) -> Iterator[str]:
         ("pieces of evidence", score.evidence),
         ("doubt", score.doubt),
     ]
-    for heading, parts in sections:
-        if parts:
+    for heading, reasons in sections:
+        if reasons:
             yield f"  {heading}"
-            yield from (f"    {part.name:<12} {part.value:+7.2f}  {reason(part)}" for part in parts)
+        for reason in reasons:
+            yield f"    {reason.name:<12} {reason.value:+7.2f}  {because(reason)}"
     if score.unknown_type:
         yield f"  source_type {score.unknown_type!r} is in no table; the text alone was scored"
     yield ""
@@ -84,10 +85,10 @@ def numbers(record: Record, score: Score) -> Iterator[str]:
         yield f"  {name:<20} {scored:.2f}{unit}{used}"
 
 
-def reason(part: Part) -> str:
-    """List the first words that caused a part, and how many more there are."""
-    words = [shortened(word, SHOWN_CHARACTERS) for word in part.because[:SHOWN_WORDS]]
-    more = len(part.because) - len(words)
+def because(reason: Reason) -> str:
+    """List the first words that caused a reason, and how many more there are."""
+    words = [shortened(word, SHOWN_CHARACTERS) for word in reason.because[:SHOWN_WORDS]]
+    more = len(reason.because) - len(words)
     return ", ".join([*words, *([f"and {more} more"] if more else [])])
 
 

@@ -19,8 +19,8 @@ from pipeline.data.rows.records import (
 
 
 @dataclass(frozen=True)
-class Part:
-    """One reason of a score.
+class Reason:
+    """One reason for a score.
 
     Attributes:
         name: class of the marker, or kind of metadata.
@@ -48,9 +48,9 @@ class Score:
 
     authority_weight: float
     provenance_entropy: float
-    authority: tuple[Part, ...]
-    evidence: tuple[Part, ...]
-    doubt: tuple[Part, ...]
+    authority: tuple[Reason, ...]
+    evidence: tuple[Reason, ...]
+    doubt: tuple[Reason, ...]
     unknown_type: str | None
 
 
@@ -84,11 +84,11 @@ class Scorer:
         evidence = list(self.weighed(found, values.evidence, share))
         if known:
             pieces = 2 ** values.type_entropy[str(kind)] - 1
-            evidence.insert(0, Part("source_type", pieces, (str(kind),)))
+            evidence.insert(0, Reason("source_type", pieces, (str(kind),)))
         if year is not None:
             band, why = tables.band(year[0]), (f"{year[0]} ({year[1]})",)
-            authority.append(Part("year", values.year_authority[band], why))
-            evidence.append(Part("year", values.year_evidence[band], why))
+            authority.append(Reason("year", values.year_authority[band], why))
+            evidence.append(Reason("year", values.year_evidence[band], why))
         doubt = list(self.weighed(found, values.doubt, share))
         return Score(
             min(MAX_AUTHORITY_WEIGHT, logistic(total(authority))),
@@ -114,21 +114,21 @@ class Scorer:
         found: dict[str, tuple[int, tuple[str, ...]]],
         weights: dict[str, float],
         share: float,
-    ) -> Iterator[Part]:
+    ) -> Iterator[Reason]:
         """Yield the weight of each class of markers; n of one class count as a power of n."""
         for kind, (count, words) in found.items():
             if count and kind in weights:
                 effective = count**self.tables.values.repeat_exponent
-                yield Part(kind, share * weights[kind] * effective, words)
+                yield Reason(kind, share * weights[kind] * effective, words)
 
-    def type_authority(self, kind: str | None) -> Part:
+    def type_authority(self, kind: str | None) -> Reason:
         """Return the log-odds of the source type; where it is unknown, those of any text."""
         values = self.tables.values
         if kind is None:
-            return Part("base", log_odds(values.base_authority), ())
-        return Part("source_type", log_odds(values.type_authority[kind]), (kind,))
+            return Reason("base", log_odds(values.base_authority), ())
+        return Reason("source_type", log_odds(values.type_authority[kind]), (kind,))
 
-    def institution(self, text: str, metadata: Metadata, share: float) -> Iterator[Part]:
+    def institution(self, text: str, metadata: Metadata, share: float) -> Iterator[Reason]:
         """Yield the strongest institution that publishes the text or is named in it, if any."""
         values = self.tables.values
         candidates = []
@@ -142,7 +142,7 @@ class Scorer:
             candidates.append((named * values.institutions[kind], f"names {words}"))
         if candidates:
             value, why = max(candidates)
-            yield Part("institution", value, (why,))
+            yield Reason("institution", value, (why,))
 
 
 def text_of(content: Text | Answer | Conversation) -> str:
@@ -156,9 +156,9 @@ def text_of(content: Text | Answer | Conversation) -> str:
             return "\n".join(message.get("content") or "" for message in content.messages)
 
 
-def total(parts: list[Part]) -> float:
+def total(reasons: list[Reason]) -> float:
     """Add up the values, exactly in any order."""
-    return math.fsum(part.value for part in parts)
+    return math.fsum(reason.value for reason in reasons)
 
 
 def log_odds(share: float) -> float:

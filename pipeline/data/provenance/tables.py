@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.config.schema import ProvenanceTables
-from pipeline.data.provenance.phrases import Terms
+from pipeline.data.provenance.phrases import Phrases
 from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
 
@@ -23,7 +23,7 @@ class Tables:
         institutions: finds institutions by name.
 
     Raises:
-        ConfigError: when tables do not go together, or a term cannot be used.
+        ConfigError: when tables do not go together, or a phrase cannot be used.
     """
 
     def __init__(self, values: ProvenanceTables) -> None:
@@ -33,9 +33,9 @@ class Tables:
             list(contradictions(values)),
         )
         self.values = values
-        self.markers = Terms(f"{PREFIX}.markers", values.markers)
+        self.markers = Phrases(f"{PREFIX}.markers", values.markers)
         names = {name: [name] for name in values.institutions}
-        self.institutions = Terms(f"{PREFIX}.institutions", names)
+        self.institutions = Phrases(f"{PREFIX}.institutions", names)
         self._years = [re.compile(pattern) for pattern in values.year_patterns]
 
     def year_of(self, text: str, metadata: Metadata) -> tuple[int, str] | None:

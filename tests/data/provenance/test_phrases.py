@@ -1,13 +1,13 @@
-"""Tables of words and phrases as one regular expression each, with word boundaries."""
+"""Phrases are found as whole words, by one regular expression for a table."""
 
 import pytest
 
-from pipeline.data.provenance.phrases import Terms
+from pipeline.data.provenance.phrases import Phrases
 from pipeline.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("term", "message"),
+    ("phrase", "message"),
     [
         ("/(a)/", "has a capturing group"),
         ("/a(/", "is no regular expression"),
@@ -18,18 +18,18 @@ from pipeline.errors import ConfigError
         ("of *", r"has \* inside a word or before one"),
     ],
 )
-def test_terms_that_cannot_be_used_are_refused(term, message):
-    with pytest.raises(ConfigError, match=rf"(?s)t\.x: .* {message}.*A term is a phrase"):
-        Terms("t", {"x": ["good", term]})
+def test_phrases_that_cannot_be_used_are_refused(phrase, message):
+    with pytest.raises(ConfigError, match=rf"(?s)t\.x: .* {message}.*Write words, in which"):
+        Phrases("t", {"x": ["good", phrase]})
 
 
-def test_a_term_belongs_to_one_class():
+def test_a_phrase_belongs_to_one_class():
     with pytest.raises(ConfigError, match=r"t\.y: 'a b' is also in t\.x"):
-        Terms("t", {"x": ["a b"], "y": ["a b"]})
+        Phrases("t", {"x": ["a b"], "y": ["a b"]})
 
 
 @pytest.mark.parametrize(
-    ("term", "text", "found"),
+    ("phrase", "text", "found"),
     [
         ("specimen*", "Specimens, a SPECIMEN", ["Specimens", "SPECIMEN"]),
         ("two words", "Two  words", []),  # white space is brought down before
@@ -43,9 +43,9 @@ def test_a_term_belongs_to_one_class():
         ("élan", "Élan, élan", ["Élan", "élan"]),
     ],
 )
-def test_terms_are_found_as_whole_words(term, text, found):
-    assert [words for _, words in Terms("t", {"x": [term]}).find(text)] == found
+def test_phrases_are_found_as_whole_words(phrase, text, found):
+    assert [words for _, words in Phrases("t", {"x": [phrase]}).find(text)] == found
 
 
 def test_an_empty_table_finds_nothing():
-    assert list(Terms("t", {}).find("any text")) == []
+    assert list(Phrases("t", {}).find("any text")) == []

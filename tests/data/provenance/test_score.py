@@ -321,12 +321,6 @@ def test_a_table_can_be_changed_from_the_command_line():
         assert composed(choice).data.provenance.scorer == "none"
 
 
-# Tables that cannot be used
-
-
-# Terms
-
-
 # Explanations
 
 
