@@ -9,7 +9,7 @@ from pipeline.data.rows.records import Conversation
 from pipeline.data.tokenize.template import called_names, render, render_whole
 
 
-class Piece(NamedTuple):
+class Span(NamedTuple):
     """A stretch of text that is tokenized by itself, so that no token crosses its borders.
 
     Attributes:
@@ -23,9 +23,9 @@ class Piece(NamedTuple):
     is_opening: bool = False
 
 
-def conversation_pieces(
+def conversation_spans(
     tokenizer: PreTrainedTokenizerFast, conversation: Conversation, train_on: str
-) -> list[Piece]:
+) -> list[Span]:
     """Cut the rendered conversation into prompts and answers, one after the other.
 
     A prompt is the text that the template writes of the messages before an answer when it is asked
@@ -43,17 +43,17 @@ def conversation_pieces(
     """
     learnt = learnt_answers(conversation, train_on)
     conversation, full = render_whole(tokenizer, conversation)
-    pieces, end = list[Piece](), 0
+    spans, end = list[Span](), 0
     for index, weight in learnt:
         start, stop = borders(tokenizer, conversation, full, index)
         if start < end:
             raise border_error(conversation, index)
         check_calls(conversation.messages[index], full[start:stop], index)
-        pieces += [Piece(full[end:start], 0.0), Piece(full[start:stop], weight)]
+        spans += [Span(full[end:start], 0.0), Span(full[start:stop], weight)]
         end = stop
-    if not full or (learnt and not any(piece.text for piece in pieces if piece.weight)):
+    if not full or (learnt and not any(span.text for span in spans if span.weight)):
         raise RowError("the chat template writes nothing of the answers")
-    return [piece for piece in [*pieces, Piece(full[end:], 0.0)] if piece.text]
+    return [span for span in [*spans, Span(full[end:], 0.0)] if span.text]
 
 
 def learnt_answers(conversation: Conversation, train_on: str) -> list[tuple[int, float]]:

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Answer, Conversation, Record, Text
-from pipeline.data.tokenize.chat import Piece, conversation_pieces
+from pipeline.data.tokenize.chat import Span, conversation_spans
 
-Draft = list[Piece] | RowError
+Draft = list[Span] | RowError
 Tokenized = tuple[Sequence[Encoding], Sequence[Encoding]]
 
 
@@ -38,7 +38,7 @@ class Encoder:
     - Prompt and completion: a conversation of two messages where there is a chat template. Where
       there is none, the prompt is tokenized like a text, and the completion apart from it. The
       completion is learnt.
-    - Conversation: see `conversation_pieces`. Every answer is learnt, or the last one. The template
+    - Conversation: see `conversation_spans`. Every answer is learnt, or the last one. The template
       writes the beginning-of-sequence token.
 
     An end-of-sequence token closes the record and is learnt, unless the text or the template has
@@ -63,35 +63,35 @@ class Encoder:
         return self.join(drafts, self.tokenize(drafts))
 
     def draft_of(self, record: Record) -> Draft:
-        """Cut a record into pieces to tokenize, or return what is wrong with it."""
+        """Cut a record into spans to tokenize, or return what is wrong with it."""
         content, weight = record.content, record.weight
         if isinstance(content, Text):
-            return [Piece(content.text, weight, True)]
+            return [Span(content.text, weight, True)]
         if isinstance(content, Answer) and not self.tokenizer.chat_template:
-            return [Piece(content.prompt, 0.0, True), Piece(content.completion, weight)]
+            return [Span(content.prompt, 0.0, True), Span(content.completion, weight)]
         try:
-            pieces = conversation_pieces(self.tokenizer, as_conversation(content), self.train_on)
+            spans = conversation_spans(self.tokenizer, as_conversation(content), self.train_on)
         except RowError as error:
             return error
-        return [piece._replace(weight=piece.weight * weight) for piece in pieces]
+        return [span._replace(weight=span.weight * weight) for span in spans]
 
     def tokenize(self, drafts: Sequence[Draft]) -> Tokenized:
-        """Tokenize all pieces in two calls of the library, which uses its threads and no lock.
+        """Tokenize all spans in two calls of the library, which uses its threads and no lock.
 
         Returns:
-            The encodings of the pieces that continue a record, and of those that open one, to
+            The encodings of the spans that continue a record, and of those that open one, to
             which the tokenizer may add special tokens.
         """
         texts: tuple[list[str], list[str]] = ([], [])
         for draft in drafts:
             if not isinstance(draft, RowError):
-                for piece in draft:
-                    texts[piece.is_opening].append(piece.text)
+                for span in draft:
+                    texts[span.is_opening].append(span.text)
         encode = self.tokenizer.backend_tokenizer.encode_batch_fast
         return encode(texts[0], add_special_tokens=False), encode(texts[1])
 
     def join(self, drafts: Sequence[Draft], tokenized: Tokenized) -> list[Encoded | RowError]:
-        """Return the document of each record, made of its pieces."""
+        """Return the document of each record, made of its spans."""
         rest, opening = map(iter, tokenized)
         results = list[Encoded | RowError]()
         for draft in drafts:
@@ -100,7 +100,7 @@ class Encoder:
             elif len(draft) == 1 and draft[0].is_opening and draft[0].weight == 1:
                 results.append(self.close_text(next(opening).ids))
             else:
-                ids = [next(opening if piece.is_opening else rest).ids for piece in draft]
+                ids = [next(opening if span.is_opening else rest).ids for span in draft]
                 results.append(self.assemble([*zip(draft, map(array_of, ids), strict=True)]))
         return results
 
@@ -114,15 +114,13 @@ class Encoder:
             self.all_but_first = all_but_first(2 * len(ids))
         return Encoded(array_of(ids), self.all_but_first[: len(ids)])
 
-    def assemble(
-        self, parts: Sequence[tuple[Piece, Int32[np.ndarray, " _"]]]
-    ) -> Encoded | RowError:
-        """Return the document of a record: its pieces, closed by an end-of-sequence token."""
+    def assemble(self, parts: Sequence[tuple[Span, Int32[np.ndarray, " _"]]]) -> Encoded | RowError:
+        """Return the document of a record: its spans, closed by an end-of-sequence token."""
         runs = list[tuple[Int32[np.ndarray, " length"], float]]()
-        for piece, ids in parts:
-            if not piece.weight and piece.is_opening and ids[-1:].tolist() == [self.eos]:
+        for span, ids in parts:
+            if not span.weight and span.is_opening and ids[-1:].tolist() == [self.eos]:
                 ids = ids[:-1]  # some tokenizers close every text
-            runs.append((ids, piece.weight))
+            runs.append((ids, span.weight))
         last, last_ids = parts[-1]
         if last.weight and not self.is_closed(last_ids, from_template=not parts[0][0].is_opening):
             runs.append((array_of([self.eos]), last.weight))
@@ -144,7 +142,7 @@ class Encoder:
         )
 
     def is_closed(self, ids: Int32[np.ndarray, " length"], from_template: bool) -> bool:
-        """Whether the last piece, which is learnt, closes the record already.
+        """Whether the last span, which is learnt, closes the record already.
 
         A chat template may close an answer with another control token than the tokenizer's end of
         sequence, and may write white space after it.
