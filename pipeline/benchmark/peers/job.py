@@ -1,6 +1,8 @@
 """The job that a program gets, the outcome that it writes, and the settings all have in common."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,6 @@ class Job:
     steps_per_snapshot: int = 0
     is_cached: bool = False
 
-    @classmethod
-    def read(cls, path: Path) -> "Job":
-        """Read a job that `run` wrote."""
-        return cls(**read_json(path))
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -68,13 +65,13 @@ class Outcome:
     Attributes:
         seconds: of each step; loading, validation and saving are not counted.
         num_targets: of each step; padding is not counted.
-        peak_bytes: the peak of its memory; None where it does not measure that.
+        peak_bytes: the peak of its memory; 0 where it does not measure that.
         facts: other figures of this program.
     """
 
     seconds: list[float]
     num_targets: list[int]
-    peak_bytes: int | None = None
+    peak_bytes: int = 0
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def rate(self, first: int = WARMUP_STEPS) -> float:
@@ -82,6 +79,11 @@ class Outcome:
         return sum(self.num_targets[first:]) / sum(self.seconds[first:])
 
 
-def answer(path: Path, outcome: Outcome) -> None:
-    """Write the outcome, in the process of the program."""
-    write_json(path, dataclasses.asdict(outcome))
+def answer(train: Callable[[Job], Outcome]) -> None:
+    """Train as the job in the first file of the command line says; write the outcome to the second.
+
+    Args:
+        train: the program.
+    """
+    task, outcome = map(Path, sys.argv[1:])
+    write_json(outcome, dataclasses.asdict(train(Job(**read_json(task)))))

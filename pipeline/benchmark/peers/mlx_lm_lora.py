@@ -2,7 +2,7 @@
 
 Importing `pipeline.device` first routes the fast BLAS to MLX, unless TIDEWHEEL_BLAS=none asks for
 the one in MLX's wheel. mlx-lm is not changed: its registry of reporters passes us the figures of
-each step. mlx-lm is imported in `main` only, because it changes how PyYAML reads numbers.
+each step. mlx-lm is imported in `train` only, because it changes how PyYAML reads numbers.
 """
 
 import itertools
@@ -77,16 +77,15 @@ def outcome_of(reports: list[dict[str, Any]], batch_size: int) -> Outcome:
             int(after - before) - batch_size for before, after in itertools.pairwise(counts)
         ],
         peak_bytes=round(max(report["peak_memory"] for report in reports) * 1e9),
-        facts={"train_loss": [report["train_loss"] for report in reports]},
     )
 
 
-def main(task: str, outcome: str) -> None:
-    """Run the job in one file, and write the outcome to another."""
+def train(job: Job) -> Outcome:
+    """Run `mlx_lm.lora` on a job, in this process."""
     with keep_open_file_limit():
         from mlx_lm import lora
         from mlx_lm.tuner import callbacks
-    job, reports = Job.read(Path(task)), list[dict[str, Any]]()
+    reports = list[dict[str, Any]]()
 
     class Reporter(callbacks.TrainingCallback):
         def __init__(self, **settings: Any) -> None:  # noqa: ANN401
@@ -100,8 +99,8 @@ def main(task: str, outcome: str) -> None:
     config.write_text(json.dumps(configuration(job)), encoding="utf-8")  # JSON is YAML
     sys.argv = ["mlx_lm.lora", "--config", str(config)]
     lora.main()
-    answer(Path(outcome), outcome_of(reports, job.batch_size))
+    return outcome_of(reports, job.batch_size)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer(train)

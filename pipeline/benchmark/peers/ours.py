@@ -1,7 +1,6 @@
 """The program of Tidewheel: its own training loop, as a worker runs it."""
 
 import csv
-import sys
 from pathlib import Path
 
 from pipeline.benchmark.peers.job import (
@@ -151,10 +150,5 @@ def gradient_seconds(profile: Path) -> list[float]:
         return [float(row["batches"]) + float(row["gradients"]) for row in csv.DictReader(file)]
 
 
-def main(job: str, outcome: str) -> None:
-    """Run the job in one file, and write the outcome to another."""
-    answer(Path(outcome), train(Job.read(Path(job))))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer(train)

@@ -39,7 +39,7 @@ def last_quarter(comparison: Comparison) -> None:
         for name, (_, outcome) in finished.items():
             rate = outcome.rate(epoch)
             comparison.results.add(part, "targets_per_second", name, number, rate)
-            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
+            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes)
         record_passes(comparison, part, number, finished)
 
     jobs = {OURS: dataclasses.replace(job, is_cached=True), UNCACHED: job, MLX_LM: job}

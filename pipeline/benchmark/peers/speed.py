@@ -82,7 +82,7 @@ def all_blocks(comparison: Comparison) -> None:
     def record(number: int, finished: dict[str, Finished]) -> None:
         for name, (_, outcome) in finished.items():
             comparison.results.add(part, "targets_per_second", name, number, outcome.rate())
-            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
+            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes)
         if OURS in finished:
             facts = finished[OURS][1].facts
             bound = facts["gemm_flops_per_second"] / (2 * facts["passes"])
@@ -163,7 +163,7 @@ def large_vocabulary(comparison: Comparison) -> None:
 
     def record(number: int, finished: dict[str, Finished]) -> None:
         for name, (_, outcome) in finished.items():
-            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes or 0)
+            comparison.results.add(part, "peak_bytes", name, number, outcome.peak_bytes)
             comparison.results.add(
                 part, "step_seconds", name, number, statistics.median(outcome.seconds)
             )
