@@ -13,6 +13,11 @@ from pipeline.files import ROOT
 from pipeline.machine import die_with_parent
 
 GRACE_SECONDS = 10
+SHOWN_CHARACTERS = 600
+
+
+class NotMeasured(Exception):
+    """A figure could not be measured; the text says why."""
 
 
 def run_module(
@@ -44,6 +49,12 @@ def run_module(
             end(process)
             raise
     return subprocess.CompletedProcess(program, process.returncode, said)
+
+
+def failure(name: str, done: subprocess.CompletedProcess[str]) -> NotMeasured:
+    """Return the error for a process that failed: its exit status and the end of its output."""
+    last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())
+    return NotMeasured(f"{name} ended with exit status {done.returncode}: {last}")
 
 
 def end(process: subprocess.Popen[str]) -> None:

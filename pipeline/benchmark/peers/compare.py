@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.benchmark.bars import write_outputs
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import (
     find_corpus,
     make_material,
@@ -23,7 +24,6 @@ from pipeline.benchmark.peers.programs import (
     MLX_LM,
     OURS,
     UNCACHED,
-    NotMeasured,
 )
 from pipeline.benchmark.peers.results import summary
 from pipeline.benchmark.peers.rounds import Comparison

@@ -5,16 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.benchmark.peers.child import run_module
+from pipeline.benchmark.peers.child import failure, run_module
 from pipeline.benchmark.peers.job import Job, Outcome
 from pipeline.blas.choose import SETTING
 from pipeline.files import read_json, write_json
-
-SHOWN_CHARACTERS = 600
-
-
-class NotMeasured(Exception):
-    """A figure could not be measured; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,5 @@ def run(name: str, job: Job) -> Outcome:
     write_json(task, dataclasses.asdict(dataclasses.replace(job, dtype=program.dtype)))
     done = run_module(program.module, [str(task), str(outcome)], program.environment)
     if done.returncode or not outcome.is_file():
-        last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())
-        raise NotMeasured(f"{name} ended with exit status {done.returncode}: {last}")
+        raise failure(name, done)
     return Outcome(**read_json(outcome))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.programs import (
     BFLOAT16,
     FLOAT32,
@@ -14,7 +15,6 @@ from pipeline.benchmark.peers.programs import (
     MLX_LM,
     OURS,
     UNCACHED,
-    NotMeasured,
 )
 
 COLUMNS = ("part", "figure", "program", "round", "value")

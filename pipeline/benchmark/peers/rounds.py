@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import Corpus, Material
 from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
-from pipeline.benchmark.peers.programs import NotMeasured, run
+from pipeline.benchmark.peers.programs import run
 from pipeline.benchmark.peers.results import Results
 from pipeline.config.schema import Peers
 

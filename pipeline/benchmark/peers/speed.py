@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import Material, joined, make_material, make_model
 from pipeline.benchmark.peers.job import WARMUP_STEPS, Job
 from pipeline.benchmark.peers.programs import (
@@ -15,7 +16,6 @@ from pipeline.benchmark.peers.programs import (
     INSTALLED,
     MLX_LM,
     OURS,
-    NotMeasured,
 )
 from pipeline.benchmark.peers.results import seconds_to_loss
 from pipeline.benchmark.peers.rounds import Comparison, Finished

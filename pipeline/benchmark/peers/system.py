@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.benchmark.peers.child import NotMeasured, failure
 from pipeline.benchmark.peers.corpus import prepare_settings, write_rows
 from pipeline.benchmark.peers.job import SCALE, TARGETS
-from pipeline.benchmark.peers.programs import OURS, SHOWN_CHARACTERS, NotMeasured
+from pipeline.benchmark.peers.programs import OURS
 from pipeline.benchmark.peers.results import slope
 from pipeline.benchmark.peers.rounds import Comparison
 from pipeline.benchmark.peers.train_stage import lay_out_inputs, overrides, run_train_stage
@@ -79,15 +80,19 @@ def dd_rate(path: Path, size: int) -> float:
     """Return the bytes per second that `dd` makes durable.
 
     Raises:
-        NotMeasured: when there is no `dd`.
+        NotMeasured: when there is no `dd`, or it fails.
     """
     blocks = max(1, size // MIB)
     program = shutil.which("dd")
     if program is None:
         raise NotMeasured("there is no dd on this machine")
-    command = [program, "if=/dev/zero", f"of={path}", f"bs={MIB}", f"count={blocks}"]
+    command = [program, "if=/dev/zero", f"of={path}", f"bs={MIB}", f"count={blocks}", "conv=fsync"]
     began = time.perf_counter()
-    require_success(subprocess.run([*command, "conv=fsync"], capture_output=True, check=False))
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise failure("dd", done)
     return blocks * MIB / (time.perf_counter() - began)
 
 
@@ -173,14 +178,3 @@ def random_store(folder: Path, vocab_size: int, row_tokens: int) -> TokenStore:
             ids = generator.integers(0, vocab_size, row_tokens + 1).astype(np.int32)
             writer.add(ids, mask, None, None)
     return TokenStore(folder)
-
-
-def require_success(done: subprocess.CompletedProcess[bytes]) -> None:
-    """Refuse a command that failed.
-
-    Raises:
-        NotMeasured: with the end of its output.
-    """
-    if done.returncode:
-        last = (done.stdout + done.stderr)[-SHOWN_CHARACTERS:].decode(errors="replace")
-        raise NotMeasured(f"{done.args} ended with {done.returncode}: {' '.join(last.split())}")

@@ -6,10 +6,9 @@ temporary folder, so that the repository is neither read nor changed.
 
 from pathlib import Path
 
-from pipeline.benchmark.peers.child import run_module
+from pipeline.benchmark.peers.child import failure, run_module
 from pipeline.benchmark.peers.corpus import Material
 from pipeline.benchmark.peers.job import SCALE, TARGETS, WEIGHT_DECAY
-from pipeline.benchmark.peers.programs import SHOWN_CHARACTERS, NotMeasured
 from pipeline.benchmark.peers.rounds import Comparison
 
 VALIDATION_DOCUMENTS = 8
@@ -59,5 +58,4 @@ def run_train_stage(folder: Path, inputs: Path, arguments: list[str]) -> None:
         "stages.train", [*arguments, f"inputs={inputs}", *places], {"DVC_ROOT": str(root)}
     )
     if done.returncode:
-        last = " ".join(done.stdout[-SHOWN_CHARACTERS:].split())
-        raise NotMeasured(f"stages.train ended with exit status {done.returncode}: {last}")
+        raise failure("stages.train", done)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from pipeline.benchmark.bars import draw, write_table
 from pipeline.benchmark.peers import compare, prefix_cache, rounds, speed, system
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined
 from pipeline.benchmark.peers.job import Job, Outcome
 from pipeline.benchmark.peers.mlx_lm_lora import configuration
@@ -19,7 +20,6 @@ from pipeline.benchmark.peers.programs import (
     MLX_LM,
     OURS,
     UNCACHED,
-    NotMeasured,
     run,
 )
 from pipeline.benchmark.peers.results import (

@@ -2,8 +2,9 @@
 
 import pytest
 
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.job import Job
-from pipeline.benchmark.peers.programs import PROGRAMS, NotMeasured, Program, run
+from pipeline.benchmark.peers.programs import PROGRAMS, Program, run
 from pipeline.files import read_json
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from pipeline.benchmark.peers import compare, rounds
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.job import Outcome
-from pipeline.benchmark.peers.programs import NotMeasured
 from stages.benchmark import peers_of
 from stages.params import composed
 from tests.support.small_peers import lay_out_rows, small

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import Material
-from pipeline.benchmark.peers.programs import NotMeasured
 from pipeline.benchmark.peers.train_stage import lay_out_inputs, run_train_stage
 
 
