@@ -1,5 +1,6 @@
 """Speed and memory on this machine: of Tidewheel alone, or compared with other programs."""
 
+import functools
 import sys
 from typing import Any
 
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.benchmark.bars import Row, write_outputs
 from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
-from pipeline.config.schema import Peers, Scratch
+from pipeline.config.schema import PeersBenchmark
 from pipeline.config.stage import Paths, stage
 
 
@@ -48,21 +49,16 @@ def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
 
 def with_peers(config: DictConfig, paths: Paths) -> None:
     """Train other programs too; figures are written after each round."""
-    compare(
-        peers_of(config.benchmark.peers),
-        config.benchmark.num_steps,
-        config.benchmark.num_runs,
-        config.seed,
-        paths,
-        lambda text: print(text, file=sys.stderr, flush=True),
-    )
+    show = functools.partial(print, file=sys.stderr, flush=True)
+    compare(peers_of(config.benchmark), config.seed, paths, show)
 
 
-def peers_of(peers: DictConfig) -> Peers:
+def peers_of(benchmark: DictConfig) -> PeersBenchmark:
     """Return the settings of the comparison in the types of the schema."""
-    values: Any = OmegaConf.to_container(peers)
-    shapes = {name: Scratch(**values[name]) for name in ("model", "large_vocabulary")}
-    return Peers(**{**values, **shapes})
+    settings = OmegaConf.merge(OmegaConf.structured(PeersBenchmark), benchmark)
+    found = OmegaConf.to_object(settings)
+    assert isinstance(found, PeersBenchmark)
+    return found
 
 
 if __name__ == "__main__":

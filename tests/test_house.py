@@ -474,7 +474,6 @@ UNTESTED = {
     "pipeline/benchmark/peers/ours.py": PROGRAM,
     "pipeline/benchmark/peers/prefix_cache.py": COMPARED,
     "pipeline/benchmark/peers/speed.py": COMPARED,
-    "pipeline/benchmark/peers/system.py": COMPARED,
     "pipeline/benchmark/peers/torch_peft.py": PROGRAM,
     "pipeline/config/schema.py": "declares keys: tests/config/test_rules.py checks values by it",
     "pipeline/data/preparation/join.py": "test_processes.py next to it compares what it joins",

@@ -2,17 +2,14 @@
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.benchmark.bars import write_outputs
-from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import (
     find_corpus,
     make_material,
     make_model,
-    make_tokenizer,
     require_batch,
     shortened,
 )
@@ -25,9 +22,8 @@ from pipeline.benchmark.peers.programs import (
     OURS,
     UNCACHED,
 )
-from pipeline.benchmark.peers.results import summary
 from pipeline.benchmark.peers.rounds import Comparison
-from pipeline.benchmark.peers.signals import StopAtSignal
+from pipeline.benchmark.peers.signals import stop_at_signal
 from pipeline.benchmark.peers.speed import (
     MEMORY_ROUNDS,
     all_blocks,
@@ -36,46 +32,41 @@ from pipeline.benchmark.peers.speed import (
     torch_peft,
 )
 from pipeline.benchmark.peers.system import measure_system
-from pipeline.benchmark.throughput import machine
-from pipeline.config.schema import Peers
+from pipeline.config.schema import PeersBenchmark
 from pipeline.config.stage import Paths
-from pipeline.errors import PipelineError
+from pipeline.data.tokenize.tokenizer import train_tokenizer
 
-PARTS: dict[str, Callable[[Comparison], None]] = {
-    "all_blocks": all_blocks,
-    "as_installed": as_installed,
-    "torch_peft": torch_peft,
-    "last_quarter": last_quarter,
-    "head": head,
-    "large_vocabulary": large_vocabulary,
-    "sweep": sweep,
-    "surroundings": measure_system,
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the comparison.
+
+    Attributes:
+        measure: runs it.
+        programs: that it runs.
+        num_rounds: how many times it runs each; None: `benchmark.num_runs` times.
+    """
+
+    measure: Callable[[Comparison], None]
+    programs: tuple[str, ...]
+    num_rounds: int | None = None
+
+
+PARTS = {
+    "all_blocks": Part(all_blocks, (OURS, MLX_LM)),
+    "as_installed": Part(as_installed, (INSTALLED,)),
+    "torch_peft": Part(torch_peft, (FLOAT32, BFLOAT16)),
+    "last_quarter": Part(last_quarter, (OURS, UNCACHED, MLX_LM)),
+    "head": Part(head, (OURS, UNCACHED)),
+    "large_vocabulary": Part(large_vocabulary, (OURS, MLX_LM), MEMORY_ROUNDS),
+    "sweep": Part(sweep, (UNCACHED, OURS), 1),
+    "surroundings": Part(measure_system, (OURS,)),
 }
-PROGRAMS_OF = {
-    "all_blocks": (OURS, MLX_LM),
-    "as_installed": (INSTALLED,),
-    "torch_peft": (FLOAT32, BFLOAT16),
-    "last_quarter": (OURS, UNCACHED, MLX_LM),
-    "head": (OURS, UNCACHED),
-    "large_vocabulary": (OURS, MLX_LM),
-    "sweep": (UNCACHED, OURS),
-    "surroundings": (OURS,),
-}
-"""The programs of each part, for the outline."""
-
-
 FOR_LESS = "benchmark.num_runs=1 benchmark.num_steps=8 benchmark.peers.parts=[all_blocks]"
 """Overrides that make it short, for a first look."""
 
 
-def compare(
-    settings: Peers,
-    num_steps: int,
-    num_rounds: int,
-    seed: int,
-    paths: Paths,
-    tell: Callable[[str], None],
-) -> None:
+def compare(settings: PeersBenchmark, seed: int, paths: Paths, tell: Callable[[str], None]) -> None:
     """Measure all parts that are asked for; a part that fails is reported, and the rest goes on.
 
     Only the rows are read. Figures are written after each round and after an interruption; all
@@ -83,9 +74,7 @@ def compare(
     may have to build kernels.
 
     Args:
-        settings: `benchmark.peers`.
-        num_steps: of each run.
-        num_rounds: how many times each program runs.
+        settings: `benchmark`.
         seed: of models, adapters and data order.
         paths: where metrics, table and picture are written.
         tell: shows a line to the user.
@@ -94,89 +83,69 @@ def compare(
         DataError: when the named rows cannot be used.
         Stopped: at a signal.
     """
-    tell(outline(settings, num_steps, num_rounds))
-    with StopAtSignal(), tempfile.TemporaryDirectory(prefix="tidewheel-peers-") as name:
-        comparison = set_up(settings, num_steps, num_rounds, seed, Path(name), tell)
-        began, here = time.monotonic(), machine()
-
-        def keep() -> None:
-            facts = {
-                "corpus": comparison.corpus.name,
-                "train_rows": comparison.material.num_rows,
-                "seconds": time.monotonic() - began,
-                "machine": here,
-            }
-            rows = list(comparison.results.rows())
-            write_outputs(paths, summary(comparison.results) | facts, rows)
-
-        comparison.keep = keep
+    tell(outline(settings))
+    with stop_at_signal(), tempfile.TemporaryDirectory(prefix="tidewheel-peers-") as name:
+        comparison = set_up(settings, seed, Path(name), paths, tell)
         try:
             measure(comparison)
         except BaseException:
-            tell(kept(comparison, paths))
+            tell(kept(comparison))
             raise
 
 
 def measure(comparison: Comparison) -> None:
-    """Measure part by part."""
-    results, parts = comparison.results, comparison.settings.parts
-    for part in parts:
-        results.begin(part)
-    for part in [part for part in PARTS if part not in parts]:
-        results.note_missing(part, "", f"benchmark.peers.parts leaves out {part}")
+    """Measure part by part; until a part has ended, that is the reason why it has no figures."""
+    reasons, parts = comparison.results.reasons, comparison.settings.parts
+    for part in PARTS:
+        left_out = f"benchmark.peers.parts leaves out {part}"
+        not_done = f"{part} was not done when this was written"
+        reasons[part, ""] = not_done if part in parts else left_out
     for number, part in enumerate(parts, 1):
-        comparison.place = f"[{number}/{len(parts)} {part}]"
-        try:
-            PARTS[part](comparison)
-        except (NotMeasured, PipelineError) as reason:
-            results.note_missing(part, "", str(reason))
-            comparison.say(f"failed, and the rest goes on: {reason}")
-        results.end(part)
+        comparison.part, comparison.place = part, f"[{number}/{len(parts)} {part}]"
+        if comparison.attempt(PARTS[part].measure):
+            del reasons[part, ""]
         comparison.keep()
 
 
-def kept(comparison: Comparison, paths: Paths) -> str:
-    """Write the figures of an interrupted comparison, and return a line that names their place."""
+def kept(comparison: Comparison) -> str:
+    """Write the figures of an interrupted comparison, and return a line that says where."""
     if not comparison.results.values:
         return f"{comparison.place} ended before anything was measured: nothing is written"
     comparison.keep()
     measured = ", ".join(dict.fromkeys(part for part, _, _ in comparison.results.values))
     return (
         f"{comparison.place} ended before its time; what was measured of {measured} is kept in "
-        f"{paths.out}: metrics/benchmark.json, plots/peers.csv and plots/peers.png"
+        f"{comparison.paths.out}: metrics/benchmark.json, plots/peers.csv and plots/peers.png"
     )
 
 
-def outline(settings: Peers, num_steps: int, num_rounds: int) -> str:
+def outline(settings: PeersBenchmark) -> str:
     """Describe what will run, and how to make it shorter."""
-    rounds = {"large_vocabulary": MEMORY_ROUNDS, "sweep": 1}
+    parts = {part: PARTS[part] for part in settings.peers.parts}
     lines = [
-        f"  {part}: {', '.join(PROGRAMS_OF[part])}; rounds: {rounds.get(part, num_rounds)}"
-        for part in settings.parts
+        f"  {name}: {', '.join(part.programs)}; rounds: {part.num_rounds or settings.num_runs}"
+        for name, part in parts.items()
     ]
-    head = f"What will be run, {num_steps} steps each unless a part has another number:"
+    head = f"What will be run, {settings.num_steps} steps each unless a part has another number:"
     tail = "With the defaults, all parts take half an hour on two cores. For a first look:"
     return "\n".join([head, *lines, tail, f"  {FOR_LESS}"])
 
 
 def set_up(
-    settings: Peers,
-    num_steps: int,
-    num_rounds: int,
-    seed: int,
-    folder: Path,
-    tell: Callable[[str], None],
+    settings: PeersBenchmark, seed: int, folder: Path, paths: Paths, tell: Callable[[str], None]
 ) -> Comparison:
-    """Make the tokenizer, the model and the rows that most parts use.
+    """Make the tokenizer, the model and the rows that most parts use, in a folder.
 
     Raises:
         DataError: when there are no rows, or too few for a batch.
     """
-    corpus = shortened(find_corpus(settings.rows), settings.num_rows, settings.validation_rows)
-    require_batch(corpus, settings.batch_size)
+    peers = settings.peers
+    corpus = shortened(find_corpus(peers.rows), peers.num_rows, peers.validation_rows)
+    require_batch(corpus, peers.batch_size)
     tell(f"{len(corpus.train)} rows to train on: {corpus.name}; making tokenizer and model ...")
-    shape = dataclasses.asdict(settings.model)
-    make_tokenizer(corpus, shape["vocab_size"], folder / "tokenizer")
+    train_tokenizer(iter(corpus.train), peers.model.vocab_size, folder / "tokenizer")
+    shape = dataclasses.asdict(peers.model)
     make_model(folder / "model", shape, folder / "tokenizer", seed)
     material = make_material(folder / "all", folder / "model", corpus, shape)
-    return Comparison(settings, num_steps, num_rounds, seed, folder, corpus, material, tell)
+    num_steps, num_rounds = settings.num_steps, settings.num_runs
+    return Comparison(peers, num_steps, num_rounds, seed, folder, paths, tell, corpus, material)

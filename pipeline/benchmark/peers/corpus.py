@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import platform
@@ -12,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.stdlib import decoded
-from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
+from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash
 from pipeline.device import mx
 from pipeline.errors import DataError
 from pipeline.external.paths import external
@@ -146,12 +146,6 @@ def make_model(folder: Path, shape: dict[str, Any], tokenizer: Path, seed: int) 
     write_manifest(folder, folder, "benchmark", tokenizer_hash(folder))
 
 
-def make_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on the rows that are trained on."""
-    train_tokenizer(iter(corpus.train), vocab_size, folder)
-    return load_tokenizer(folder)
-
-
 def make_material(folder: Path, model: Path, corpus: Corpus, shape: dict[str, Any]) -> Material:
     """Write the same texts as rows for the other programs and as token stores for ours."""
     rows, both = folder / "rows", folder / "both"
@@ -176,8 +170,6 @@ def prepare_settings(rows: Path, tokenizer: Path, shape: dict[str, Any]) -> Prep
         seed=0,
         source="jsonl",
         path=rows,
-        subset=None,
-        split="train",
         max_seq_len=shape["max_position_embeddings"],
         long_documents="truncate",
         overlap_tokens=0,
@@ -188,9 +180,6 @@ def prepare_settings(rows: Path, tokenizer: Path, shape: dict[str, Any]) -> Prep
         test_fraction=0.0,
         tokenizer_source=tokenizer,
         vocab_size=shape["vocab_size"],
-        num_documents=0,
-        num_pretrain_documents=0,
-        num_contests=0,
     )
 
 
@@ -204,21 +193,12 @@ def shortened(corpus: Corpus, num_train: int, num_validation: int) -> Corpus:
 def joined(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, num_tokens: int, count: int
 ) -> Corpus:
-    """Join texts to `count` long ones of `num_tokens` each, special tokens included.
+    """Join texts, and cut them into `count` long ones of about `num_tokens` each.
 
-    Each is filled word by word, so it may be a token or two shorter.
+    Two tokens are left free: one for the end of the text, and one because a word that is cut in two
+    may be encoded differently.
     """
-    texts, words = list[str](), itertools.cycle(" ".join(corpus.train).split(" "))
-    while len(texts) < count:
-        texts.append(filled(words, tokenizer, num_tokens - 1))
+    ids = tokenizer.encode(" ".join(corpus.train))
+    rows = np.resize(ids, (count, num_tokens - 2)).tolist()
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
     return dataclasses.replace(corpus, train=texts, validation=texts[:1])
-
-
-def filled(words: Iterator[str], tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> str:
-    """Take words as long as they fit."""
-    text = next(words)
-    while True:
-        longer = f"{text} {next(words)}"
-        if len(tokenizer.encode(longer)) > num_tokens:
-            return text
-        text = longer

@@ -103,11 +103,7 @@ def train(job: Job) -> Outcome:
         seconds=[report.seconds for report in reports],
         num_targets=[report.result.num_tokens for report in reports],
         peak_bytes=trainer.progress.peak_memory_bytes,
-        facts={
-            **facts,
-            "gradient_seconds": gradient_seconds(output / RUN / "profile.csv"),
-            "cache_hit_rate": trainer.prefix.facts()["cache_hit_rate"],
-        },
+        facts={**facts, "gradient_seconds": gradient_seconds(output / RUN / "profile.csv")},
     )
 
 

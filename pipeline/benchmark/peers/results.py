@@ -1,7 +1,6 @@
 """The figures by part, program and round, and the ratios computed from them."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -48,19 +47,6 @@ class Results:
         """Record a figure of a round."""
         self.values.setdefault((part, figure, program), {})[number] = float(value)
 
-    def note_missing(self, part: str, program: str, reason: str) -> None:
-        """Record why a program, or a whole part, has no figures."""
-        self.reasons[part, program] = reason
-
-    def begin(self, part: str) -> None:
-        """Record that a part has no figures yet."""
-        self.note_missing(part, "", not_done(part))
-
-    def end(self, part: str) -> None:
-        """Record that a part is done."""
-        if self.reasons.get((part, "")) == not_done(part):
-            del self.reasons[part, ""]
-
     def rounds(self, part: str, figure: str, program: str) -> dict[int, float]:
         """Return a figure by rounds.
 
@@ -74,10 +60,6 @@ class Results:
         reason = next(filter(None, reasons), f"{part} has no {figure} of {program}")
         raise NotMeasured(reason)
 
-    def ratio(self, part: str, figure: str, above: str, below: str) -> Ratio:
-        """Divide a figure of one program by that of another; see `Ratio`."""
-        return quotient(self.rounds(part, figure, above), self.rounds(part, figure, below))
-
     def rows(self) -> Iterable[tuple[str, str, str, int, float]]:
         """Yield every figure as a row of `plots/peers.csv`."""
         for (part, figure, program), rounds in self.values.items():
@@ -89,23 +71,10 @@ class Results:
         found: dict[str, Any] = {}
         for (part, figure, program), rounds in self.values.items():
             entry = found.setdefault(part, {}).setdefault(figure, {})
-            entry[program] = spread(list(rounds.values()))
+            values = rounds.values()
+            extremes = {"min": min(values), "max": max(values), "n": len(values)}
+            entry[program] = {"median": statistics.median(values), **extremes}
         return found
-
-
-def not_done(part: str) -> str:
-    """Return the reason for a part that has not run yet."""
-    return f"{part} was not done when this was written"
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Describe the noise of repeated measurements."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "n": len(values),
-    }
 
 
 def quotient(above: dict[int, float], below: dict[int, float]) -> Ratio:
@@ -137,35 +106,33 @@ def seconds_to_loss(curve: list[tuple[float, float]], target: float) -> float:
     raise NotMeasured(f"a loss of {target:.4f} is not reached: the last is {curve[-1][1]:.4f}")
 
 
-def slope(sizes: list[int], seconds: list[float]) -> float:
-    """Fit the power with which a time grows with a size (least squares of logarithms)."""
-    x, y = [math.log(size) for size in sizes], [math.log(each) for each in seconds]
-    return statistics.linear_regression(x, y).slope
+def quotient_of(
+    above: tuple[str, str, str], below: tuple[str, str, str]
+) -> Callable[[Results], Ratio]:
+    """Return what divides two figures, each named by part, figure and program."""
+    return lambda results: quotient(results.rounds(*above), results.rounds(*below))
 
 
-def roofline_share(results: Results) -> Ratio:
-    """Compare targets per second with the matrix products of the same process.
-
-    In a step, each token is multiplied with each weight `passes` times, at 2 operations; for LoRA
-    on all blocks that is 4P. A target that is not padding counts as one token.
-    """
-    part = "all_blocks"
-    rates = results.rounds(part, "targets_per_second", OURS)
-    bounds = results.rounds(part, "roofline_targets_per_second", OURS)
-    return quotient(rates, bounds)
+def ratio(part: str, figure: str, above: str, below: str) -> Callable[[Results], Ratio]:
+    """Return what divides a figure of one program by that of another, in one part."""
+    return quotient_of((part, figure, above), (part, figure, below))
 
 
-def share_of_flop_ratio(results: Results, part: str, figure: str) -> Ratio:
-    """Divide the speed-up of a cached prefix by the operations that it saves.
+def share_of_flop_ratio(part: str, figure: str) -> Callable[[Results], Ratio]:
+    """Return what divides the speed-up of a cached prefix by the operations that it saves.
 
     (cached rate / uncached rate) / (passes / cached passes): a step without a cache uses each
     weight once, and those from the first trained block on once or twice more; a step with a cache
     uses only the latter. For LoRA on the last share f of the blocks (head counted among the blocks)
     that is (1 + f) / 2f; for `head` mode (2 P_blocks + 6 P_head) / 6 P_head.
     """
-    gain = results.ratio(part, figure, OURS, UNCACHED)
-    flops = results.ratio(part, "passes", UNCACHED, OURS)
-    return Ratio(gain.value / flops.value, gain.low / flops.high, gain.high / flops.low)
+
+    def share(results: Results) -> Ratio:
+        gain = ratio(part, figure, OURS, UNCACHED)(results)
+        flops = ratio(part, "passes", UNCACHED, OURS)(results)
+        return Ratio(gain.value / flops.value, gain.low / flops.high, gain.high / flops.low)
+
+    return share
 
 
 def as_installed(results: Results) -> Ratio:
@@ -173,48 +140,34 @@ def as_installed(results: Results) -> Ratio:
 
     The whole run would take hours.
     """
-    rates = results.rounds("all_blocks", "targets_per_second", MLX_LM)
-    slow = results.rounds("as_installed", "targets_per_second", INSTALLED)
-    return SPEEDUPS["speedup_vs_mlx_lm"](results) * quotient(rates, slow)
+    fast, slow = (*RATE, MLX_LM), ("as_installed", "targets_per_second", INSTALLED)
+    return RATIOS["speedup_vs_mlx_lm"](results) * quotient_of(fast, slow)(results)
 
 
-SPEEDUPS: dict[str, Callable[[Results], Ratio]] = {
-    "speedup_vs_mlx_lm": lambda results: results.ratio(
-        "all_blocks", "seconds_to_loss", MLX_LM, OURS
-    ),
+RATE = "all_blocks", "targets_per_second"
+RATIOS: dict[str, Callable[[Results], Ratio]] = {
+    "speedup_vs_mlx_lm": ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS),
     "speedup_vs_mlx_lm_as_installed": as_installed,
-    "speedup_vs_torch_peft": lambda results: quotient(
-        results.rounds("all_blocks", "targets_per_second", OURS),
-        results.rounds("torch_peft", "targets_per_second", FLOAT32),
+    "speedup_vs_torch_peft": quotient_of(
+        (*RATE, OURS), ("torch_peft", "targets_per_second", FLOAT32)
     ),
-    "speedup_vs_torch_peft_bfloat16": lambda results: quotient(
-        results.rounds("all_blocks", "targets_per_second", OURS),
-        results.rounds("torch_peft", "targets_per_second", BFLOAT16),
+    "speedup_vs_torch_peft_bfloat16": quotient_of(
+        (*RATE, OURS), ("torch_peft", "targets_per_second", BFLOAT16)
     ),
-    "speedup_last_quarter_vs_mlx_lm": lambda results: results.ratio(
-        "last_quarter", "targets_per_second", OURS, MLX_LM
+    "speedup_last_quarter_vs_mlx_lm": ratio("last_quarter", "targets_per_second", OURS, MLX_LM),
+    "prefix_cache_share_of_flop_ratio": share_of_flop_ratio("last_quarter", "targets_per_second"),
+    "head_mode_share_of_flop_ratio": share_of_flop_ratio("head", "gradient_targets_per_second"),
+    "large_vocab_peak_memory_vs_mlx_lm": ratio("large_vocabulary", "peak_bytes", OURS, MLX_LM),
+    "peak_memory_vs_floor": quotient_of(
+        ("large_vocabulary", "peak_bytes", OURS), ("large_vocabulary", "floor_bytes", OURS)
     ),
-    "prefix_cache_share_of_flop_ratio": lambda results: share_of_flop_ratio(
-        results, "last_quarter", "targets_per_second"
+    "sweep_cost_with_prefix_cache": ratio("sweep", "seconds", OURS, UNCACHED),
+    "roofline_share": quotient_of(
+        (*RATE, OURS), ("all_blocks", "roofline_targets_per_second", OURS)
     ),
-    "head_mode_share_of_flop_ratio": lambda results: share_of_flop_ratio(
-        results, "head", "gradient_targets_per_second"
-    ),
-    "large_vocab_peak_memory_vs_mlx_lm": lambda results: results.ratio(
-        "large_vocabulary", "peak_bytes", OURS, MLX_LM
-    ),
-    "peak_memory_vs_floor": lambda results: quotient(
-        results.rounds("large_vocabulary", "peak_bytes", OURS),
-        results.rounds("large_vocabulary", "floor_bytes", OURS),
-    ),
-    "sweep_cost_with_prefix_cache": lambda results: results.ratio(
-        "sweep", "seconds", OURS, UNCACHED
-    ),
-    "roofline_share": roofline_share,
-    "checkpoint_write_rate_vs_dd": lambda results: results.ratio(
-        "surroundings", "write_bytes_per_second", OURS, "dd"
-    ),
+    "checkpoint_write_rate_vs_dd": ratio("surroundings", "write_bytes_per_second", OURS, "dd"),
 }
+"""The metrics of the comparison; docs/peers.md says what each one means."""
 
 
 def summary(results: Results) -> dict[str, Any]:
@@ -225,9 +178,9 @@ def summary(results: Results) -> dict[str, Any]:
     values: dict[str, Any] = {}
     ranges: dict[str, Any] = {}
     missing = {part: reason for (part, who), reason in results.reasons.items() if not who}
-    for name, ratio in SPEEDUPS.items():
+    for name, divide in RATIOS.items():
         try:
-            found = ratio(results)
+            found = divide(results)
         except NotMeasured as reason:
             values[name], missing[name] = None, str(reason)
         else:

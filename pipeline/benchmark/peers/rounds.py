@@ -3,19 +3,23 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pipeline.benchmark.bars import write_outputs
 from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import Corpus, Material
 from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
 from pipeline.benchmark.peers.programs import run
-from pipeline.benchmark.peers.results import Results
+from pipeline.benchmark.peers.results import Results, summary
+from pipeline.benchmark.throughput import machine
 from pipeline.config.schema import Peers
+from pipeline.config.stage import Paths
+from pipeline.errors import PipelineError
 
 GB = 10**9
-Finished = tuple[Job, Outcome]
 
 
 @dataclass
@@ -28,12 +32,14 @@ class Comparison:
         num_rounds: how many times each program runs.
         seed: of the first round.
         folder: for all files; the caller deletes it.
+        paths: where metrics, table and picture are written.
+        tell: shows a line to the user.
         corpus: texts.
         material: model and rows of most parts.
-        tell: shows a line to the user.
         results: the figures so far.
-        place: the part that is running, as the user sees it.
-        keep: writes the figures so far, so that an interruption does not lose them.
+        part: the part that is running.
+        place: that part as the user sees it.
+        began: when the measuring began, in seconds of `time.monotonic`.
     """
 
     settings: Peers
@@ -41,76 +47,121 @@ class Comparison:
     num_rounds: int
     seed: int
     folder: Path
+    paths: Paths
+    tell: Callable[[str], None]
     corpus: Corpus
     material: Material
-    tell: Callable[[str], None]
     results: Results = field(default_factory=Results)
+    part: str = ""
     place: str = ""
-    keep: Callable[[], None] = lambda: None
+    began: float = field(default_factory=time.monotonic)
 
-    def job(self, material: Material, num_steps: int, batch_size: int | None = None) -> Job:
-        """Return a job with the settings that all programs of a part have in common."""
-        return Job(
-            model=str(material.model),
-            rows=str(material.rows),
-            prepared=str(material.prepared),
-            output="",
-            num_steps=num_steps,
-            batch_size=batch_size or self.settings.batch_size,
-            learning_rate=self.settings.learning_rate,
-            rank=self.settings.rank,
-            seed=self.seed,
-        )
+    def job(self, material: Material, num_steps: int, **settings: Any) -> Job:  # noqa: ANN401
+        """Return a job with the settings that all programs of a part have in common.
+
+        Args:
+            material: the model and the rows.
+            num_steps: optimizer steps.
+            settings: other fields of `Job`.
+        """
+        shared = {
+            "batch_size": self.settings.batch_size,
+            "learning_rate": self.settings.learning_rate,
+            "rank": self.settings.rank,
+        }
+        folders = map(str, (material.model, material.rows, material.prepared))
+        return Job(*folders, output="", num_steps=num_steps, seed=self.seed, **shared | settings)
+
+    def record(self, program: str, number: int, **figures: float | int) -> None:
+        """Record figures of a program in a round, by their names."""
+        for figure, value in figures.items():
+            self.results.add(self.part, figure, program, number, value)
+
+    def keep(self) -> None:
+        """Write the figures so far, so that an interruption does not lose them."""
+        facts = {
+            "corpus": self.corpus.name,
+            "train_rows": self.material.num_rows,
+            "seconds": time.monotonic() - self.began,
+            "machine": machine(),
+        }
+        write_outputs(self.paths, summary(self.results) | facts, list(self.results.rows()))
+
+    def attempt(self, measure: Callable[["Comparison"], None], program: str = "") -> bool:
+        """Measure; a failure is noted and shown, and the rest goes on.
+
+        Args:
+            measure: a part, or a piece of one.
+            program: the program without figures when it fails; empty: the whole part.
+
+        Returns:
+            Whether it did not fail.
+        """
+        try:
+            measure(self)
+        except (NotMeasured, PipelineError) as reason:
+            self.results.reasons[self.part, program] = str(reason)
+            self.say(f"failed, and the rest goes on: {reason}")
+            return False
+        return True
 
     def run_rounds(
-        self,
-        part: str,
-        jobs: Mapping[str, Job],
-        num_rounds: int,
-        record: Callable[[int, dict[str, Finished]], None],
-    ) -> None:
+        self, jobs: Mapping[str, Job], num_rounds: int
+    ) -> Iterator[tuple[int, dict[str, Outcome]]]:
         """Run the programs in alternating order, round by round.
 
         A program that fails is not run again in this part; the results keep the reason.
 
         Args:
-            part: the part's name.
             jobs: one for each program; seed and output are set here.
             num_rounds: the number of rounds.
-            record: is called after each round, while the files of its outcomes exist.
+
+        Yields:
+            The number of a round, from 1, and the outcomes by program. Their files exist until the
+            next round is asked for; then the figures are kept too.
         """
         began, names = time.monotonic(), list(jobs)
         for number in range(1, num_rounds + 1):
-            folder, finished = self.folder / part / str(number), dict[str, Finished]()
-            for name in names if number % 2 else names[::-1]:
-                if (part, name) not in self.results.reasons:
-                    job = dataclasses.replace(
-                        jobs[name], output=str(folder / name), seed=self.seed + number
-                    )
-                    self.run_one(part, name, job, finished, f"round {number}/{num_rounds}")
-            record(number, finished)
+            where, outcomes = f"round {number}/{num_rounds}", dict[str, Outcome]()
+            for name in names[:: 1 if number % 2 else -1]:
+                output, seed = str(self.output(number, name)), self.seed + number
+                job = dataclasses.replace(jobs[name], output=output, seed=seed)
+                outcomes |= self.run_one(name, job, where)
+            yield number, outcomes
+            names = [name for name in names if name in outcomes]
             self.keep()
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self.folder / self.part / str(number), ignore_errors=True)
             left = (time.monotonic() - began) / number * (num_rounds - number)
-            self.say(f"round {number}/{num_rounds} done, about {left:,.0f} s left in this part")
+            self.say(f"{where} done, about {left:,.0f} s left in this part")
 
-    def run_one(
-        self, part: str, name: str, job: Job, finished: dict[str, Finished], where: str
-    ) -> None:
-        """Run one program, and show its rate and its peak."""
+    def output(self, number: int, program: str) -> Path:
+        """Return the folder of a program's files in a round of this part."""
+        return self.folder / self.part / str(number) / program
+
+    def run_one(self, name: str, job: Job, where: str) -> dict[str, Outcome]:
+        """Run one program, and show its rate and its peak.
+
+        Args:
+            name: of the program.
+            job: what it trains.
+            where: the round, as the user sees it.
+
+        Returns:
+            Its outcome by its name; nothing when it failed.
+        """
         began = time.monotonic()
         self.say(f"{where}: {name}, {job.num_steps} steps ...")
         try:
             outcome = run(name, job)
         except NotMeasured as reason:
-            self.results.note_missing(part, name, str(reason))
+            self.results.reasons[self.part, name] = str(reason)
             self.say(f"{where}: {name} failed, and is left out of this part: {reason}")
-            return
-        finished[name] = job, outcome
+            return {}
         rate = outcome.rate(min(WARMUP_STEPS, job.num_steps - 1))
         seconds = time.monotonic() - began
         peak = f", peak {outcome.peak_bytes / GB:.2f} GB" if outcome.peak_bytes else ""
         self.say(f"{where}: {name}: {rate:,.0f} targets/s{peak}, {seconds:,.0f} s in all")
+        return {name: outcome}
 
     def say(self, text: str) -> None:
         """Show a line with the part that is running."""

@@ -14,14 +14,6 @@ from pipeline.benchmark.peers.rounds import Comparison
 VALIDATION_DOCUMENTS = 8
 
 
-def lay_out_inputs(folder: Path, material: Material) -> Path:
-    """Link material in the layout of an earlier run, for `inputs=`."""
-    for name, place in (("data/prepared", material.prepared), ("models/base", material.model)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(place.resolve())
-    return folder
-
-
 def overrides(comparison: Comparison, num_steps: int) -> list[str]:
     """Return the overrides that all these trainings share; the rest is from conf/."""
     settings = comparison.settings
@@ -40,22 +32,24 @@ def overrides(comparison: Comparison, num_steps: int) -> list[str]:
     ]
 
 
-def run_train_stage(folder: Path, inputs: Path, arguments: list[str]) -> None:
-    """Run the train stage, and wait for its end.
+def run_train_stage(folder: Path, material: Material, arguments: list[str]) -> None:
+    """Run the train stage on material, and wait for its end.
 
     Args:
-        folder: a new folder, for checkpoints and caches under `root` and results under `run`.
-        inputs: the folder that `lay_out_inputs` returned.
+        folder: a new folder: for links to the material, laid out as in an earlier run, under
+            `inputs`, checkpoints and caches under `root`, and results under `run`.
+        material: the model and the rows.
         arguments: overrides.
 
     Raises:
         NotMeasured: when it fails, with the end of its output.
     """
-    root = folder / "root"
+    inputs, root, run = (folder / name for name in ("inputs", "root", "run"))
     root.mkdir(parents=True)
-    places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'run'}"]
-    done = run_module(
-        "stages.train", [*arguments, f"inputs={inputs}", *places], {"DVC_ROOT": str(root)}
-    )
+    for name, place in (("data/prepared", material.prepared), ("models/base", material.model)):
+        (inputs / name).parent.mkdir(parents=True)
+        (inputs / name).symlink_to(place.resolve())
+    places = [f"inputs={inputs}", f"hydra.run.dir={run}", f"hydra.sweep.dir={run}"]
+    done = run_module("stages.train", [*arguments, *places], {"DVC_ROOT": str(root)})
     if done.returncode:
         raise failure("stages.train", done)

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.benchmark.bars import draw, write_table
-from pipeline.benchmark.peers import compare, prefix_cache, rounds, speed, system
+from pipeline.benchmark.peers import compare, prefix_cache, rounds, speed
 from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined
 from pipeline.benchmark.peers.job import Job, Outcome
@@ -24,13 +24,12 @@ from pipeline.benchmark.peers.programs import (
 )
 from pipeline.benchmark.peers.results import (
     COLUMNS,
-    SPEEDUPS,
+    RATIOS,
     Results,
+    ratio,
     seconds_to_loss,
 )
 from pipeline.benchmark.peers.results import summary as summary_of
-from pipeline.benchmark.peers.speed import Scorer
-from pipeline.benchmark.peers.system import growth
 from pipeline.benchmark.throughput import comparison_rows
 from pipeline.config.stage import Paths
 from pipeline.data.store import TokenStore
@@ -63,18 +62,20 @@ def rows(tmp_path_factory):
 
 def settings_with(rows, *overrides):
     """Give the settings of conf/, with models of a few thousand weights."""
-    config = composed([*small(rows), *overrides])
-    return peers_of(config.benchmark.peers)
+    few = ["benchmark.num_steps=6", "benchmark.num_runs=1"]
+    return peers_of(composed([*small(rows), *few, *overrides]).benchmark)
 
 
-def set_up(rows, folder, *overrides, num_steps=6, num_rounds=1):
+def set_up(rows, folder, *overrides, part="all_blocks"):
     settings = settings_with(rows, *overrides)
-    return compare.set_up(settings, num_steps, num_rounds, 3, folder, lambda text: None)
+    comparison = compare.set_up(settings, 3, folder, Paths(folder / "out"), lambda text: None)
+    comparison.part = part
+    return comparison
 
 
-def metrics_of(settings, folder, num_steps=2, tell=lambda text: None):
+def metrics_of(settings, folder, tell=lambda text: None):
     """Compare, and read the metrics that were written."""
-    compare.compare(settings, num_steps, 1, 3, Paths(folder), tell)
+    compare.compare(settings, 3, Paths(folder), tell)
     return read_json(folder / "metrics/benchmark.json")
 
 
@@ -93,8 +94,9 @@ def compared(rows, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_DISABLE_COMPILE", "1")
         patch.setattr(rounds, "run", kept)
-        settings = settings_with(rows, "benchmark.peers.parts=[all_blocks]")
-        metrics = metrics_of(settings, tmp_path_factory.mktemp("run"), 12, said.append)
+        chosen = ["benchmark.peers.parts=[all_blocks]", "benchmark.num_steps=12"]
+        settings = settings_with(rows, *chosen)
+        metrics = metrics_of(settings, tmp_path_factory.mktemp("run"), said.append)
     return metrics, said, outcomes
 
 
@@ -177,14 +179,11 @@ def test_a_program_that_fails_says_why_and_the_others_go_on(rows, tmp_path, monk
         return outcome if name == OURS else run(name, job)
 
     monkeypatch.setattr(rounds, "run", some)
-    heard = []
-    comparison.run_rounds(
-        "x", {OURS: broken, MLX_LM: broken}, 2, lambda n, finished: heard.append(set(finished))
-    )
-    assert heard == [{OURS}, {OURS}]
+    rounds_run = comparison.run_rounds({OURS: broken, MLX_LM: broken}, 2)
+    assert [set(outcomes) for _, outcomes in rounds_run] == [{OURS}, {OURS}]
     assert sum("mlx_lm, 2 steps ..." in text for text in said) == 1  # it is not tried again
     with pytest.raises(NotMeasured, match=r"mlx_lm ended with exit status 1: .*nowhere"):
-        comparison.results.rounds("x", "targets_per_second", MLX_LM)
+        comparison.results.rounds("all_blocks", "targets_per_second", MLX_LM)
 
 
 def test_programs_alternate(rows, tmp_path, monkeypatch):
@@ -196,7 +195,7 @@ def test_programs_alternate(rows, tmp_path, monkeypatch):
 
     monkeypatch.setattr(rounds, "run", remember)
     job = comparison.job(comparison.material, 1)
-    comparison.run_rounds("x", {OURS: job, MLX_LM: job}, 3, lambda number, finished: None)
+    list(comparison.run_rounds({OURS: job, MLX_LM: job}, 3))
     assert order == [(OURS, 4), (MLX_LM, 4), (MLX_LM, 5), (OURS, 5), (OURS, 6), (MLX_LM, 6)]
 
 
@@ -244,7 +243,7 @@ def test_the_peer_as_installed_is_carried_over_by_its_rate():
 
 
 def test_every_wanted_key_has_its_ratio():
-    assert set(WANTED) <= SPEEDUPS.keys()
+    assert set(WANTED) <= RATIOS.keys()
     assert set(compare.PARTS) == set(composed(["benchmark=peers"]).benchmark.peers.parts)
 
 
@@ -315,8 +314,8 @@ def jobs_of(rows, folder, monkeypatch, part, *overrides):
         raise NotMeasured("only asked")
 
     monkeypatch.setattr(rounds, "run", remember)
-    comparison = set_up(rows, folder, *overrides)
-    compare.PARTS[part](comparison)
+    comparison = set_up(rows, folder, *overrides, part=part)
+    compare.PARTS[part].measure(comparison)
     return jobs
 
 
@@ -355,7 +354,7 @@ def test_keys_of_the_large_vocabulary(rows, tmp_path, monkeypatch):
     jobs = jobs_of(
         rows, tmp_path, monkeypatch, "large_vocabulary", *(f"benchmark.peers.{key}" for key in keys)
     )
-    assert 36 < jobs["longest"] <= 40
+    assert 30 < jobs["longest"] <= 40
     assert jobs["config"]["vocab_size"] == 999
     assert jobs[OURS].grad_checkpoint
     assert jobs[MLX_LM].grad_checkpoint
@@ -372,7 +371,7 @@ def test_keys_of_rows(rows, tmp_path):
 def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(prefix_cache, "run_train_stage", lambda *call: calls.append(call[2]))
-    comparison, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8"), []
+    comparison, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8", part="sweep"), []
     comparison.keep = lambda: kept.append(len(calls))
     prefix_cache.sweep(comparison)
     assert kept == [1, 2]
@@ -391,8 +390,11 @@ def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monke
     def fails(comparison):
         raise error("it rained")
 
-    monkeypatch.setitem(compare.PARTS, "head", fails)
-    monkeypatch.setitem(compare.PARTS, "sweep", lambda comparison: done.append(comparison.place))
+    def works(comparison):
+        done.append(comparison.place)
+
+    monkeypatch.setitem(compare.PARTS, "head", compare.Part(fails, ()))
+    monkeypatch.setitem(compare.PARTS, "sweep", compare.Part(works, ()))
     settings = settings_with(rows, "benchmark.peers.parts=[head,sweep]")
     metrics = metrics_of(settings, tmp_path)
     assert done == ["[2/2 sweep]"]
@@ -413,9 +415,9 @@ def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeyp
 
     monkeypatch.setattr(rounds, "run", outcome)
     parts = "benchmark.peers.parts=[as_installed,torch_peft]"
-    settings = settings_with(rows, parts)
+    settings = settings_with(rows, parts, "benchmark.num_runs=2")
     with pytest.raises(AssertionError, match="broken"):
-        compare.compare(settings, 2, 2, 3, Paths(tmp_path), said.append)
+        compare.compare(settings, 3, Paths(tmp_path), said.append)
     row = "as_installed,targets_per_second,mlx_lm_as_installed,1,2.5"
     assert row in seen[0]  # while it goes on
     assert row in (tmp_path / "plots/peers.csv").read_text()
@@ -431,10 +433,10 @@ def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatc
         raise AssertionError
 
     said = []
-    monkeypatch.setitem(compare.PARTS, "head", broken)
+    monkeypatch.setitem(compare.PARTS, "head", compare.Part(broken, ()))
     settings = settings_with(rows, "benchmark.peers.parts=[head]")
     with pytest.raises(AssertionError):
-        compare.compare(settings, 2, 1, 3, Paths(tmp_path), said.append)
+        compare.compare(settings, 3, Paths(tmp_path), said.append)
     assert said[-1] == "[1/1 head] ended before anything was measured: nothing is written"
     assert not list(tmp_path.iterdir())
 
@@ -442,8 +444,9 @@ def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatc
 def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "measure", lambda comparison: None)
     said = []
-    settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]")
-    compare.compare(settings, 7, 5, 3, Paths(tmp_path), said.append)
+    sizes = ["benchmark.num_steps=7", "benchmark.num_runs=5"]
+    settings = settings_with(rows, "benchmark.peers.parts=[all_blocks,large_vocabulary]", *sizes)
+    compare.compare(settings, 3, Paths(tmp_path), said.append)
     assert "What will be run, 7 steps each" in said[0]
     assert "  all_blocks: ours, mlx_lm; rounds: 5" in said[0]
     assert "  large_vocabulary: ours, mlx_lm; rounds: 2" in said[0]
@@ -454,7 +457,8 @@ def test_it_begins_with_what_will_be_run_and_how_to_make_it_less(rows, tmp_path,
 def test_who_will_run_is_who_runs(rows, tmp_path, monkeypatch):
     for part in compare.PARTS.keys() - {"sweep", "surroundings"}:
         jobs = jobs_of(rows, tmp_path / part, monkeypatch, part)
-        assert set(compare.PROGRAMS_OF[part]) == jobs.keys() - {"longest", "num_long", "config"}
+        programs = set(compare.PARTS[part].programs)
+        assert programs == jobs.keys() - {"longest", "num_long", "config"}
 
 
 @pytest.mark.parametrize(
@@ -474,50 +478,6 @@ def test_who_will_run_is_who_runs(rows, tmp_path, monkeypatch):
 def test_contradictions(overrides, problem):
     with pytest.raises(ConfigError, match=problem):
         composed(overrides)
-
-
-# Around the steps
-
-
-def test_the_disk_and_the_preparation_are_measured(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(system, "PREPARED_BYTES", 20_000)
-    comparison = set_up(rows, tmp_path)
-    system.disk(comparison)
-    system.preparation(comparison)
-    assert comparison.results.ratio("surroundings", "write_bytes_per_second", OURS, "dd").value > 0
-    rate = comparison.results.ratio("surroundings", "prepare_mb_per_second", OURS, "encode_batch")
-    assert rate.value > 0
-
-
-@pytest.mark.parametrize("error", [NotMeasured, DataError])
-def test_one_measurement_that_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
-    done, kept = [], []
-
-    def fails(comparison):
-        """Disk: it is."""
-        raise error("full")
-
-    def works(comparison):
-        """Other: it is."""
-        done.append(comparison)
-
-    monkeypatch.setattr(system, "disk", fails)
-    for name in ("preparation", "reloads", "growth"):
-        monkeypatch.setattr(system, name, works)
-    comparison = set_up(rows, tmp_path)
-    comparison.keep = lambda: kept.append(len(done))
-    system.measure_system(comparison)
-    assert len(done) == 3
-    assert kept == [0, 1, 2, 3]
-    with pytest.raises(NotMeasured, match="full"):
-        comparison.results.ratio("surroundings", "write_bytes_per_second", OURS, "dd")
-
-
-def test_growth_with_each_size(rows, tmp_path):
-    comparison = set_up(rows, tmp_path)
-    growth(comparison)
-    for name in ("tokens", "blocks", "vocabulary"):
-        assert np.isfinite(comparison.results.rounds("surroundings", f"slope_with_{name}", OURS)[1])
 
 
 # Table and picture
@@ -551,24 +511,27 @@ def test_alone_we_stand_beside_the_bound():
     ]
 
 
-def test_bisection_finds_the_first_snapshot_that_is_good_enough(rows, tmp_path):
+def test_bisection_finds_the_first_snapshot_that_is_good_enough(rows, tmp_path, monkeypatch):
     comparison = set_up(rows, tmp_path)
-    job = dataclasses.replace(
-        comparison.job(comparison.material, 8), steps_per_snapshot=2, output=str(tmp_path)
-    )
-    losses = {0: 9.0, 2: 8.0, 4: 7.0, 6: 6.0, 8: 5.0}
+    losses = {"step-00000002": 8.0, "step-00000004": 7.0, "step-00000006": 6.0, MLX_LM: 6.5}
+    scored = []
 
-    class Fake(Scorer):
-        def loss(self, adapter):
-            if adapter is None:
-                return losses[0]
-            return 6.5 if adapter == tmp_path / "theirs" else losses[int(adapter.name[5:])]
+    def loss(material, adapter):
+        scored.append(adapter.name if adapter else "base")
+        return losses.get(scored[-1], 5.0) if adapter else 9.0
 
-    theirs = dataclasses.replace(job, output=str(tmp_path / "theirs"))
-    finished = {
-        OURS: (job, Outcome([1.0] * 8, [1] * 8)),
-        MLX_LM: (theirs, Outcome([3.0] * 8, [1] * 8)),
-    }
-    speed.record_seconds(comparison, "all_blocks", 1, finished, Fake(comparison.material))
-    found = comparison.results.ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)
+    monkeypatch.setattr(speed, "validation_loss", loss)
+    outcomes = {OURS: Outcome([1.0] * 8, [1] * 8), MLX_LM: Outcome([3.0] * 8, [1] * 8)}
+    speed.record_seconds(comparison, 1, outcomes, interval=2)
+    found = ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)(comparison.results)
     assert found.value == pytest.approx(21 / 4)  # of 7 steps each; half way from step 4 to 6
+    assert scored == [MLX_LM, "step-00000004", "step-00000008", "step-00000006"]  # each once
+
+
+def test_a_loss_that_we_do_not_reach_is_the_reason_for_no_seconds(rows, tmp_path, monkeypatch):
+    comparison = set_up(rows, tmp_path)
+    monkeypatch.setattr(speed, "validation_loss", lambda material, adapter: 9.0 - (adapter is None))
+    outcomes = {OURS: Outcome([1.0] * 8, [1] * 8), MLX_LM: Outcome([3.0] * 8, [1] * 8)}
+    speed.record_seconds(comparison, 1, outcomes, interval=2)
+    with pytest.raises(NotMeasured, match=r"a loss of 9\.0000 is no lower than that at the begin"):
+        ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)(comparison.results)

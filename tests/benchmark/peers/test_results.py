@@ -5,7 +5,6 @@ import pytest
 from pipeline.benchmark.peers.results import (
     quotient,
     seconds_to_loss,
-    slope,
 )
 
 
@@ -26,7 +25,3 @@ def test_ratios_of_medians_have_the_noise_of_rounds_beside_them():
 )
 def test_seconds_to_a_loss(curve, target, seconds):
     assert seconds_to_loss(curve, target) == pytest.approx(seconds)
-
-
-def test_a_slope_is_the_power():
-    assert slope([64, 128, 256], [3 * size**1.5 for size in (64, 128, 256)]) == pytest.approx(1.5)

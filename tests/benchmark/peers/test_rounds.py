@@ -1,12 +1,14 @@
 """Programs run in rounds, in alternating order."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from pipeline.benchmark.peers import compare, rounds
 from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.job import Outcome
+from pipeline.config.stage import Paths
 from stages.benchmark import peers_of
 from stages.params import composed
 from tests.support.small_peers import lay_out_rows, small
@@ -15,8 +17,9 @@ from tests.support.small_peers import lay_out_rows, small
 @pytest.fixture
 def comparison(tmp_path):
     (tmp_path / "rows").mkdir()
-    settings = peers_of(composed(small(lay_out_rows(tmp_path / "rows"))).benchmark.peers)
-    return compare.set_up(settings, 6, 1, 3, tmp_path / "work", lambda text: None)
+    settings = peers_of(composed(small(lay_out_rows(tmp_path / "rows"))).benchmark)
+    paths = Paths(tmp_path / "out")
+    return compare.set_up(settings, 3, tmp_path / "work", paths, lambda text: None)
 
 
 @pytest.fixture
@@ -36,9 +39,23 @@ def ran(monkeypatch):
 
 def test_every_second_round_is_reversed_and_a_failed_program_is_left_out(comparison, ran):
     job = dataclasses.replace(comparison.job(comparison.material, 2), seed=0)
-    finished = {}
-    comparison.run_rounds("part", {"a": job, "bad": job}, 2, lambda n, done: finished.update(done))
-    comparison.run_rounds("other", {"a": job, "b": job}, 2, lambda n, done: None)
+    comparison.part = "part"
+    found = [list(outcomes) for _, outcomes in comparison.run_rounds({"a": job, "bad": job}, 2)]
+    comparison.part = "other"
+    list(comparison.run_rounds({"a": job, "b": job}, 2))
     assert ran == [("a", 4), ("bad", 4), ("a", 5), ("a", 4), ("b", 4), ("b", 5), ("a", 5)]
-    assert list(finished) == ["a"]
+    assert found == [["a"], ["a"]]
     assert comparison.results.reasons["part", "bad"] == "it broke"
+
+
+def test_files_of_a_round_exist_until_the_next_one(comparison, monkeypatch):
+    def run(name, job):
+        Path(job.output).mkdir(parents=True)
+        return Outcome([1.0], [10])
+
+    monkeypatch.setattr(rounds, "run", run)
+    comparison.part = "part"
+    job = comparison.job(comparison.material, 1)
+    for number, _ in comparison.run_rounds({"a": job}, 2):
+        assert comparison.output(number, "a").is_dir()
+        assert not comparison.output(number - 1, "a").exists()
