@@ -64,6 +64,7 @@ EFFECTS = {
     "train.prefix_cache_gb": (0.0, "cache_hit_rate", {"lora.num_layers": 1}),
 }
 TESTED_ELSEWHERE = {
+    "train.best": ("test_finetune", "test_the_best_weights_may_be_those_that_win_most_contests"),
     "train.on_non_finite": ("test_loop", "test_a_non_finite_step_can_be_skipped_and_is_counted"),
     "train.reload_interval_steps": (
         "test_supervisor",

@@ -432,6 +432,11 @@ class Train:
     validation_documents: int | None = key(
         "validate on the first ones; null: all", minimum=1, maximum=MOST
     )
+    best: str = key(
+        "what makes a validation the best: the least loss, or the greatest share of held-out "
+        "contests decided for the primary source (data=conflicts)",
+        choices=("val_loss", "conflicts"),
+    )
     early_stopping_patience: int | None = key(
         "end after so many validations without a new best; null: never", minimum=1, maximum=MOST
     )

@@ -1,6 +1,7 @@
 """The fine-tuning of a base model: from the settings of the train stage to its weights."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
+from pipeline.errors import ConfigError
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base, weights_identity
 from pipeline.model.table import trainable_table
@@ -25,7 +27,15 @@ from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
 
 CONFLICTS = "conflicts.jsonl"
+UNTOUCHED = (
+    "No validation was better, by train.best=%s, than the one before the first step: "
+    "models/trained/best holds the base without any change, and export.checkpoint=best would "
+    "export it. Export the last step, or train for longer."
+)
 OWN_HEAD = "the head becomes a separate matrix: only export.formats=[fused] can hold it"
+
+
+log = logging.getLogger(__name__)
 
 
 class Finetune:
@@ -37,6 +47,7 @@ class Finetune:
         prepared = Path(spec.prepared)
         self.train = TokenStore(prepared / "train")
         self.validation = TokenStore(prepared / "validation")
+        self.contests = contests_of(self.config, prepared)
         settings = DistrustSettings(**self.config.objective.distrust)
         self.distrust = distrust(self.train, settings)
 
@@ -66,7 +77,7 @@ class Finetune:
             loaded.model,
             self.train,
             self.validation,
-            go.adapt(train_settings(config)),
+            dataclasses.replace(go.adapt(train_settings(config)), contests=self.contests),
             optim_settings(config),
             Path(self.spec.run_folder),
             self.distrust,
@@ -79,6 +90,8 @@ class Finetune:
 
         The files are `adapters.safetensors` and `adapter_config.json`, the best ones under `best/`.
         """
+        if trainer.progress.best_step == 0:
+            log.warning(UNTOUCHED, self.config.train.best)
         output = Path(self.spec.output)
         save_adapter(output, trainable_arrays(trainer.model), self.adapter_config)
         save_adapter(output / "best", trainer.best_weights(), self.adapter_config)
@@ -91,6 +104,23 @@ class Finetune:
             **self.distrust.metrics,
             **conflict_metrics(trainer.model, Path(self.spec.prepared) / CONFLICTS),
         }
+
+
+def contests_of(config: DictConfig, prepared: Path) -> Path | None:
+    """Find the suite that chooses the best weights; None where the loss does.
+
+    Raises:
+        ConfigError: when `train.best=conflicts`, and the prepared data have no contests.
+    """
+    if config.train.best != "conflicts":
+        return None
+    suite = prepared / CONFLICTS
+    if not suite.is_file():
+        raise ConfigError(
+            f"train.best=conflicts: {suite} does not exist; only data=conflicts has contests.\n"
+            "Set train.best=val_loss, or prepare data=conflicts."
+        )
+    return suite
 
 
 def adapter_settings(config: DictConfig) -> AdapterSettings:

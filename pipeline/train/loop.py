@@ -17,7 +17,7 @@ from pipeline.errors import TrainingError
 from pipeline.files import write_json
 from pipeline.model.forward import check_packable, checkpoint_blocks
 from pipeline.objective.distrust import NOTHING, Distrust
-from pipeline.objective.likelihood import document_losses
+from pipeline.objective.likelihood import document_losses, primary_share, read_items
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.checkpoints.durable_save import DurableSave
 from pipeline.train.checkpoints.folder import CheckpointFolder
@@ -260,7 +260,8 @@ class Trainer:
                 f"Step {progress.step}: the validation loss is {val_loss}; the weights are beyond "
                 "mending.\nLower optim.learning_rate, and start again."
             )
-        progress.close_window(val_loss, self.settings.early_stopping_patience)
+        patience = self.settings.early_stopping_patience
+        progress.close_window(val_loss, self.score(val_loss), patience)
         if progress.stopped_early_at is not None:
             log.warning(
                 "Step %d: %d validations without a new best; the run ends here. The best weights, "
@@ -278,6 +279,19 @@ class Trainer:
         )
         self.watch.validated(progress.step, val_loss)
 
+    def score(self, val_loss: float) -> float:
+        """Score the weights for the choice of the best ones; less is better.
+
+        Args:
+            val_loss: their validation loss, which is the score unless `train.best=conflicts`.
+        """
+        if self.settings.contests is None:
+            return val_loss
+        self.watch.heartbeat()
+        lost = 1 - primary_share(self.model, read_items(self.settings.contests)).share
+        mx.clear_cache()
+        return lost
+
     def validation_batches(self) -> Iterator[Batch]:
         """Yield each batch while its activations are in place, and show that the run is alive."""
         prefix = self.prefix.for_store(self.feed.validation)
@@ -287,7 +301,7 @@ class Trainer:
                 yield batch
 
     def best_weights(self) -> dict[str, mx.array]:
-        """Load the weights of the step with the least validation loss."""
+        """Load the weights of the step with the best validation."""
         return self.durable_save.best_weights(self.progress.best_step)
 
 

@@ -1,6 +1,7 @@
 """Settings of the training loop, and what follows from them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 EVALUATION_BATCH_TOKENS = 8192
 EVALUATION_LOGITS = 1 << 24
@@ -9,7 +10,11 @@ EVALUATION_LOGITS = 1 << 24
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What the `train` section says, and what of other sections concerns the loop."""
+    """What the `train` section says, and what of other sections concerns the loop.
+
+    Attributes:
+        contests: the suite by which the best validation is chosen; None: by the loss.
+    """
 
     num_steps: int
     batch_size: int | None
@@ -28,6 +33,7 @@ class TrainSettings:
     seed: int
     overfit_one_batch: bool
     profile: bool
+    contests: Path | None = None
 
     def documents_per_step(self, longest: int) -> int:
         """Count the documents of a step if all were as long as the longest one."""

@@ -146,9 +146,9 @@ CONTRADICTIONS = [
     ([*JSONL], {"data__path": None}, "data.source=jsonl needs data.path=FILE_OR_FOLDER"),
     ([], {"data__path": "x"}, "data.source=conflicts does not read data.path"),
     (
-        [],
-        {"data__source": "huggingface"},
-        "data.source=huggingface: choose it with data=huggingface, which sets its keys",
+        ["data=stdlib"],
+        {"data__source": "conflicts"},
+        "data.source=conflicts: choose it with data=conflicts, which sets its keys",
     ),
     (
         [],

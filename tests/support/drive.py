@@ -55,6 +55,7 @@ PARAMETERS = {
         "steps_per_eval": 5,
         "steps_per_save": 3,
         "validation_documents": 6,
+        "best": "val_loss",
         "early_stopping_patience": None,
         "keep_checkpoints": 2,
         "on_non_finite": "stop",

@@ -1,10 +1,16 @@
 """Fine-finetune as a worker does it: what is read from the configuration, and what is written."""
 
+import json
+import shutil
+
 import pytest
 from omegaconf import OmegaConf
 
 from pipeline.device import mx
+from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_path
+from pipeline.objective.likelihood import Share
+from pipeline.train import loop
 from pipeline.train.finetune import OWN_HEAD, Finetune, adapter_settings
 from pipeline.train.observer import Observer
 from pipeline.train.protocol import Go, RunSpec
@@ -26,7 +32,7 @@ class Reader(Observer):
 
 @pytest.fixture
 def tuned(world, tmp_path):
-    def tune(**changes):
+    def tune(prepared=world / "prepared", **changes):
         changed = parameters(train__num_steps=2, **changes)
         folders = {"run_folder": str(tmp_path / "run"), "output": str(tmp_path / "out")}
         spec = RunSpec(
@@ -34,7 +40,7 @@ def tuned(world, tmp_path):
             kind="finetune",
             parameters=changed,
             base=str(world / "base"),
-            prepared=str(world / "prepared"),
+            prepared=str(prepared),
             **folders,
         )
         run, reader = Finetune(spec), Reader()
@@ -98,3 +104,56 @@ def test_named_tensors_are_the_ones_written(tuned, tmp_path):
     tuned(**TENSORS)
     names = {f"model.layers.{index}.self_attn.q_proj.weight" for index in (0, 1)}
     assert mx.load(str(tmp_path / "out/adapters.safetensors")).keys() == names
+
+
+# The best weights
+
+
+def with_contests(world, folder):
+    """Copy the prepared data, with a suite of four contests."""
+    shutil.copytree(world / "prepared", folder)
+    rows = [
+        {
+            "id": str(index),
+            "cluster": str(index),
+            "kind": "contest",
+            "primary": index % 2,
+            "counted": index % 2,
+            "prompt_ids": [1, 5 + index, 7],
+            "option_ids": [[9], [11]],
+        }
+        for index in range(4)
+    ]
+    (folder / "conflicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_best_weights_may_be_those_that_win_most_contests(
+    tuned, world, tmp_path, monkeypatch, caplog
+):
+    shares = iter([0.25, 0.75, 0.5])  # before the first step, after it, and at the end
+    monkeypatch.setattr(loop, "primary_share", lambda *_: Share(next(shares), 0.0, 1.0, 4))
+    prepared = with_contests(world, tmp_path / "prepared")
+    usual, _ = tuned(train__steps_per_eval=1)
+    last = sha256_path(tmp_path / "out/adapters.safetensors")
+    shutil.rmtree(tmp_path / "run")
+    caplog.clear()
+    metrics, _ = tuned(train__steps_per_eval=1, train__best="conflicts", prepared=prepared)
+    assert "before the first step" not in caplog.text
+    assert metrics["best_step"] == 1 != usual["best_step"]
+    assert sha256_path(tmp_path / "out/adapters.safetensors") == last
+    assert sha256_path(tmp_path / "out/best/adapters.safetensors") != last
+
+
+def test_a_best_that_is_the_base_is_told(tuned, caplog):
+    tuned(optim__learning_rate=0.0)
+    assert "by train.best=val_loss, than the one before the first step" in caplog.text
+    assert "models/trained/best holds the base without any change" in caplog.text
+
+
+def test_contests_that_are_not_there_cannot_choose_the_best(tuned):
+    match = (
+        r"train\.best=conflicts: .*conflicts\.jsonl does not exist; only .*\nSet train\.best=val"
+    )
+    with pytest.raises(ConfigError, match=match):
+        tuned(train__best="conflicts")

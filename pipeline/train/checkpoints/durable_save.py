@@ -33,7 +33,7 @@ class DurableSave:
 
         Args:
             current: the state after the newest step.
-            best_step: the step with the least validation loss; its checkpoint is not pruned.
+            best_step: the step with the best validation; its checkpoint is not pruned.
 
         Raises:
             CheckpointError: when nothing can be written and nothing was.

@@ -29,6 +29,8 @@ class Progress:
         window_loss_sum: nats summed since the last validation.
         window_tokens: targets seen since then.
         train_loss: mean over the window that the last validation closed.
+        best_score: the least score of a validation, by which the best is chosen.
+        best_val_loss: the validation loss at that step, in nats per token.
         stale_validations: how many in a row have found no new best.
         stopped_early_at: the step after which there were too many of them.
         prefix_lookups: activations of a document that the frozen blocks had to give.
@@ -44,6 +46,7 @@ class Progress:
     window_tokens: int = 0
     train_loss: float | None = None
     val_loss: float | None = None
+    best_score: float | None = None
     best_val_loss: float | None = None
     best_step: int = 0
     stale_validations: int = 0
@@ -65,19 +68,20 @@ class Progress:
         self.window_loss_sum += loss_sum
         self.window_tokens += num_tokens
 
-    def close_window(self, val_loss: float, patience: int | None) -> None:
+    def close_window(self, val_loss: float, score: float, patience: int | None) -> None:
         """Take over what a validation found, and start a new window.
 
         Args:
             val_loss: nats per token.
+            score: by which the best validation is chosen; less is better.
             patience: validations without a new best that end the run; None: none do.
         """
         self.val_loss, self.validated_step = val_loss, self.step
         if self.window_tokens:
             self.train_loss = self.window_loss_sum / self.window_tokens
             self.window_loss_sum, self.window_tokens = 0.0, 0
-        if self.best_val_loss is None or val_loss < self.best_val_loss:
-            self.best_val_loss, self.best_step = val_loss, self.step
+        if self.best_score is None or score < self.best_score:
+            self.best_score, self.best_val_loss, self.best_step = score, val_loss, self.step
             self.stale_validations = 0
         else:
             self.stale_validations += 1
