@@ -14,6 +14,7 @@ from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.base import load_base, write_manifest
 from pipeline.model.tree import trainable_arrays
+from pipeline.train.feed import TrainingData
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
 from stages.params import composed
@@ -60,7 +61,7 @@ def our_training(story, rows, folder):
     optim = optim_settings(composed([f"optim.{key}={value}" for key, value in keys.items()]))
     settings = {**vars(SETTINGS), "num_steps": NUM_STEPS, "batch_size": 3, "steps_per_eval": 50}
     settings |= {"steps_per_save": 50, "max_grad_norm": 1.0, "grad_accumulation_steps": 2}
-    return Trainer(story, *rows, type(SETTINGS)(**settings), optim, folder)
+    return Trainer(story, TrainingData(*rows), type(SETTINGS)(**settings), optim, folder)
 
 
 def theirs_with_our_adapter(readers, samples, adapter):

@@ -16,8 +16,31 @@ from pipeline.data.batches import (
 from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_cpu_streams
-from pipeline.objective.distrust import Distrust
+from pipeline.objective.distrust import NOTHING, Distrust
+from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run reads.
+
+    Attributes:
+        train: what is trained on.
+        validation: the fixed set, whose first documents are validated on.
+        distrust: what provenance does to each document of `train`.
+        activations: where outputs of frozen blocks are kept; None: they are not.
+    """
+
+    train: TokenStore
+    validation: TokenStore
+    distrust: Distrust = NOTHING
+    activations: PrefixSettings | None = None
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest document."""
+        return int(max(self.train.lengths.max(), self.validation.lengths.max()))
 
 
 @dataclass
@@ -25,58 +48,54 @@ class Feed:
     """Makes batches, each a pure function of the settings, the seed and the step.
 
     Args:
-        train: what is trained on.
-        validation: the fixed set of which the first documents are validated on.
+        data: of the run.
         settings: the loop's parameters.
-        distrust: what provenance does to each document of `train`.
 
     Attributes:
         arrangement: how documents lie in rows.
-        width: tokens of the longest document of both.
+        width: tokens of the longest document.
         plan: which documents make up each step.
     """
 
-    train: TokenStore
-    validation: TokenStore
+    data: TrainingData
     settings: TrainSettings
-    distrust: Distrust
     arrangement: Arrangement = field(init=False)
     width: int = field(init=False)
     plan: BatchPlan = field(init=False)
 
     def __post_init__(self) -> None:
         """Choose the arrangement, and plan the order."""
-        settings = self.settings
+        settings, data = self.settings, self.data
         self.arrangement = resolve_arrangement(settings.arrangement, has_fused_attention())
-        self.width = int(max(self.train.lengths.max(), self.validation.lengths.max()))
+        self.width = data.longest_tokens
         self.plan = BatchPlan(
-            self.train.lengths,
+            data.train.lengths,
             batch_size=settings.batch_size,
             batch_tokens=settings.batch_tokens,
             seed=settings.seed,
-            probabilities=self.distrust.probabilities,
+            probabilities=data.distrust.probabilities,
         )
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """Arrange the documents of a step; the first step is 1."""
         documents = self.plan.documents(1 if self.settings.overfit_one_batch else step)
         return arrange(
-            self.train,
+            self.data.train,
             documents,
             arrangement=self.arrangement,
             num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
             num_streams=num_cpu_streams(),
             width=self.width,
-            weights=self.distrust.weights,
+            weights=self.data.distrust.weights,
         )
 
     def validation_batches(self) -> Iterator[Batch]:
         """Arrange what is validated on; the same every time."""
-        count, limit = len(self.validation), self.settings.validation_documents
+        count, limit = len(self.data.validation), self.settings.validation_documents
         return evaluation_batches(
-            self.validation,
+            self.data.validation,
             np.arange(count if limit is None else min(limit, count)),
             arrangement=self.arrangement,
             width=self.width,
-            batch_tokens=self.settings.evaluation_tokens(self.width, self.train.vocab_size),
+            batch_tokens=self.settings.evaluation_tokens(self.width, self.data.train.vocab_size),
         )

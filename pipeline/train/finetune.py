@@ -17,6 +17,7 @@ from pipeline.model.tree import trainable_arrays
 from pipeline.objective.distrust import DistrustSettings, distrust
 from pipeline.objective.likelihood import primary_share, read_items
 from pipeline.optim.optimizer import OptimSettings
+from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
 from pipeline.train.observer import Observer
@@ -45,11 +46,14 @@ class Finetune:
         """Read the settings and open the data; weights are not loaded yet."""
         self.spec, self.config = spec, spec.config
         prepared = Path(spec.prepared)
-        self.train = TokenStore(prepared / "train")
-        self.validation = TokenStore(prepared / "validation")
+        train = TokenStore(prepared / "train")
         self.contests = contests_of(self.config, prepared)
-        settings = DistrustSettings(**self.config.objective.distrust)
-        self.distrust = distrust(self.train, settings)
+        self.data = TrainingData(
+            train,
+            TokenStore(prepared / "validation"),
+            distrust(train, DistrustSettings(**self.config.objective.distrust)),
+            prefix_settings(spec),
+        )
 
     def request(self, go: Go) -> PlanRequest:
         """Describe what is to be trained, for the plan."""
@@ -60,8 +64,7 @@ class Finetune:
             adapter_settings(self.config),
             settings,
             optim_settings(self.config),
-            (self.train, self.validation),
-            prefix_settings(self.spec) is not None,
+            self.data,
         )
 
     def load(self, go: Go, observer: Observer) -> Trainer:
@@ -75,14 +78,11 @@ class Finetune:
                 observer.note(OWN_HEAD)
         return Trainer(
             loaded.model,
-            self.train,
-            self.validation,
+            self.data,
             dataclasses.replace(go.adapt(train_settings(config)), contests=self.contests),
             optim_settings(config),
             Path(self.spec.run_folder),
-            self.distrust,
             observer,
-            prefix_settings(self.spec),
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Finetune:
             "prefix": trainer.prefix.facts(),
             "trainable_parameters": trainable,
             "total_parameters": total,
-            **self.distrust.metrics,
+            **self.data.distrust.metrics,
             **conflict_metrics(trainer.model, Path(self.spec.prepared) / CONFLICTS),
         }
 

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.data.batches import Batch, MicroBatch
-from pipeline.data.store import TokenStore
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
 from pipeline.errors import TrainingError
 from pipeline.files import write_json
 from pipeline.model.forward import check_packable, checkpoint_blocks
-from pipeline.objective.distrust import NOTHING, Distrust
 from pipeline.objective.likelihood import document_losses, primary_share, read_items
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.checkpoints.durable_save import DurableSave
@@ -34,9 +32,9 @@ from pipeline.train.checkpoints.state import (
     put_back,
     refuse_inexact,
 )
-from pipeline.train.feed import Feed
+from pipeline.train.feed import Feed, TrainingData
 from pipeline.train.observer import Observer
-from pipeline.train.prefix.replay import PrefixSettings, make_prefix
+from pipeline.train.prefix.replay import make_prefix
 from pipeline.train.profile import Profile
 from pipeline.train.report import StepReport, measured
 from pipeline.train.settings import TrainSettings
@@ -51,42 +49,36 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        train: TokenStore,
-        validation: TokenStore,
+        data: TrainingData,
         settings: TrainSettings,
         optim: OptimSettings,
         folder: Path,
-        distrust: Distrust = NOTHING,
-        watch: Observer | None = None,
-        prefix: PrefixSettings | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Set up a run.
 
         Args:
             model: trainable as it should be trained; its starting weights are those it has.
-            train: what is trained on.
-            validation: the fixed set of which the first documents are validated on.
+            data: of the run.
             settings: the loop's parameters.
             optim: the optimizer's parameters.
             folder: the run's own folder, for checkpoints and series.
-            distrust: what provenance does to each document of `train`.
-            watch: who looks on; nobody if None.
-            prefix: where activations of frozen blocks are kept; None: they are not.
+            observer: of the run; None: there is none.
         """
-        self.watch = watch or Observer()
+        self.observer = observer or Observer()
         self.model, self.settings, self.folder = model, settings, folder
-        self.feed = Feed(train, validation, settings, distrust)
+        self.feed = Feed(data, settings)
         if self.feed.arrangement == "packed":
             check_packable(model)
         if settings.grad_checkpoint:
             checkpoint_blocks(model)
         num_epochs = settings.num_steps / self.feed.plan.steps_in_epoch(0)
         self.progress = Progress()
-        self.prefix = make_prefix(model, prefix, self.progress, self.watch, num_epochs)
+        self.prefix = make_prefix(model, data.activations, self.progress, self.observer, num_epochs)
         self.optimizer = make_optimizer(optim, settings.num_steps)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
-        self.train_step = self.make_step(distrust)
+        self.train_step = self.make_step()
         self.checkpoints = CheckpointFolder(folder, settings.keep_checkpoints)
         self.curve = Series(folder / "train.csv", RESULT_COLUMNS)
         self.machine = Series(folder / "machine.csv", MACHINE_COLUMNS)
@@ -95,9 +87,9 @@ class Trainer:
         self.durable_save = DurableSave(self.checkpoints, self.series)
         self.code: dict[str, str] = {}
 
-    def make_step(self, distrust: Distrust) -> TrainStep:
+    def make_step(self) -> TrainStep:
         """Make what updates the model; report it if its head cannot be run by itself."""
-        train, terms = self.feed.train, distrust.terms
+        train, terms = self.feed.data.train, self.feed.data.distrust.terms
         step = TrainStep(
             self.model,
             self.optimizer,
@@ -107,8 +99,8 @@ class Trainer:
             None if terms is None else terms * train.num_targets,
             self.prefix.for_store(train),
         )
-        if step.split.problem and not self.watch.reloads:
-            self.watch.note(whole_logits(step.split.problem))
+        if step.split.problem and not self.observer.reloads:
+            self.observer.note(whole_logits(step.split.problem))
         return step
 
     def restore(self, code: dict[str, str] | None = None, if_changed: str = "refuse") -> list[str]:
@@ -192,9 +184,9 @@ class Trainer:
         result = self.one_step()
         seconds = time.monotonic() - started
         rate = float(self.optimizer.learning_rate)
-        report = measured(self.progress, result, rate, seconds, self.watch)
+        report = measured(self.progress, result, rate, seconds, self.observer)
         self.curve.append(report.result_row())
-        self.machine.append(report.machine_row(self.watch))
+        self.machine.append(report.machine_row(self.observer))
         return report
 
     def validate_if_due(self) -> None:
@@ -277,7 +269,7 @@ class Trainer:
                 "val_loss": progress.val_loss,
             }
         )
-        self.watch.validated(progress.step, val_loss)
+        self.observer.validated(progress.step, val_loss)
 
     def score(self, val_loss: float) -> float:
         """Score the weights for the choice of the best ones; less is better.
@@ -287,16 +279,16 @@ class Trainer:
         """
         if self.settings.contests is None:
             return val_loss
-        self.watch.heartbeat()
+        self.observer.heartbeat()
         lost = 1 - primary_share(self.model, read_items(self.settings.contests)).share
         mx.clear_cache()
         return lost
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield each batch while its activations are in place, and show that the run is alive."""
-        prefix = self.prefix.for_store(self.feed.validation)
+        prefix = self.prefix.for_store(self.feed.data.validation)
         for batch in self.feed.validation_batches():
-            self.watch.heartbeat()
+            self.observer.heartbeat()
             with prefix.of(batch):
                 yield batch
 

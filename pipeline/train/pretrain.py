@@ -13,6 +13,7 @@ from pipeline.model.adapters import AdapterSettings
 from pipeline.model.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.optim.optimizer import OptimSettings
+from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
 from pipeline.train.plan.predict import PlanRequest
@@ -38,20 +39,21 @@ class Pretrain:
         self.spec, self.config = spec, spec.config
         prepared = Path(spec.prepared)
         own = prepared / "pretrain"
-        self.train = TokenStore(own if own.exists() else prepared / "train")
-        self.validation = TokenStore(prepared / "validation")
+        self.data = TrainingData(
+            TokenStore(own if own.exists() else prepared / "train"),
+            TokenStore(prepared / "validation"),
+        )
         shape = plain(self.config.model.scratch)
         special = special_ids(prepared / "tokenizer")
-        self.architecture = llama_config(shape, self.train.vocab_size, special)
+        self.architecture = llama_config(shape, self.data.train.vocab_size, special)
 
     def request(self, go: Go) -> PlanRequest:
         """Describe what is to be trained, for the plan."""
         folder = Path(self.spec.run_folder) / "architecture"
         write_json(folder / "config.json", self.architecture)
         settings = go.adapt(pretrain_settings(self.config))
-        stores = self.train, self.validation
         optim = optim_settings(self.config)
-        return plan_request(folder, "float32", EVERYTHING, settings, optim, stores)
+        return plan_request(folder, "float32", EVERYTHING, settings, optim, self.data)
 
     def load(self, go: Go, observer: Observer) -> Trainer:
         """Initialise the weights."""
@@ -59,12 +61,11 @@ class Pretrain:
         model.unfreeze()
         return Trainer(
             model,
-            self.train,
-            self.validation,
+            self.data,
             go.adapt(pretrain_settings(self.config)),
             optim_settings(self.config),
             Path(self.spec.run_folder),
-            watch=observer,
+            observer,
         )
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:

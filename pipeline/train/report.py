@@ -46,7 +46,7 @@ class StepReport:
             "mean_weight": self.result.mean_weight,
         }
 
-    def machine_row(self, watch: Observer) -> dict[str, Any]:
+    def machine_row(self, observer: Observer) -> dict[str, Any]:
         """Return the row of machine.csv; see `series.MACHINE_COLUMNS`."""
         return {
             "step": self.step,
@@ -54,17 +54,17 @@ class StepReport:
             "footprint_bytes": self.footprint_bytes,
             "mlx_active_bytes": self.mlx_active_bytes,
             "mlx_cache_bytes": self.mlx_cache_bytes,
-            "memory_limit_bytes": watch.limit_bytes,
-            "reload_above_bytes": watch.bound_bytes,
-            "reloads": watch.reloads,
+            "memory_limit_bytes": observer.limit_bytes,
+            "reload_above_bytes": observer.bound_bytes,
+            "reloads": observer.reloads,
         }
 
 
 def measured(
-    progress: Progress, result: StepResult, learning_rate: float, seconds: float, watch: Observer
+    progress: Progress, result: StepResult, learning_rate: float, seconds: float, observer: Observer
 ) -> StepReport:
     """Measure memory after an update, and remember the peaks."""
-    memory, footprint = mlx_memory(), watch.footprint_bytes()
+    memory, footprint = mlx_memory(), observer.footprint_bytes()
     progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
     progress.peak_footprint_bytes = max(progress.peak_footprint_bytes, footprint)
     return StepReport(

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pipeline.data.batches import resolve_arrangement
-from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.model.adapters import AdapterSettings
 from pipeline.optim.optimizer import OptimSettings
+from pipeline.train.feed import TrainingData
 from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.settings import EVALUATION_LOGITS, TrainSettings
 
@@ -17,8 +17,7 @@ def plan_request(
     adapter: AdapterSettings,
     settings: TrainSettings,
     optim: OptimSettings,
-    stores: tuple[TokenStore, TokenStore],
-    cached_prefix: bool = False,
+    data: TrainingData,
 ) -> PlanRequest:
     """Ask for a plan of what a trainer with these settings would do.
 
@@ -28,11 +27,11 @@ def plan_request(
         adapter: what is trained.
         settings: the loop's parameters.
         optim: the optimizer's parameters.
-        stores: what is trained and what is validated on.
-        cached_prefix: whether frozen blocks are left out of the steps.
+        data: of the run.
     """
-    longest = int(max(store.lengths.max() for store in stores))
-    validated = min(settings.validation_documents or len(stores[1]), len(stores[1])) * longest
+    longest, vocab_size = data.longest_tokens, data.train.vocab_size
+    count = len(data.validation)
+    validated = min(settings.validation_documents or count, count) * longest
     return PlanRequest(
         folder=folder,
         dtype=dtype,
@@ -44,10 +43,8 @@ def plan_request(
         arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
         grad_checkpoint=settings.grad_checkpoint,
         label_smoothing=settings.label_smoothing,
-        validation_batch_tokens=min(
-            settings.evaluation_tokens(longest, stores[0].vocab_size), validated
-        ),
-        least_validation_tokens=EVALUATION_LOGITS // stores[0].vocab_size,
-        cached_prefix=cached_prefix,
+        validation_batch_tokens=min(settings.evaluation_tokens(longest, vocab_size), validated),
+        least_validation_tokens=EVALUATION_LOGITS // vocab_size,
+        cached_prefix=data.activations is not None,
         num_streams=num_cpu_streams(),
     )

@@ -5,15 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.objective.distrust import NOTHING
-from pipeline.train.feed import Feed
+from pipeline.train.feed import Feed, TrainingData
 from tests.train.test_loop import SETTINGS
 
 
 @pytest.fixture
 def make_feed(make_store):
     stores = make_store(), make_store("validation", count=9, seed=1)
-    return lambda **changes: Feed(*stores, dataclasses.replace(SETTINGS, **changes), NOTHING)
+    return lambda **changes: Feed(TrainingData(*stores), dataclasses.replace(SETTINGS, **changes))
 
 
 def inputs(micro_batches):

@@ -19,7 +19,7 @@ from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.checkpoints import state
 from pipeline.train.checkpoints.folder import CheckpointFolder
 from pipeline.train.checkpoints.series import MACHINE_COLUMNS, RESULT_COLUMNS
-from pipeline.train.feed import Feed
+from pipeline.train.feed import Feed, TrainingData
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
@@ -60,7 +60,7 @@ def run(tmp_path, tiny_config, make_store):
         mode="lora",
         learning_rate=1e-2,
         distrusted=NOTHING,
-        watch=None,
+        observer=None,
         code=None,
         if_changed="refuse",
         optim=None,
@@ -71,7 +71,8 @@ def run(tmp_path, tiny_config, make_store):
         settings = dataclasses.replace(SETTINGS, **changes)
         optim = optim or OptimSettings(learning_rate, 0.01, 0.2)
         folder = tmp_path / name
-        trainer = Trainer(model, train, validation, settings, optim, folder, distrusted, watch)
+        data = TrainingData(train, validation, distrusted)
+        trainer = Trainer(model, data, settings, optim, folder, observer)
         trainer.restore(code, if_changed)
         try:
             for report in trainer.steps():
@@ -409,7 +410,7 @@ def test_batch_tokens_are_the_other_way_to_size_a_step(run):
     trainer = run("a", batch_size=None, batch_tokens=60, num_steps=4)
     for step in (1, 2, 3, 4):
         documents = trainer.feed.plan.documents(step)
-        assert trainer.feed.train.lengths[documents].sum() <= 60
+        assert trainer.feed.data.train.lengths[documents].sum() <= 60
 
 
 def test_the_curve_has_a_row_per_step_with_all_columns(run):
@@ -520,19 +521,19 @@ class Onlooker(Observer):
 
 def test_a_run_that_is_stopped_while_it_validates_ends_with_the_same_bits(run, folder):
     whole = result(run("whole"))
-    watch = Onlooker(beats=2)
+    observer = Onlooker(beats=2)
     with pytest.raises(KeyboardInterrupt):
-        run("stopped", watch=watch)
-    assert [step for step, _ in watch.found] == [0]
+        run("stopped", observer=observer)
+    assert [step for step, _ in observer.found] == [0]
     assert CheckpointFolder(folder("stopped"), 2).steps()[-1] == 4
     assert result(run("stopped")) == whole
 
 
 def test_whoever_looks_on_hears_of_every_validation(run):
-    watch = Onlooker(beats=-1)
-    trainer = run("a", watch=watch)
+    observer = Onlooker(beats=-1)
+    trainer = run("a", observer=observer)
     rows = trainer.validations.rows()
-    assert watch.found == [(int(row["step"]), float(row["val_loss"])) for row in rows]
+    assert observer.found == [(int(row["step"]), float(row["val_loss"])) for row in rows]
 
 
 def test_a_disk_that_is_full_for_a_while_costs_only_time(run, monkeypatch, caplog):
@@ -617,9 +618,9 @@ def test_a_head_that_cannot_be_run_by_itself_is_said_once(
 
     def trainer(name, model):
         model.unfreeze()
-        watch, optim = Noting(), OptimSettings(1e-2, 0.0, 0.0)
-        Trainer(model, store, store, SETTINGS, optim, tmp_path / name, watch=watch)
-        return watch.notes
+        observer, optim = Noting(), OptimSettings(1e-2, 0.0, 0.0)
+        Trainer(model, TrainingData(store, store), SETTINGS, optim, tmp_path / name, observer)
+        return observer.notes
 
     store = make_store()
     assert trainer("usual", tiny_model) == []

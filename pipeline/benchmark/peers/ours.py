@@ -21,6 +21,7 @@ from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import load_base, weights_identity
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
+from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.plan.roofline import (
     SCORE_COPIES,
@@ -84,10 +85,13 @@ def train(job: Job) -> Outcome:
     base, output = load_base(Path(job.model), "auto"), Path(job.output)
     settings, optim = adapter_settings(job), optim_settings(job)
     config = apply(base.model, settings, job.seed)
-    stores = TokenStore(Path(job.prepared) / "train"), TokenStore(Path(job.prepared) / "validation")
-    trainer = Trainer(
-        base.model, *stores, train_settings(job), optim, output / RUN, prefix=prefix_settings(job)
+    prepared = Path(job.prepared)
+    data = TrainingData(
+        TokenStore(prepared / "train"),
+        TokenStore(prepared / "validation"),
+        activations=prefix_settings(job),
     )
+    trainer = Trainer(base.model, data, train_settings(job), optim, output / RUN)
     facts = facts_of(trainer, shape_of(base.model, base.config, settings.trains_matrices))
     if job.is_cached and not trainer.prefix.facts()["frozen_blocks"]:
         raise ModelError("What frozen blocks give cannot be kept for this model.")
@@ -121,7 +125,7 @@ def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
     `cached_passes` is `passes` without the frozen blocks, whose outputs are cached. The floor
     counts the largest batch, and the score matrices of one block where attention is not fused.
     """
-    train, settings = trainer.feed.train, trainer.settings
+    train, settings = trainer.feed.data.train, trainer.settings
     rows, longest = settings.documents_per_step(trainer.feed.width), int(train.lengths.max())
     width = row_width(
         train.lengths, [[int(train.lengths.argmax())]], "bucketed", trainer.feed.width

@@ -224,7 +224,7 @@ def make_prefix(
     model: nn.Module,
     settings: PrefixSettings | None,
     progress: Progress,
-    watch: Observer,
+    observer: Observer,
     num_epochs: float,
 ) -> NoPrefix | CachedPrefix:
     """Leave frozen blocks out of the steps of a model where that gives the same.
@@ -233,7 +233,7 @@ def make_prefix(
         model: trainable as it will be trained, its blocks of the class they will have.
         settings: None: run every block in every step.
         progress: look-ups are counted there.
-        watch: is told once which it is.
+        observer: is told once which it is.
         num_epochs: of the run.
     """
     if settings is None or not frozen_depth(model):
@@ -253,8 +253,8 @@ def make_prefix(
     except ModelError as error:
         found = NoPrefix()
         text = f"every block is run in every step, and no activations are kept: {error}"
-    if not watch.reloads:
-        watch.note(text)
+    if not observer.reloads:
+        observer.note(text)
     return found
 
 

@@ -17,6 +17,7 @@ from pipeline.model.scratch import initialize
 from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.cpu_streams import CpuStreams
+from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
 from pipeline.train.prefix.replay import PrefixSettings
@@ -219,12 +220,11 @@ def run(tmp_path, tunable, stores):
         prefix = PrefixSettings(place, int(gb * 1e9), {"weights": base}) if place else None
         trainer = Trainer(
             model or tunable(**(adapter or {})),
-            *stores,
+            TrainingData(*stores, activations=prefix),
             settings,
             OptimSettings(1e-2, 0.01, 0.2),
             tmp_path / name,
-            watch=Reader(),
-            prefix=prefix,
+            Reader(),
         )
         trainer.restore()
         for report in trainer.steps():
@@ -287,13 +287,16 @@ def test_sixteen_bits_are_stored_as_they_are(run, tunable, dtype):
     model = tunable()
     model.set_dtype(dtype)
     trainer = run("a", num_steps=1, model=model)
-    tokens, store = trainer.feed.validation, trainer.prefix.stores[trainer.feed.validation]
+    tokens, store = (
+        trainer.feed.data.validation,
+        trainer.prefix.stores[trainer.feed.data.validation],
+    )
     found = mx.array(store.read(2)).view(dtype)
     expected = trainer.prefix.prefix.record(mx.array(tokens.tokens(2)[None, :-1]))[0]
     assert (found.dtype, expected.dtype) == (dtype, dtype)
     assert mx.array_equal(found, expected)
     (batch,) = trainer.feed.micro_batches(1)[0]
-    hidden = trainer.prefix.gather(trainer.feed.train, batch)
+    hidden = trainer.prefix.gather(trainer.feed.data.train, batch)
     assert hidden.dtype == dtype
     assert mx.array_equal(mx.any(hidden != 0, axis=-1), mx.array(batch.segment_ids > 0))
 
@@ -326,7 +329,7 @@ def test_a_sweep_computes_each_document_once(run):
 
 def test_a_run_that_is_shorter_than_an_epoch_computes_only_what_it_uses(run):
     trainer = run("short", num_steps=2)
-    store = trainer.prefix.stores[trainer.feed.train]
+    store = trainer.prefix.stores[trainer.feed.data.train]
     used = {
         document
         for step in (1, 2)
@@ -381,19 +384,19 @@ def test_blocks_that_are_left_out_ask_for_nothing(tunable):
 
 
 def test_it_is_said_once_what_is_frozen(run):
-    (note,) = run("lora", num_steps=1).watch.notes
+    (note,) = run("lora", num_steps=1).observer.notes
     assert note.startswith("3 of 4 blocks are frozen: a document goes through them once")
-    (note,) = run("embedding", num_steps=1, adapter=UNUSABLE["embedding"][0]).watch.notes
+    (note,) = run("embedding", num_steps=1, adapter=UNUSABLE["embedding"][0]).observer.notes
     assert note.endswith("no activations are kept: what enters the blocks is trained too")
-    assert run("full", num_steps=1, adapter={"mode": "full"}).watch.notes == []
-    assert run("off", cache="", num_steps=1).watch.notes == []
+    assert run("full", num_steps=1, adapter={"mode": "full"}).observer.notes == []
+    assert run("off", cache="", num_steps=1).observer.notes == []
 
 
 def test_a_run_shorter_than_an_epoch_is_told_what_it_pays(run):
     advice = "this run has 0.4 epochs, so only other runs gain from that: train.prefix_cache_gb=0"
-    (note,) = run("short", num_steps=2).watch.notes
+    (note,) = run("short", num_steps=2).observer.notes
     assert advice in note
-    (note,) = run("long", num_steps=7).watch.notes
+    (note,) = run("long", num_steps=7).observer.notes
     assert "epochs" not in note
 
 
