@@ -238,6 +238,15 @@ def train_problems(train: DictConfig) -> Iterator[str]:
         )
 
 
+def best_problems(train: DictConfig, data: DictConfig) -> Iterator[str]:
+    """Name a choice of the best weights by contests where the data have none."""
+    if train.best == "conflicts" and data.source != "conflicts":
+        yield (
+            f"train.best=conflicts and data.source={data.source}: only data=conflicts has "
+            "contests; take train.best=val_loss"
+        )
+
+
 def export_problems(export: DictConfig) -> Iterator[str]:
     """Name formats that do not exist."""
     wrong = sorted(set(export.formats) - EXPORT_FORMATS.keys())
@@ -258,6 +267,7 @@ SECTION_PROBLEMS: dict[tuple[str, ...], Callable[..., Iterator[str]]] = {
     ("data",): data_problems,
     ("model",): model_problems,
     ("train",): train_problems,
+    ("train", "data"): best_problems,
     ("optim",): schedule_problems,
     ("model", "train", "lora"): mode_problems,
     ("model", "validate", "benchmark"): position_problems,

@@ -430,11 +430,11 @@ class Train:
     steps_per_eval: int = key("steps between two validations", minimum=1, maximum=MOST)
     steps_per_save: int = key("steps between two checkpoints", minimum=1, maximum=MOST)
     validation_documents: int | None = key(
-        "validate on the first ones; null: all", minimum=1, maximum=MOST
+        "validate on the first ones, and on as many contests; null: all", minimum=1, maximum=MOST
     )
     best: str = key(
-        "what makes a validation the best: the least loss, or the greatest share of held-out "
-        "contests decided for the primary source (data=conflicts)",
+        "which validation is the best: that of the least loss, or of the most held-out contests "
+        "decided for the primary source (data=conflicts)",
         choices=("val_loss", "conflicts"),
     )
     early_stopping_patience: int | None = key(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from pipeline.model.split import Split, proven_split
 from pipeline.objective.chunked_head import counted, evaluate, target_losses
 
 Z_95 = 1.959963984540054
+MOST_ROWS = 64
+"""Sequences in one batch of options."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,32 @@ def score_items(model: nn.Module, items: Sequence[ConflictItem]) -> Scores:
     return Scores(np.array(option_log_likelihoods(model, pairs)))
 
 
-def primary_share(model: nn.Module, items: Sequence[ConflictItem]) -> Share:
-    """Measure how often a model sides with the primary source; controls do not count."""
+def primary_share(
+    model: nn.Module,
+    items: Sequence[ConflictItem],
+    rows: int = MOST_ROWS,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Share:
+    """Measure how often a model sides with the primary source; controls do not count.
+
+    Args:
+        model: a causal language model.
+        items: of the conflicts suite.
+        rows: sequences in one batch.
+        before_batch: is called before each one.
+    """
     contests = [item for item in items if item.primary is not None]
-    choices = score_items(model, contests).choices
-    wins = sum(int(choice) == item.primary for choice, item in zip(choices, contests, strict=True))
-    return wilson(wins, len(contests))
+    pairs = [(item.prompt_ids, item.option_ids) for item in contests]
+    scores = Scores(np.array(option_log_likelihoods(model, pairs, rows, before_batch)))
+    wins = scores.choices == np.array([item.primary for item in contests])
+    return wilson(int(wins.sum()), len(contests))
 
 
 def option_log_likelihoods(
-    model: nn.Module, items: Sequence[tuple[list[int], list[list[int]]]], rows: int = 64
+    model: nn.Module,
+    items: Sequence[tuple[list[int], list[list[int]]]],
+    rows: int = MOST_ROWS,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> list[list[float]]:
     """Compute the log-likelihood of each option after its prompt, in nats.
 
@@ -141,6 +159,7 @@ def option_log_likelihoods(
         model: a causal language model.
         items: token ids of a prompt, and of each of its options.
         rows: sequences in one batch.
+        before_batch: is called before each one.
     """
     flat = [(prompt, option) for prompt, options in items for option in options]
     order = sorted(range(len(flat)), key=lambda index: len(flat[index][0]) + len(flat[index][1]))
@@ -148,6 +167,7 @@ def option_log_likelihoods(
     split = proven_split(model)
     with evaluation_mode(model):
         for start in range(0, len(order), rows):
+            before_batch()
             chosen = order[start : start + rows]
             scores[chosen] = continuation_scores(split, [flat[index] for index in chosen])
     ends = np.cumsum([len(options) for _, options in items])

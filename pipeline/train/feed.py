@@ -1,6 +1,7 @@
 """The data of a run: the micro-batches of each step, and the batches of a validation."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.objective.distrust import NOTHING, Distrust
+from pipeline.objective.likelihood import MOST_ROWS, ConflictItem
 from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.settings import TrainSettings
 
@@ -29,12 +31,14 @@ class TrainingData:
         train: what is trained on.
         validation: the fixed set, whose first documents are validated on.
         distrust: what provenance does to each document of `train`.
+        conflicts: items of the conflicts suite; none where there is no suite.
         activations: where outputs of frozen blocks are kept; None: they are not.
     """
 
     train: TokenStore
     validation: TokenStore
     distrust: Distrust = NOTHING
+    conflicts: Sequence[ConflictItem] = ()
     activations: PrefixSettings | None = None
 
     @property
@@ -97,5 +101,24 @@ class Feed:
             np.arange(count if limit is None else min(limit, count)),
             arrangement=self.arrangement,
             width=self.width,
-            batch_tokens=self.settings.evaluation_tokens(self.width, self.data.train.vocab_size),
+            batch_tokens=self.evaluation_tokens,
         )
+
+    @property
+    def contests(self) -> list[ConflictItem]:
+        """The first contests of the conflicts suite, as many as documents that are validated."""
+        contests = (item for item in self.data.conflicts if item.primary is not None)
+        return list(itertools.islice(contests, self.settings.validation_documents))
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """Tokens of one batch of a validation."""
+        return self.settings.evaluation_tokens(self.width, self.data.train.vocab_size)
+
+    @property
+    def conflict_rows(self) -> int:
+        """How many options of the conflicts suite one batch of a validation holds."""
+        longest = max(
+            len(item.prompt_ids) + max(map(len, item.option_ids)) for item in self.data.conflicts
+        )
+        return max(1, min(MOST_ROWS, self.evaluation_tokens // longest))

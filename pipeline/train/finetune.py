@@ -2,20 +2,20 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
-from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base, weights_identity
 from pipeline.model.table import trainable_table
 from pipeline.model.tree import trainable_arrays
 from pipeline.objective.distrust import DistrustSettings, distrust
-from pipeline.objective.likelihood import primary_share, read_items
+from pipeline.objective.likelihood import ConflictItem, read_items
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
@@ -47,11 +47,11 @@ class Finetune:
         self.spec, self.config = spec, spec.config
         prepared = Path(spec.prepared)
         train = TokenStore(prepared / "train")
-        self.contests = contests_of(self.config, prepared)
         self.data = TrainingData(
             train,
             TokenStore(prepared / "validation"),
             distrust(train, DistrustSettings(**self.config.objective.distrust)),
+            conflicts_of(self.config.train.best, prepared / CONFLICTS),
             prefix_settings(spec),
         )
 
@@ -79,7 +79,7 @@ class Finetune:
         return Trainer(
             loaded.model,
             self.data,
-            dataclasses.replace(go.adapt(train_settings(config)), contests=self.contests),
+            go.adapt(train_settings(config)),
             optim_settings(config),
             Path(self.spec.run_folder),
             observer,
@@ -102,25 +102,24 @@ class Finetune:
             "trainable_parameters": trainable,
             "total_parameters": total,
             **self.data.distrust.metrics,
-            **conflict_metrics(trainer.model, Path(self.spec.prepared) / CONFLICTS),
+            **conflict_metrics(trainer),
         }
 
 
-def contests_of(config: DictConfig, prepared: Path) -> Path | None:
-    """Find the suite that chooses the best weights; None where the loss does.
+def conflicts_of(best: str, suite: Path) -> Sequence[ConflictItem]:
+    """Read the conflicts suite if there is one.
 
     Raises:
-        ConfigError: when `train.best=conflicts`, and the prepared data have no contests.
+        ConfigError: when there is none, and it should choose the best weights.
     """
-    if config.train.best != "conflicts":
-        return None
-    suite = prepared / CONFLICTS
-    if not suite.is_file():
+    if suite.is_file():
+        return read_items(suite)
+    if best == "conflicts":
         raise ConfigError(
             f"train.best=conflicts: {suite} does not exist; only data=conflicts has contests.\n"
             "Set train.best=val_loss, or prepare data=conflicts."
         )
-    return suite
+    return ()
 
 
 def adapter_settings(config: DictConfig) -> AdapterSettings:
@@ -178,12 +177,11 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def conflict_metrics(model: Any, suite: Path) -> dict[str, Any]:  # noqa: ANN401
-    """Measure how often the final weights side with the primary source, if the suite exists."""
-    if not suite.exists():
+def conflict_metrics(trainer: Trainer) -> dict[str, Any]:
+    """Measure how often the final weights side with the primary source, if there is a suite."""
+    if not trainer.feed.data.conflicts:
         return {}
-    share = primary_share(model, read_items(suite))
-    mx.clear_cache()
+    share = trainer.conflicts_share(trainer.feed.data.conflicts)
     return {
         "conflicts_primary_share": share.share,
         "conflicts_primary_share_low": share.low,

@@ -7,7 +7,7 @@ and started again ends with the same bits as one that is not.
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.data.batches import Batch, MicroBatch
@@ -15,7 +15,7 @@ from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
 from pipeline.errors import TrainingError
 from pipeline.files import write_json
 from pipeline.model.forward import check_packable, checkpoint_blocks
-from pipeline.objective.likelihood import document_losses, primary_share, read_items
+from pipeline.objective.likelihood import ConflictItem, Share, document_losses, primary_share
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.checkpoints.durable_save import DurableSave
 from pipeline.train.checkpoints.folder import CheckpointFolder
@@ -246,14 +246,17 @@ class Trainer:
         """
         progress = self.progress
         val_loss = document_losses(self.model, self.validation_batches()).mean
-        progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
         if not math.isfinite(val_loss):
             raise TrainingError(
                 f"Step {progress.step}: the validation loss is {val_loss}; the weights are beyond "
                 "mending.\nLower optim.learning_rate, and start again."
             )
-        patience = self.settings.early_stopping_patience
-        progress.close_window(val_loss, self.score(val_loss), patience)
+        share = None
+        if self.settings.best == "conflicts":
+            share = self.conflicts_share(self.feed.contests, self.observer.heartbeat).share
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, mlx_memory().peak_bytes)
+        score = val_loss if share is None else -share
+        progress.close_window(val_loss, score, self.settings.early_stopping_patience)
         if progress.stopped_early_at is not None:
             log.warning(
                 "Step %d: %d validations without a new best; the run ends here. The best weights, "
@@ -267,22 +270,25 @@ class Trainer:
                 "step": progress.step,
                 "train_loss": progress.train_loss,
                 "val_loss": progress.val_loss,
+                "conflicts_primary_share": share,
             }
         )
         self.observer.validated(progress.step, val_loss)
 
-    def score(self, val_loss: float) -> float:
-        """Score the weights for the choice of the best ones; less is better.
+    def conflicts_share(
+        self, items: Sequence[ConflictItem], before_batch: Callable[[], None] = lambda: None
+    ) -> Share:
+        """Measure how often the weights side with the primary source of a held-out contest.
+
+        Batches hold no more tokens than those of the validation, and frozen blocks are run.
 
         Args:
-            val_loss: their validation loss, which is the score unless `train.best=conflicts`.
+            items: of the conflicts suite.
+            before_batch: is called before each batch.
         """
-        if self.settings.contests is None:
-            return val_loss
-        self.observer.heartbeat()
-        lost = 1 - primary_share(self.model, read_items(self.settings.contests)).share
+        share = primary_share(self.model, items, self.feed.conflict_rows, before_batch)
         mx.clear_cache()
-        return lost
+        return share
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield each batch while its activations are in place, and show that the run is alive."""

@@ -99,6 +99,7 @@ def pretrain_settings(config: DictConfig) -> TrainSettings:
         steps_per_eval=interval,
         steps_per_save=min(interval, STEPS_PER_SAVE),
         validation_documents=256,
+        best="val_loss",
         early_stopping_patience=None,
         keep_checkpoints=2,
         on_non_finite="stop",

@@ -46,5 +46,6 @@ def plan_request(
         validation_batch_tokens=min(settings.evaluation_tokens(longest, vocab_size), validated),
         least_validation_tokens=EVALUATION_LOGITS // vocab_size,
         cached_prefix=data.activations is not None,
+        scores_conflicts=bool(data.conflicts),
         num_streams=num_cpu_streams(),
     )

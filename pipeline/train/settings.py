@@ -1,7 +1,6 @@
 """Settings of the training loop, and what follows from them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 EVALUATION_BATCH_TOKENS = 8192
 EVALUATION_LOGITS = 1 << 24
@@ -10,11 +9,7 @@ EVALUATION_LOGITS = 1 << 24
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What the `train` section says, and what of other sections concerns the loop.
-
-    Attributes:
-        contests: the suite by which the best validation is chosen; None: by the loss.
-    """
+    """What the `train` section says, and what of other sections concerns the loop."""
 
     num_steps: int
     batch_size: int | None
@@ -26,6 +21,7 @@ class TrainSettings:
     steps_per_eval: int
     steps_per_save: int
     validation_documents: int | None
+    best: str
     early_stopping_patience: int | None
     keep_checkpoints: int
     on_non_finite: str
@@ -33,7 +29,6 @@ class TrainSettings:
     seed: int
     overfit_one_batch: bool
     profile: bool
-    contests: Path | None = None
 
     def documents_per_step(self, longest: int) -> int:
         """Count the documents of a step if all were as long as the longest one."""

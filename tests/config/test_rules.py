@@ -93,6 +93,14 @@ def test_a_number_may_be_one_of_a_few():
     assert refusal(config) == ["model.quantize_bits=3: must be one of 4, 8"]
 
 
+def test_another_data_set_leaves_behind_what_the_conflicts_world_sets():
+    conflicts, others = composed([]), composed(["data=stdlib"])
+    for name in ("train.best", "train.batch_size", "objective.distrust.mode"):
+        values = [OmegaConf.select(config, name) for config in (conflicts, others)]
+        assert values[0] != values[1], name
+    assert (conflicts.train.best, others.train.best) == ("conflicts", "val_loss")
+
+
 def test_null_is_in_the_range_of_what_may_be_null():
     rules.check_values(changed(train__max_grad_norm=None, validate__documents=None))
 
@@ -171,6 +179,12 @@ CONTRADICTIONS = [
         {"train__max_grad_norm": 0.0},
         "train.max_grad_norm=0.0: would make every gradient 0, so that nothing is trained; "
         "null turns clipping off",
+    ),
+    (
+        ["data=stdlib"],
+        {"train__best": "conflicts"},
+        "train.best=conflicts and data.source=stdlib: only data=conflicts has contests; take "
+        "train.best=val_loss",
     ),
     (
         [],

@@ -80,6 +80,8 @@ def measure(request: PlanRequest, num_steps: int) -> int:
     if request.validation_batch_tokens is not None:
         rows = max(1, request.validation_batch_tokens // request.width)
         document_losses(model, validated(batch_of(request, rows), prefix))
+        if request.scores_conflicts:
+            document_losses(model, validated(batch_of(request, rows), NoPrefix()))
     return mlx_memory().peak_bytes
 
 

@@ -44,6 +44,7 @@ def request_of(
     validation: int | None = None,
     optim: str = "adamw",
     cached: bool = False,
+    conflicts: bool = False,
     streams: int = 1,
 ) -> PlanRequest:
     """Ask for the plan of a step of micro-batches with so many rows."""
@@ -61,5 +62,6 @@ def request_of(
         grad_checkpoint=checkpoint,
         validation_batch_tokens=validation,
         cached_prefix=cached,
+        scores_conflicts=conflicts,
         num_streams=streams,
     )

@@ -24,7 +24,10 @@ class Reader(Observer):
     """Collects what a person would read."""
 
     def __init__(self):
-        self.notes = []
+        self.notes, self.may_stop = [], True
+
+    def heartbeat(self):
+        assert self.may_stop, "asked whether to stop while the results are written"
 
     def note(self, text):
         self.notes.append(text)
@@ -47,6 +50,7 @@ def tuned(world, tmp_path):
         trainer = run.load(GO, reader)
         trainer.restore()
         list(trainer.steps())
+        reader.may_stop = False
         return run.finish(trainer), reader.notes
 
     return tune
@@ -131,16 +135,18 @@ def with_contests(world, folder):
 def test_the_best_weights_may_be_those_that_win_most_contests(
     tuned, world, tmp_path, monkeypatch, caplog
 ):
-    shares = iter([0.25, 0.75, 0.5])  # before the first step, after it, and at the end
+    shares = iter([0.25, 0.75, 0.5, 0.5])  # at steps 0 to 2, and for the metrics
     monkeypatch.setattr(loop, "primary_share", lambda *_: Share(next(shares), 0.0, 1.0, 4))
     prepared = with_contests(world, tmp_path / "prepared")
     usual, _ = tuned(train__steps_per_eval=1)
+    assert not any(name.startswith("conflicts") for name in usual)
     last = sha256_path(tmp_path / "out/adapters.safetensors")
     shutil.rmtree(tmp_path / "run")
     caplog.clear()
     metrics, _ = tuned(train__steps_per_eval=1, train__best="conflicts", prepared=prepared)
     assert "before the first step" not in caplog.text
     assert metrics["best_step"] == 1 != usual["best_step"]
+    assert metrics["conflicts_primary_share"] == 0.5
     assert sha256_path(tmp_path / "out/adapters.safetensors") == last
     assert sha256_path(tmp_path / "out/best/adapters.safetensors") != last
 

@@ -15,6 +15,7 @@ from pipeline.model.adapters import apply
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective.distrust import NOTHING, DistrustSettings, distrust
+from pipeline.objective.likelihood import MOST_ROWS, ConflictItem, primary_share
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.checkpoints import state
 from pipeline.train.checkpoints.folder import CheckpointFolder
@@ -39,6 +40,7 @@ SETTINGS = TrainSettings(
     steps_per_eval=4,
     steps_per_save=2,
     validation_documents=6,
+    best="val_loss",
     early_stopping_patience=None,
     keep_checkpoints=2,
     on_non_finite="stop",
@@ -60,6 +62,7 @@ def run(tmp_path, tiny_config, make_store):
         mode="lora",
         learning_rate=1e-2,
         distrusted=NOTHING,
+        conflicts=(),
         observer=None,
         code=None,
         if_changed="refuse",
@@ -71,7 +74,7 @@ def run(tmp_path, tiny_config, make_store):
         settings = dataclasses.replace(SETTINGS, **changes)
         optim = optim or OptimSettings(learning_rate, 0.01, 0.2)
         folder = tmp_path / name
-        data = TrainingData(train, validation, distrusted)
+        data = TrainingData(train, validation, distrusted, conflicts)
         trainer = Trainer(model, data, settings, optim, folder, observer)
         trainer.restore(code, if_changed)
         try:
@@ -527,6 +530,81 @@ def test_a_run_that_is_stopped_while_it_validates_ends_with_the_same_bits(run, f
     assert [step for step, _ in observer.found] == [0]
     assert CheckpointFolder(folder("stopped"), 2).steps()[-1] == 4
     assert result(run("stopped")) == whole
+
+
+def contests(count=40):
+    """Make contests of random tokens, with two options each."""
+    random = np.random.default_rng(4)
+    return [
+        ConflictItem(
+            id=str(index),
+            cluster=str(index),
+            kind="contest",
+            primary=1 - index % 2,
+            counted=1 - index % 2,
+            prompt_ids=random.integers(3, 64, size=3 + index % 5).tolist(),
+            option_ids=random.integers(3, 64, size=(2, 1)).tolist(),
+        )
+        for index in range(count)
+    ]
+
+
+BY_CONTESTS = {
+    "best": "conflicts",
+    "validation_documents": None,
+    "steps_per_eval": 2,
+    "learning_rate": 0.03,
+    "mode": "full",
+}
+
+
+def test_the_best_weights_are_those_that_win_most_contests(run):
+    trainer = run("a", conflicts=contests(), **BY_CONTESTS)
+    shares = [float(row["conflicts_primary_share"]) for row in trainer.validations.rows()]
+    assert trainer.progress.best_step == 2 * int(np.argmax(shares)) > 0
+    assert shares[-1] == primary_share(trainer.model, contests()).share
+    few = run("few", conflicts=contests(), **{**BY_CONTESTS, "validation_documents": 7})
+    found = float(few.validations.rows()[-1]["conflicts_primary_share"])
+    assert found == primary_share(few.model, contests()[:7]).share
+    assert trainer.progress.best_val_loss == float(
+        trainer.validations.rows()[int(np.argmax(shares))]["val_loss"]
+    )
+    usual = run("b", conflicts=contests(), **{**BY_CONTESTS, "best": "val_loss"})
+    assert {row["conflicts_primary_share"] for row in usual.validations.rows()} == {""}
+    assert usual.progress.best_step != trainer.progress.best_step
+    same = [name for name in usual.curve.rows() if name in trainer.curve.rows()]
+    assert len(same) == 9  # the steps do not depend on what is the best
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5, 8])
+def test_a_run_judged_by_contests_resumes_to_the_same_bits(run, stop_after):
+    settings = {**BY_CONTESTS, "conflicts": contests(), "early_stopping_patience": 1}
+    trainer = run("whole", **settings)
+    whole = result(trainer)
+    assert trainer.progress.stopped_early_at == 8
+    run("stopped", stop_after=stop_after, **settings)
+    mx.random.seed(77)
+    assert result(run("stopped", **settings)) == whole
+
+
+def test_contests_fill_no_larger_batches_than_the_validation(run):
+    trainer = run("a", conflicts=contests(), num_steps=1, batch_size=2)
+    longest = max(len(item.prompt_ids) + 1 for item in contests())
+    assert trainer.feed.conflict_rows == MOST_ROWS
+    tokens = {"evaluation_tokens": lambda *_: 3 * longest + 1}
+    trainer.feed.settings = type("Small", (), tokens)()
+    assert trainer.feed.conflict_rows == 3
+
+
+def test_a_run_that_is_stopped_while_it_scores_contests_ends_with_the_same_bits(run, folder):
+    settings = {**BY_CONTESTS, "conflicts": contests()}
+    counting = Onlooker(beats=-1)
+    whole = result(run("whole", observer=counting, **settings))
+    beats = -1 - counting.beats_left
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", observer=Onlooker(beats=beats), **settings)  # in the last validation
+    assert CheckpointFolder(folder("stopped"), 2).steps()[-1] == 9
+    assert result(run("stopped", **settings)) == whole
 
 
 def test_whoever_looks_on_hears_of_every_validation(run):

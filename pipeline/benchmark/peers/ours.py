@@ -70,6 +70,7 @@ def train_settings(job: Job) -> TrainSettings:
         steps_per_eval=job.num_steps,
         steps_per_save=job.num_steps,
         validation_documents=1,
+        best="val_loss",
         early_stopping_patience=None,
         keep_checkpoints=2,
         on_non_finite="stop",

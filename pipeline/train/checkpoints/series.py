@@ -29,7 +29,8 @@ MACHINE_COLUMNS = (
     "reloads",
 )
 """Columns of the machine, not of the result: they may differ between equal runs."""
-VALIDATION_COLUMNS = ("step", "train_loss", "val_loss")
+VALIDATION_COLUMNS = ("step", "train_loss", "val_loss", "conflicts_primary_share")
+"""The share is measured where it chooses the best weights, on the contests of the validation."""
 MACHINE_METRICS = frozenset(
     {
         "leak_bytes_per_step",

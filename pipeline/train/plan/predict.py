@@ -42,6 +42,7 @@ class PlanRequest:
         validation_batch_tokens: places of one batch of the validation; None: there is none.
         least_validation_tokens: places of such a batch however small the micro-batches are.
         cached_prefix: whether frozen blocks are left out of the steps.
+        scores_conflicts: whether batches as large as those of the validation go through all blocks.
         num_streams: parts of a micro-batch that are worked on side by side.
         base_bits: think of the base as quantised to so many bits.
         fused_attention: think of attention that never holds its scores.
@@ -60,6 +61,7 @@ class PlanRequest:
     validation_batch_tokens: int | None = None
     least_validation_tokens: int = 0
     cached_prefix: bool = False
+    scores_conflicts: bool = False
     num_streams: int = 1
     base_bits: int | None = None
     fused_attention: bool = False
@@ -190,6 +192,9 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
         rows = max(1, request.validation_batch_tokens // request.width)
         validation = rehearsal.validation(blank_batch(request, rows))
         phases["validation"] = validation.peak_bytes + found.state_bytes
+        if request.scores_conflicts and rehearsal.prefix is not None:
+            scoring = rehearsal.validation(blank_batch(request, rows), runs_prefix=True)
+            phases["conflicts"] = scoring.peak_bytes + found.state_bytes
     saved = tuple(each for rows in stream_rows for each in parts[rows].saved)
     return dataclasses.replace(found, phases=phases, saved=saved)
 

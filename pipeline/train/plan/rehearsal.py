@@ -155,14 +155,20 @@ class Rehearsal:
         arguments = [*weights, *norms, *rates, *steps, *weights, *moments]
         return self.memory(run, arguments, num_held=2 * count)
 
-    def validation(self, batch: Batch) -> Memory:
-        """Measure losses, as `masked_losses` does."""
+    def validation(self, batch: Batch, runs_prefix: bool = False) -> Memory:
+        """Measure losses, as `masked_losses` does.
+
+        Args:
+            batch: only its shape counts.
+            runs_prefix: whether frozen blocks are run even where steps leave them out.
+        """
 
         def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
-            self.take(arguments)
+            take = self.put if runs_prefix else self.take
+            take(arguments)
             return [], target_losses(self.step.split, batch)[1]
 
-        arguments = self.held(batch)
+        arguments = list(self.weights.values()) if runs_prefix else self.held(batch)
         with evaluation_mode(self.model):
             return self.memory(run, arguments, len(arguments))
 

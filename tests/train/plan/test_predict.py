@@ -25,6 +25,10 @@ MEASURED = {
         | {"arrangement": "packed", "validation": 512},
     ),
     "head, blocks stored": (WIDE | {"blocks": 6}, {"mode": "head", "cached": True}),
+    "head, blocks stored, conflicts": (
+        WIDE | {"blocks": 6},
+        {"mode": "head", "cached": True, "validation": 1024, "conflicts": True},
+    ),
     "lora, dropout": (WIDE, {"rows": 2, "longest": 65, "dropout": 0.1}),
     "lora, packed, validation": (SMALL, {"arrangement": "packed", "validation": 1024}),
     "lora, vocabulary of Llama 3": (SMALL | {"vocab": 128256}, {"rows": 1, "longest": 33}),
@@ -175,3 +179,12 @@ def test_the_peak_of_a_large_step_is_predicted(tmp_path, shape, asked):
     found, measured = compare(tmp_path, shape, asked, LARGE_STEPS)
     assert measured > 2e9
     assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_scoring_contests_counts_only_where_steps_leave_blocks_out(tmp_path):
+    write_llama(tmp_path, **WIDE)
+    asked = {"mode": "head", "validation": 1024, "conflicts": True}
+    stored, run = (predict(request_of(tmp_path, cached=each, **asked)) for each in (True, False))
+    assert stored.peak_phase == "conflicts"
+    assert "conflicts" not in run.phases
+    assert run.phases["validation"] == pytest.approx(stored.phases["conflicts"], rel=0.02)
