@@ -8,5 +8,5 @@ def test_a_new_best_starts_the_count_again():
     for step, val_loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0, 1.5]):
         assert progress.stopped_early_at is None
         progress.step = step
-        progress.close_window(val_loss, patience=2)
+        progress.close_window(val_loss, val_loss, patience=2)
     assert (progress.best_step, progress.stopped_early_at) == (3, 5)
