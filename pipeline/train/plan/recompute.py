@@ -1,147 +1,135 @@
-"""Gradients of a model whose blocks are recomputed, put together by hand.
+"""Gradients of a model whose blocks are recomputed, from parts that can be traced.
 
-`mx.checkpoint` is an operation that cannot be exported, so a graph that holds it cannot be traced.
-This builds the same graph of parts that can: a forward pass; then, from the last block to the
+`mx.checkpoint` is an operation that cannot be exported, so a graph that contains it cannot be
+traced. This builds the same graph without it: a forward pass; then, from the last block to the
 first, a second forward pass that waits for the result of the first one, and its gradient.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ModelError
+from pipeline.model.intercept import Call, intercepted, reads_noted
+from pipeline.model.split import owner
 from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder
 
-Losses = Callable[[], tuple[mx.array, mx.array, EvalOrder]]
-Call = Callable[[int, Callable[[mx.array], mx.array], mx.array], mx.array]
-
-
-class Reached(Exception):
-    """The first block was called with this input."""
-
-    def __init__(self, hidden: mx.array) -> None:
-        super().__init__()
-        self.hidden = hidden
+Found = tuple[mx.array, mx.array, EvalOrder]
+"""What `TrainStep.losses` returns; the first sum is differentiated."""
+Losses = Callable[[], Found]
+Arrays = dict[str, mx.array]
 
 
 @dataclass
 class Visit:
-    """One call of a block: what went in, what came out, and how to call it again."""
+    """One call of a block, and its output."""
 
-    hidden: mx.array
+    call: Call
     output: mx.array
-    again: Callable[[mx.array], mx.array]
+
+    @property
+    def hidden(self) -> mx.array:
+        """What went into the block."""
+        return self.call.args[0]
 
 
-@contextlib.contextmanager
-def blocks_called(model: nn.Module, call: Call) -> Iterator[None]:
-    """Let the calls of all blocks go through a function of (index, the block, its input)."""
-    kinds = [type(block) for block in blocks(model)]
-
-    def intercepted(index: int, kind: type[nn.Module]) -> type[nn.Module]:
-        def run(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
-            return call(index, lambda value: kind.__call__(self, value, *args, **kwargs), hidden)
-
-        return type(kind.__name__, (kind,), {"__call__": run})
-
-    for index, block in enumerate(blocks(model)):
-        block.__class__ = intercepted(index, kinds[index])
-    try:
-        yield
-    finally:
-        for block, kind in zip(blocks(model), kinds, strict=True):
-            block.__class__ = kind
-
-
-def checkpointed_gradients(
-    model: nn.Module, losses: Losses
-) -> tuple[tuple[mx.array, mx.array, EvalOrder], dict[str, mx.array]]:
-    """Give what `nn.value_and_grad` would give for a model whose blocks are checkpointed.
+def checkpointed_gradients(model: nn.Module, losses: Losses) -> tuple[Found, Any]:
+    """Return what `nn.value_and_grad` would for a model whose blocks are checkpointed.
 
     Args:
         model: its trainable arrays are differentiated.
-        losses: runs the model; the first of the two sums is differentiated.
+        losses: runs the model.
 
     Returns:
-        The losses, and the gradients by name, in the order of the trainable arrays.
+        The losses, and the tree of the gradients.
 
     Raises:
-        ModelError: when a block is not fed what the one before it gave.
+        ModelError: when a block is not fed the output of the one before.
     """
-    every, last = trainable_arrays(model), len(blocks(model)) - 1
-    visits = visit_blocks(model, losses)
     own = [trainable_arrays(block) for block in blocks(model)]
-    inner = {id(value) for arrays in own for value in arrays.values()}
-    outer = {name: value for name, value in every.items() if id(value) not in inner}
-    front = front_weights(model, losses, outer)
-    found, cotangent, outside = head_gradients(model, losses, visits, outer)
-    inside = dict(zip(map(id, outer.values()), outside, strict=True))
-    trained = (index for index, arrays in enumerate(own) if arrays)
-    for index in range(last, (-1 if front else next(trained, last + 1) - 1), -1):
-        block = blocks(model)[index]
-        cotangent, gradients = block_gradients(block, visits[index], own[index], cotangent)
-        inside |= dict(zip(map(id, own[index].values()), gradients, strict=True))
+    inside = {id(value) for arrays in own for value in arrays.values()}
+    every = trainable_arrays(model)
+    outside = {name: value for name, value in every.items() if id(value) not in inside}
+    visits, front = visit_blocks(model, losses, outside)
+    found, cotangent, gradients = head_gradients(model, losses, visits, outside)
+    by_weight = dict(zip(map(id, outside.values()), gradients, strict=True))
+    trained = [index for index, arrays in enumerate(own) if arrays]
+    first = 0 if front else min(trained, default=len(own))
+    for visit, arrays in reversed(list(zip(visits, own, strict=True))[first:]):
+        cotangent, gradients = block_gradients(visit, arrays, cotangent)
+        by_weight |= dict(zip(map(id, arrays.values()), gradients, strict=True))
     if front:
-        gradients = front_gradients(model, losses, front, cotangent)
+        gradients = front_gradients(model, losses, visits, front, cotangent)
         for value, gradient in zip(front.values(), gradients, strict=True):
-            inside[id(value)] = mx.add(inside[id(value)], gradient)
-    return found, {name: inside[id(value)] for name, value in every.items()}
+            by_weight[id(value)] = mx.add(by_weight[id(value)], gradient)
+    return found, tree_unflatten([(name, by_weight[id(value)]) for name, value in every.items()])
 
 
-def visit_blocks(model: nn.Module, losses: Losses) -> list[Visit]:
-    """Run the model, and note the calls of its blocks."""
+def visit_blocks(model: nn.Module, losses: Losses, outside: Arrays) -> tuple[list[Visit], Arrays]:
+    """Run the model, and note the calls of its blocks.
+
+    Returns:
+        The calls, and those weights outside of blocks that the first block's input depends on.
+    """
     visits: list[Visit] = []
+    indices = {id(block): index for index, block in enumerate(blocks(model))}
+    owners = {owner(name) for name in outside}
+    modules = {name: module for name, module in model.named_modules() if name in owners}
+    front: Arrays = {}
 
-    def call(index: int, again: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
-        if index != len(visits) or (visits and hidden is not visits[-1].output):
+    def note(call: Call) -> mx.array:
+        index = indices[id(call.module)]
+        if index != len(visits) or (visits and call.args[0] is not visits[-1].output):
             raise ModelError(
                 f"Block {index} of the model is not fed what block {index - 1} gave, so the memory "
                 "of a step with train.grad_checkpoint=true cannot be planned."
             )
-        visits.append(Visit(hidden, again(hidden), again))
+        if not visits:
+            front.update({name: value for name, value in outside.items() if owner(name) in read})
+        visits.append(Visit(call, call.run()))
         return visits[-1].output
 
-    with blocks_called(model, call):
+    with reads_noted(modules) as read, intercepted(blocks(model), note):
         losses()
-    return visits
+    return visits, front
 
 
 def head_gradients(
-    model: nn.Module, losses: Losses, visits: list[Visit], outer: dict[str, mx.array]
-) -> tuple[tuple[mx.array, mx.array, EvalOrder], mx.array, list[mx.array]]:
+    model: nn.Module, losses: Losses, visits: list[Visit], outside: Arrays
+) -> tuple[Found, mx.array, list[mx.array]]:
     """Differentiate what comes after the blocks.
 
     Returns:
         The losses, and the gradients of the last block's output and of the weights outside blocks.
     """
 
-    def tail(arguments: list[mx.array]) -> tuple[mx.array, mx.array, EvalOrder]:
+    def tail(arguments: list[mx.array]) -> Found:
         output, *weights = arguments
-        put(model, outer, weights)
-        outputs = [*(visit.output for visit in visits[:-1]), output]
-        with blocks_called(model, lambda index, again, hidden: outputs[index]):
+        put(model, outside, weights)
+        outputs = iter([*(visit.output for visit in visits[:-1]), output])
+        with intercepted(blocks(model), lambda call: next(outputs)):
             return losses()
 
-    found, gradients = mx.value_and_grad(tail)([visits[-1].output, *outer.values()])
-    put(model, outer, outer.values())
+    found, gradients = mx.value_and_grad(tail)([visits[-1].output, *outside.values()])
+    put(model, outside, outside.values())
     return found, gradients[0], gradients[1:]
 
 
 def block_gradients(
-    block: nn.Module, visit: Visit, own: dict[str, mx.array], cotangent: mx.array
+    visit: Visit, own: Arrays, cotangent: mx.array
 ) -> tuple[mx.array, list[mx.array]]:
     """Run a block again, once its first run is done, and differentiate it.
 
     Returns:
-        The gradients of its input and of its weights.
+        The gradients of its input and of its trained weights.
     """
+    block = visit.call.module
 
     def run(hidden: mx.array, *weights: mx.array) -> mx.array:
         put(block, own, weights)
-        return visit.again(hidden)
+        return visit.call.run(hidden)
 
     primals = mx.depends([visit.hidden, *own.values()], [visit.output])
     _, gradients = mx.vjp(run, primals, [cotangent])
@@ -149,58 +137,29 @@ def block_gradients(
     return gradients[0], list(gradients[1:])
 
 
-def front_weights(
-    model: nn.Module, losses: Losses, outer: dict[str, mx.array]
-) -> dict[str, mx.array]:
-    """Pick the weights outside of blocks that what goes into the first block depends on."""
-    owners = {name.rpartition(".")[0] for name in outer}
-    modules = {name: module for name, module in model.named_modules() if name in owners}
-    kinds = {name: type(module) for name, module in modules.items()}
-    called: set[str] = set()
-
-    def noting(name: str) -> Any:  # noqa: ANN401
-        def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            called.add(name)
-            return kinds[name].__call__(self, *args, **kwargs)
-
-        return type(kinds[name].__name__, (kinds[name],), {"__call__": run})
-
-    for name, module in modules.items():
-        module.__class__ = noting(name)
-    try:
-        with contextlib.suppress(Reached), blocks_called(model, stop):
-            losses()
-    finally:
-        for name, module in modules.items():
-            module.__class__ = kinds[name]
-    return {name: value for name, value in outer.items() if name.rpartition(".")[0] in called}
-
-
-def stop(index: int, again: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
-    """Go no further than to the first block."""
-    del index, again
-    raise Reached(hidden)
-
-
 def front_gradients(
-    model: nn.Module, losses: Losses, outer: dict[str, mx.array], cotangent: mx.array
+    model: nn.Module, losses: Losses, visits: list[Visit], front: Arrays, cotangent: mx.array
 ) -> list[mx.array]:
-    """Differentiate what comes before the blocks, by the weights outside blocks."""
+    """Differentiate what comes before the blocks, by the weights outside of blocks."""
 
-    def front(*weights: mx.array) -> mx.array:
-        put(model, outer, weights)
-        try:
-            with blocks_called(model, stop):
-                losses()
-        except Reached as reached:
-            return reached.hidden
-        raise AssertionError("a model has blocks")
+    def run(*weights: mx.array) -> mx.array:
+        put(model, front, weights)
+        hidden: list[mx.array] = []
+        outputs = iter(visits)
 
-    _, gradients = mx.vjp(front, list(outer.values()), [cotangent])
-    put(model, outer, outer.values())
+        def answer(call: Call) -> mx.array:
+            hidden.append(call.args[0])
+            return next(outputs).output
+
+        with intercepted(blocks(model), answer):
+            losses()  # what comes after the first block is dropped, so never computed
+        return hidden[0]
+
+    _, gradients = mx.vjp(run, list(front.values()), [cotangent])
+    put(model, front, front.values())
     return list(gradients)
 
 
 def put(module: nn.Module, names: Iterable[str], weights: Iterable[mx.array]) -> None:
-    """Give arrays of a module new values."""
+    """Replace arrays of a module."""
     module.update(tree_unflatten(list(zip(names, weights, strict=True))))

@@ -66,14 +66,13 @@ class Rehearsal:
     ) -> tuple[mx.array, list[mx.array], EvalOrder]:
         """Give the loss that is reported, the gradient of each weight, and the stages before."""
         if self.checkpointed:
-            found, gradients = checkpointed_gradients(
+            found, tree = checkpointed_gradients(
                 self.model, lambda: self.step.losses(batch, num_streams)
             )
         else:
             found, tree = self.step.loss_and_grad(batch, num_streams)
-            gradients = named_arrays(tree)
         _, plain, stages = found
-        return plain, list(gradients.values()), stages
+        return plain, list(named_arrays(tree).values()), stages
 
     def first_micro_batch(self, batch: Batch, num_streams: int = 1) -> Memory:
         """Forward and backward, as `TrainStep.accumulate` has them; only the batch's shape counts.
