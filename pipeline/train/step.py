@@ -1,6 +1,6 @@
 """One optimizer update: gradients of every micro-batch, added, clipped, checked, applied."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from pipeline.objective.chunked_head import EvalOrder, evaluate, loss_sums
 from pipeline.train.cpu_streams import BatchGraph, CpuStreams
 from pipeline.train.prefix.replay import NoPrefix, Replay
 from pipeline.train.profile import Profile
+
+LossAndGrad = Callable[[Batch, int], tuple[tuple[mx.array, mx.array, EvalOrder], Any]]
+"""Returns what `TrainStep.losses` does, and the tree of the gradients."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class TrainStep:
     def __post_init__(self) -> None:
         """Prepare what all steps share."""
         self.split = proven_split(self.model) if self.split_is_proven else Split(self.model)
-        self.loss_and_grad = nn.value_and_grad(self.model, self.losses)
+        self.loss_and_grad: LossAndGrad = nn.value_and_grad(self.model, self.losses)
         self.streams = CpuStreams()
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> StepResult:
@@ -81,9 +84,7 @@ class TrainStep:
         num_tokens = sum(batch.num_targets for batch in batches)
         with self.profile.part("gradients"):
             loss_sum, gradients = self.accumulate(micro_batches)
-            gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
-            loss, norm = loss_sum / num_tokens, global_norm(gradients)
-            finite = mx.isfinite(loss) & mx.isfinite(norm)
+            loss, norm, finite, gradients = means(loss_sum, gradients, num_tokens)
             mx.eval(loss, norm, finite)
         if finite:
             with self.profile.part("update"):
@@ -167,6 +168,21 @@ def add(
         else:
             gradients = tree_map(mx.add, gradients, graph.gradients)
     return loss_sum, gradients, order
+
+
+def means(
+    loss_sum: mx.array,
+    gradients: Any,  # noqa: ANN401
+    num_tokens: int,
+) -> tuple[mx.array, mx.array, mx.array, Any]:
+    """Divide sums by the number of targets.
+
+    Returns:
+        The loss, the norm of its gradient, whether both are finite, and the gradient.
+    """
+    gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
+    loss, norm = loss_sum / num_tokens, global_norm(gradients)
+    return loss, norm, mx.isfinite(loss) & mx.isfinite(norm), gradients
 
 
 def global_norm(gradients: Any) -> mx.array:  # noqa: ANN401

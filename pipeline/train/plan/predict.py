@@ -172,9 +172,7 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
         rehearsal.change = lambda graph: without_scores(graph, request.width)
     stream_rows = request.stream_rows
     sizes = {rows: blank_batch(request, rows) for rows in stream_rows}
-    parts = {
-        rows: rehearsal.first_micro_batch(batch, len(stream_rows)) for rows, batch in sizes.items()
-    }
+    parts = {rows: rehearsal.micro_batch(batch, len(stream_rows)) for rows, batch in sizes.items()}
     weights = found.weight_bytes + found.trainable_bytes
     own = sum(parts[rows].peak_bytes - weights for rows in stream_rows)
     phases = {
@@ -207,7 +205,7 @@ def summing(
     if num_streams == 1:
         if not is_accumulated:
             return {}
-        later = rehearsal.later_micro_batch(blank_batch(request, request.rows))
+        later = rehearsal.micro_batch(blank_batch(request, request.rows), is_first=False)
         return {"accumulation": later.peak_bytes + found.state_bytes}
     held = found.weight_bytes + found.trainable_bytes + found.state_bytes
     added = rehearsal.adding(num_streams + is_accumulated).peak_bytes

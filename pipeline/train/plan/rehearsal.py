@@ -4,7 +4,6 @@ What is traced is the step itself, on the device at hand, so that whatever a mod
 checkpointing or a backend does to memory is in the graph.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,14 +15,15 @@ from pipeline.model.prefix import FrozenPrefix
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder, target_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
+from pipeline.train.cpu_streams import BatchGraph
 from pipeline.train.plan.liveness import Memory, memory_of
-from pipeline.train.plan.recompute import checkpointed_gradients
+from pipeline.train.plan.recompute import Found, checkpointed_gradients
 from pipeline.train.plan.trace import Graph, trace
-from pipeline.train.step import TrainStep, global_norm
+from pipeline.train.step import TrainStep, add, means
 
 Run = Callable[..., tuple[list[mx.array], EvalOrder]]
 """What is rehearsed: gives results, and what is evaluated before them."""
-NUM_TARGETS = 2.0
+NUM_TARGETS = 2
 """By which gradients are divided; any number takes the same memory."""
 
 
@@ -51,78 +51,59 @@ class Rehearsal:
         depth: int = 0,
     ) -> None:
         self.prefix = FrozenPrefix(model, depth) if depth else None
-        self.model, self.checkpointed = model, checkpointed
+        self.model = model
         self.change: Callable[[Graph], Graph] = lambda graph: graph
         self.optimizer = make_optimizer(optim, 1)
         self.optimizer.init(model.trainable_parameters())
         self.step = TrainStep(
             model, self.optimizer, 1.0, label_smoothing=label_smoothing, split_is_proven=False
         )
+        if checkpointed:
+            self.step.loss_and_grad = self.recomputed
         self.weights = named_arrays(model.parameters())
         self.trainable = trainable_arrays(model)
 
-    def gradients(
-        self, batch: Batch, num_streams: int = 1
-    ) -> tuple[mx.array, list[mx.array], EvalOrder]:
-        """Give the loss that is reported, the gradient of each weight, and the stages before."""
-        if self.checkpointed:
-            found, tree = checkpointed_gradients(
-                self.model, lambda: self.step.losses(batch, num_streams)
-            )
-        else:
-            found, tree = self.step.loss_and_grad(batch, num_streams)
-        _, plain, stages = found
-        return plain, list(named_arrays(tree).values()), stages
+    def recomputed(self, batch: Batch, num_streams: int) -> tuple[Found, Any]:
+        """Compute losses and gradients of a model whose blocks are recomputed."""
+        return checkpointed_gradients(self.model, lambda: self.step.losses(batch, num_streams))
 
-    def first_micro_batch(self, batch: Batch, num_streams: int = 1) -> Memory:
-        """Forward and backward, as `TrainStep.accumulate` has them; only the batch's shape counts.
+    def micro_batch(self, batch: Batch, num_streams: int = 1, is_first: bool = True) -> Memory:
+        """Forward and backward, as one graph of `TrainStep.accumulate`.
 
-        Of what is minimised only the gradient is computed.
+        Args:
+            batch: only its shape counts.
+            num_streams: graphs that are evaluated side by side, of which this is one.
+            is_first: whether no gradients of earlier micro-batches are added to.
         """
-
-        def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
-            self.take(arguments)
-            plain, gradients, stages = self.gradients(batch, num_streams)
-            return [mx.array(0.0) + plain, *gradients], stages
-
-        arguments = self.held(batch)
-        return self.memory(run, arguments, len(arguments), num_streams=num_streams)
-
-    def later_micro_batch(self, batch: Batch) -> Memory:
-        """Do the same where gradients of earlier micro-batches are added to."""
         held = self.held(batch)
-        count = len(held)
+        sums = [mx.array(0.0), *([] if is_first else self.trainable.values())]
 
         def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             self.take(arguments)
-            plain, gradients, stages = self.gradients(batch)
-            total, *sums = arguments[count:]
-            added = [mx.add(one, other) for one, other in zip(sums, gradients, strict=True)]
-            return [total + plain, *added], stages
+            loss_sum, *before = arguments[len(held) :]
+            graph = self.step.graph(batch, num_streams)
+            loss_sum, tree, order = add(loss_sum, self.tree(before), [graph])
+            return [loss_sum, *named_arrays(tree).values()], order
 
-        arguments = [*held, mx.array(0.0), *self.trainable.values()]
-        return self.memory(run, arguments, count)
+        return self.memory(run, [*held, *sums], len(held), num_streams=num_streams)
 
     def adding(self, count: int) -> Memory:
         """Add gradients that were made side by side, as `TrainStep.accumulate` does."""
-        names = list(self.trainable)
 
         def run(*arrays: mx.array) -> tuple[list[mx.array], EvalOrder]:
-            starts = range(0, count * len(names), len(names))
-            columns = [arrays[start : start + len(names)] for start in starts]
-            return [
-                functools.reduce(mx.add, each[1:], each[0]) for each in zip(*columns, strict=True)
-            ], []
+            zero = mx.array(0.0)
+            trees = map(self.tree, columns(arrays, len(self.trainable)))
+            _, tree, _ = add(zero, None, [BatchGraph(zero, tree, []) for tree in trees])
+            return list(named_arrays(tree).values()), []
 
         return self.memory(run, [*self.trainable.values()] * count, num_held=0)
 
     def clipping(self) -> Memory:
         """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
 
-        def run(total: mx.array, *sums: mx.array) -> tuple[list[mx.array], EvalOrder]:
-            means = [gradient / NUM_TARGETS for gradient in sums]
-            loss, norm = total / NUM_TARGETS, global_norm(means)
-            return [loss, norm, mx.isfinite(loss) & mx.isfinite(norm), *means], []
+        def run(loss_sum: mx.array, *sums: mx.array) -> tuple[list[mx.array], EvalOrder]:
+            *numbers, tree = means(loss_sum, self.tree(sums), NUM_TARGETS)
+            return [*numbers, *named_arrays(tree).values()], []
 
         arguments = [mx.array(0.0), *self.trainable.values()]
         return self.memory(run, arguments, num_held=0, num_evaluated=3)
@@ -138,11 +119,10 @@ class Rehearsal:
         moments = [value for kinds in remembered.values() for value in kinds.values()]
 
         def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
-            starts = range(0, 5 * count, count)
-            columns = [arguments[start : start + count] for start in starts]
+            each = columns(arguments[: 5 * count], count)
             rest = iter(arguments[5 * count :])
             new, states = [], []
-            for name, gradient, norm, rate, step, weight in zip(remembered, *columns, strict=True):
+            for name, gradient, norm, rate, step, weight in zip(remembered, *each, strict=True):
                 state = {kind: next(rest) for kind in remembered[name]}
                 (clipped,) = self.step.clipped([gradient], norm)
                 new.append(self.optimizer.apply_named(name, clipped, weight, state, rate, step))
@@ -222,11 +202,16 @@ class Rehearsal:
         held = graph.inputs[:num_held]
         return memory_of(self.change(graph), held, num_evaluated, stages, num_streams)
 
-    def put(self, arrays: Iterable[mx.array], names: Iterable[str] | None = None) -> None:
-        """Give weights of the model other values; all of them unless named."""
-        self.model.update(unflattened(self.weights if names is None else names, arrays))
+    def put(self, arrays: Iterable[mx.array]) -> None:
+        """Replace all weights of the model."""
+        self.model.update(tree_unflatten(list(zip(self.weights, arrays, strict=True))))
+
+    def tree(self, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401
+        """Make a tree of gradients, one for each trained weight; None of no arrays."""
+        named = list(zip(self.trainable, arrays, strict=True)) if arrays else []
+        return tree_unflatten(named) if named else None
 
 
-def unflattened(names: Iterable[str], arrays: Iterable[mx.array]) -> Any:  # noqa: ANN401
-    """Make a tree of arrays by their names."""
-    return tree_unflatten(list(zip(names, arrays, strict=True)))
+def columns(arrays: Sequence[mx.array], size: int) -> list[Sequence[mx.array]]:
+    """Cut a sequence into parts of so many arrays."""
+    return [arrays[start : start + size] for start in range(0, len(arrays), size)]
