@@ -17,7 +17,7 @@ LAG = 110
 `transforms.cpp` and `backend/cpu/encoder.h`). A view is one task; an operation is two, itself and
 the release of what it has read."""
 VIEWS = {
-    "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "CustomTransforms", "Depends", "ExpandDims",
+    "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "Depends", "ExpandDims",
     "Flatten", "Reshape", "Slice", "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten",
 }  # fmt: skip
 """Results that are taken to share memory with an input."""
@@ -197,7 +197,4 @@ def seen_by(node: Node) -> dict[str, str]:
         return {}
     if node.primitive == "Split":
         return dict.fromkeys(node.outputs, node.inputs[0])
-    inputs = (
-        node.inputs[-len(node.outputs) :] if node.primitive == "CustomTransforms" else node.inputs
-    )
-    return dict(zip(node.outputs, inputs, strict=False))
+    return dict(zip(node.outputs, node.inputs, strict=False))

@@ -1,4 +1,4 @@
-"""The memory of an evaluation is about that of the real one, operation by operation."""
+"""The memory of an evaluation is that of the real one, operation by operation."""
 
 import pytest
 
@@ -36,20 +36,33 @@ GRAPHS = {
     ),
 }
 
-ROUGH = {
-    "logsumexp of columns": (lambda y: mx.logsumexp(y.swapaxes(2, 3), axis=-1), [HEADS]),
-    "a product of heads": (lambda y: y.swapaxes(1, 2) @ y.swapaxes(1, 2).swapaxes(2, 3), [HEADS]),
-    "a reshape that copies": (lambda y: y.swapaxes(1, 2).reshape(4, 64, 128), [HEADS]),
-    "its gradient": (
+
+def attention(y):
+    return mx.fast.scaled_dot_product_attention(y, y, y, scale=1.0, mask="causal").sum()
+
+
+OTHER_RATIOS = {
+    # MLX copies exchanged axes before these, which is not counted.
+    "logsumexp of columns": (lambda y: mx.logsumexp(y.swapaxes(2, 3), axis=-1), [HEADS], 0.504),
+    "a product of heads": (
+        lambda y: y.swapaxes(1, 2) @ y.swapaxes(1, 2).swapaxes(2, 3),
+        [HEADS],
+        0.429,
+    ),
+    "a reshape that copies": (lambda y: y.swapaxes(1, 2).reshape(4, 64, 128), [HEADS], 0.5),
+    "the gradient of attention": (mx.grad(attention), [HEADS], 0.896),
+    # The gradient of a sum stays a broadcast number, but is counted as whole.
+    "the gradient of a norm": (
         lambda x, r: mx.grad(lambda x: mx.fast.rms_norm(x, r, 1e-5).sum())(x),
         [X, ROW],
+        1.199,
     ),
 }
-"""Copies of exchanged axes are not counted, and where results stay broadcast is not known."""
+"""Graphs for which predicted and measured memory differ, with their ratio."""
 
 
 def measured(function, arguments):
-    """Evaluate; give the peak in bytes, arguments included."""
+    """Evaluate, and return the peak in bytes, arguments included."""
     mx.eval(arguments)
     mx.clear_cache()  # what other tests left there may be larger than what is asked for
     before = mlx_memory().active_bytes
@@ -69,15 +82,15 @@ def compared(function, shapes):
 
 
 @pytest.mark.parametrize(("function", "shapes"), GRAPHS.values(), ids=GRAPHS)
-def test_a_graph_takes_about_what_was_predicted(function, shapes):
+def test_a_graph_takes_what_was_predicted(function, shapes):
     predicted, peak = compared(function, shapes)
-    assert predicted == pytest.approx(peak, rel=0.1, abs=64)
+    assert predicted == pytest.approx(peak, rel=0.01)
 
 
-@pytest.mark.parametrize(("function", "shapes"), ROUGH.values(), ids=ROUGH)
-def test_the_memory_of_some_operations_is_roughly_predicted(function, shapes):
+@pytest.mark.parametrize(("function", "shapes", "ratio"), OTHER_RATIOS.values(), ids=OTHER_RATIOS)
+def test_a_prediction_is_no_further_off_than_it_was(function, shapes, ratio):
     predicted, peak = compared(function, shapes)
-    assert 0.4 * peak < predicted < 1.25 * peak
+    assert predicted / peak == pytest.approx(ratio, rel=0.01)
 
 
 def test_the_sum_of_broadcast_numbers_is_taken_to_be_whole():
@@ -86,16 +99,6 @@ def test_the_sum_of_broadcast_numbers_is_taken_to_be_whole():
 
     predicted, peak = compared(add, [ONE])
     assert peak < 64 < 1 << 20 <= predicted
-
-
-def test_the_memory_of_the_gradient_of_attention_is_roughly_predicted():
-    def attend(y):
-        return mx.fast.scaled_dot_product_attention(y, y, y, scale=1.0, mask="causal").sum()
-
-    graph = trace(lambda y: [mx.grad(attend)(y)], [mx.zeros(HEADS)])
-    peak = measured(mx.grad(attend), [mx.zeros(HEADS)])
-    predicted = memory_of(graph, graph.inputs).peak_bytes
-    assert 0.8 * peak < predicted < 1.2 * peak  # copies of exchanged axes are not counted
 
 
 def test_an_argument_that_nobody_else_has_is_written_over():
