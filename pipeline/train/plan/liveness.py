@@ -27,11 +27,12 @@ UNARY = {
     "Log1p", "LogicalNot", "Negative", "Round", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax",
     "Sqrt", "Square", "Tan", "Tanh",
 }  # fmt: skip
-OVERWRITING = UNARY | {
+BINARY = {
     "Add", "ArcTan2", "BitwiseBinary", "Divide", "Equal", "Greater", "GreaterEqual", "Less",
     "LessEqual", "LogAddExp", "LogicalAnd", "LogicalOr", "Maximum", "Minimum", "Multiply",
-    "NotEqual", "Power", "Remainder", "Scatter", "ScatterAxis", "Select", "SliceUpdate", "Subtract",
+    "NotEqual", "Power", "Remainder", "Subtract",
 }  # fmt: skip
+OVERWRITING = UNARY | BINARY | {"Scatter", "ScatterAxis", "Select", "SliceUpdate"}
 """Operations that write their result over an input of the same size."""
 
 
@@ -160,12 +161,15 @@ class Evaluation:
         self.hand_over([*read, *unused])
 
     def result_bytes(self, node: Node, read: Sequence[str]) -> int:
-        """Count the bytes of a result; an operation on a broadcast array leaves it broadcast."""
+        """Count the bytes of a result: one of broadcast inputs is broadcast too.
+
+        That holds for one input, and for two of which one is a single number.
+        """
         result = self.arrays[node.outputs[0]]
-        if node.primitive not in UNARY:
-            return result.num_bytes
-        width = self.arrays[node.inputs[0]].itemsize
-        return min(result.num_bytes, self.num_bytes[read[0]] * result.itemsize // (width or 1))
+        pairs = zip(read, node.inputs, strict=True)
+        sizes = [self.num_bytes[name] // (self.arrays[seen].itemsize or 1) for name, seen in pairs]
+        is_broadcast = node.primitive in UNARY or (node.primitive in BINARY and min(sizes) == 1)
+        return min(result.size, max(sizes)) * result.itemsize if is_broadcast else result.num_bytes
 
     def can_be_overwritten(self, name: str, num_bytes: int) -> bool:
         """Whether an array has the right size, and no other operation or task needs it."""
