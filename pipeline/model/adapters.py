@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import mx, nn, tree_unflatten
+from pipeline.device import mx, nn
 from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.files import read_json, write_json
 from pipeline.model import upstream
 from pipeline.model.head import give_own_head, head_tensors
 from pipeline.model.targets import chosen_layers, chosen_tensors, layer_names, refuse_for_dora
-from pipeline.model.tree import adapted_layers, blocks, named_arrays, quantized_layers, unfreeze
+from pipeline.model.tree import (
+    adapted_layers,
+    blocks,
+    named_arrays,
+    put_arrays,
+    quantized_layers,
+    unfreeze,
+)
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -201,7 +208,7 @@ def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
     ]
     headline = f"{folder / WEIGHTS} does not fit the base model:"
     report_problems(ModelError, headline, problems, "Train again on this base: `dvc repro train`.")
-    model.update(tree_unflatten(list(weights.items())))
+    put_arrays(model, weights)
     mx.eval(model.parameters())
     return config
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from pipeline.device import mx, nn, tree_unflatten
+from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model.forward import evaluation_mode, forward
 from pipeline.model.intercept import Call, intercept
-from pipeline.model.tree import blocks, trainable_arrays
+from pipeline.model.tree import arrays_replaced, blocks, trainable_arrays
 
 TOLERANCE = 1e-5
 """Share of the logits' deviation by which a replay may differ; it is of the same rounding."""
@@ -121,12 +121,9 @@ def require_independence(prefix: FrozenPrefix) -> None:
         ModelError: when it does, as from an adapter of the embedding.
     """
     trained = trainable_arrays(prefix.model)
-    spoilt = [(name, mx.full(value.shape, mx.nan, value.dtype)) for name, value in trained.items()]
-    prefix.model.update(tree_unflatten(spoilt))
-    try:
+    spoilt = [mx.full(value.shape, mx.nan, value.dtype) for value in trained.values()]
+    with arrays_replaced(prefix.model, trained, spoilt):
         reached = bool(mx.isnan(prefix.record(mx.array(PROBE))).any())
-    finally:
-        prefix.model.update(tree_unflatten(list(trained.items())))
     if reached:
         raise ModelError("what enters the blocks is trained too")
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import mx, nn, tree_unflatten
+from pipeline.device import mx, nn
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
 from pipeline.model.build import build
-from pipeline.model.tree import named_arrays
+from pipeline.model.tree import named_arrays, put_arrays
 
 VOCABULARY_DEVIATION = 0.4
 FIRST_FINAL_NORM = 0.5
@@ -79,7 +79,7 @@ def initialize(config: dict[str, Any], seed: int) -> nn.Module:
         if layer in VOCABULARY_SIDES:
             scale = VOCABULARY_DEVIATION * value.shape[-1] ** -0.5
         weights[name] = mx.random.normal(value.shape, scale=scale, key=own)
-    model.update(tree_unflatten(list(weights.items())))
+    put_arrays(model, weights)
     mx.eval(model.parameters())
     return model
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Float, Int
 
-from pipeline.device import mx, nn, tree_unflatten
+from pipeline.device import mx, nn
 from pipeline.model.forward import evaluation_mode, forward
 from pipeline.model.intercept import intercepted, outputs_noted, reads_noted
-from pipeline.model.tree import blocks, own_arrays, trainable_arrays
+from pipeline.model.tree import arrays_replaced, blocks, own_arrays, trainable_arrays
 
 PROBE = ((0, 1, 2, 3),)
 TOLERANCE, TOLERANCE_16 = 1e-4, 2e-2
@@ -119,11 +119,8 @@ class Split:
         values: Sequence[mx.array],
     ) -> Float[mx.array, "rows vocab_size"]:
         """Make logits with other values of some weights; the model is left with its own ones."""
-        self.model.update(tree_unflatten(list(zip(own, values, strict=True))))
-        try:
+        with arrays_replaced(self.model, own, values):
             return self.head(hidden)
-        finally:
-            self.model.update(tree_unflatten(list(own.items())))
 
 
 def proven_split(model: nn.Module) -> Split:

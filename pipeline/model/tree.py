@@ -1,9 +1,10 @@
 """The parts of a model by name, with types that MLX's own tree functions do not give."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from pipeline.device import mx, nn, tree_flatten
+from pipeline.device import mx, nn, tree_flatten, tree_unflatten
 
 
 def named_arrays(tree: Any) -> dict[str, mx.array]:  # noqa: ANN401
@@ -14,6 +15,29 @@ def named_arrays(tree: Any) -> dict[str, mx.array]:  # noqa: ANN401
 def trainable_arrays(model: nn.Module) -> dict[str, mx.array]:
     """Return the weights that training changes."""
     return named_arrays(model.trainable_parameters())
+
+
+def put_arrays(module: nn.Module, arrays: dict[str, mx.array]) -> None:
+    """Replace arrays of a module by their dotted names."""
+    module.update(tree_unflatten(list(arrays.items())))
+
+
+@contextlib.contextmanager
+def arrays_replaced(
+    module: nn.Module, own: dict[str, mx.array], others: Iterable[mx.array]
+) -> Iterator[None]:
+    """Replace arrays of a module until the end of the `with`.
+
+    Args:
+        module: whose arrays they are.
+        own: the arrays it has before and after, by their dotted names.
+        others: the arrays it has meanwhile, in the same order.
+    """
+    put_arrays(module, dict(zip(own, others, strict=True)))
+    try:
+        yield
+    finally:
+        put_arrays(module, own)
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401

@@ -5,7 +5,7 @@ traced. This builds the same graph without it: a forward pass; then, from the la
 first, a second forward pass that waits for the result of the first one, and its gradient.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ModelError
 from pipeline.model.intercept import Call, intercepted, reads_noted
 from pipeline.model.split import owner
-from pipeline.model.tree import blocks, trainable_arrays
+from pipeline.model.tree import arrays_replaced, blocks, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder
 
 Found = tuple[mx.array, mx.array, EvalOrder]
@@ -107,13 +107,12 @@ def head_gradients(
 
     def tail(arguments: list[mx.array]) -> Found:
         output, *weights = arguments
-        put(model, outside, weights)
         outputs = iter([*(visit.output for visit in visits[:-1]), output])
-        with intercepted(blocks(model), lambda call: next(outputs)):
+        answered = intercepted(blocks(model), lambda call: next(outputs))
+        with arrays_replaced(model, outside, weights), answered:
             return losses()
 
     found, gradients = mx.value_and_grad(tail)([visits[-1].output, *outside.values()])
-    put(model, outside, outside.values())
     return found, gradients[0], gradients[1:]
 
 
@@ -128,12 +127,11 @@ def block_gradients(
     block = visit.call.module
 
     def run(hidden: mx.array, *weights: mx.array) -> mx.array:
-        put(block, own, weights)
-        return visit.call.run(hidden)
+        with arrays_replaced(block, own, weights):
+            return visit.call.run(hidden)
 
     primals = mx.depends([visit.hidden, *own.values()], [visit.output])
     _, gradients = mx.vjp(run, primals, [cotangent])
-    put(block, own, own.values())
     return gradients[0], list(gradients[1:])
 
 
@@ -143,7 +141,6 @@ def front_gradients(
     """Differentiate what comes before the blocks, by the weights outside of blocks."""
 
     def run(*weights: mx.array) -> mx.array:
-        put(model, front, weights)
         hidden: list[mx.array] = []
         outputs = iter(visits)
 
@@ -151,15 +148,9 @@ def front_gradients(
             hidden.append(call.args[0])
             return next(outputs).output
 
-        with intercepted(blocks(model), answer):
+        with arrays_replaced(model, front, weights), intercepted(blocks(model), answer):
             losses()  # what comes after the first block is dropped, so never computed
         return hidden[0]
 
     _, gradients = mx.vjp(run, list(front.values()), [cotangent])
-    put(model, front, front.values())
     return list(gradients)
-
-
-def put(module: nn.Module, names: Iterable[str], weights: Iterable[mx.array]) -> None:
-    """Replace arrays of a module."""
-    module.update(tree_unflatten(list(zip(names, weights, strict=True))))

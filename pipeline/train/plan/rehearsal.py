@@ -12,7 +12,7 @@ from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.model.forward import evaluation_mode
 from pipeline.model.prefix import FrozenPrefix
-from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.model.tree import named_arrays, put_arrays, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder, target_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.cpu_streams import BatchGraph
@@ -204,7 +204,7 @@ class Rehearsal:
 
     def put(self, arrays: Iterable[mx.array]) -> None:
         """Replace all weights of the model."""
-        self.model.update(tree_unflatten(list(zip(self.weights, arrays, strict=True))))
+        put_arrays(self.model, dict(zip(self.weights, arrays, strict=True)))
 
     def tree(self, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401
         """Make a tree of gradients, one for each trained weight; None of no arrays."""
