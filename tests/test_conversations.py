@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.data.batches import arrange
+from pipeline.data.batches import RowLayout, arrange
 from pipeline.data.preparation.documents import cut
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.rows.records import parse_record
@@ -89,8 +89,7 @@ def batches_of(store, arrangement="bucketed", micro=1, weights=None):
     return arrange(
         store,
         np.arange(len(store)),
-        arrangement=arrangement,
-        width=int(store.lengths.max()),
+        RowLayout(arrangement, int(store.lengths.max())),
         num_micro_batches=micro,
         weights=weights,
     )

@@ -6,7 +6,7 @@ Central differences at two distances, extrapolated (Richardson 1911), over sums 
 import numpy as np
 import pytest
 
-from pipeline.data.batches import arrange
+from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx, tree_unflatten
 from pipeline.model.adapters import apply
 from pipeline.model.forward import forward
@@ -58,7 +58,7 @@ def prepared(config, kind, store, tied):
     apply(model, settings_of(kind), seed=1)
     moved_away(model)
     step = TrainStep(model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)
-    ((batch,),) = arrange(store, np.arange(6), arrangement="bucketed", width=24)
+    ((batch,),) = arrange(store, np.arange(6), RowLayout("bucketed", 24))
     return model, step, batch
 
 

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline.data.batches import arrange
+from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx
 from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import apply, load_adapter, make_trainable, save_adapter
@@ -64,7 +64,7 @@ def train(model, store, steps=2):
     model.train()
     for first in range(0, 4 * steps, 4):
         chosen = np.arange(first, first + 4)
-        step(arrange(store, chosen, arrangement="bucketed", width=int(store.lengths.max())))
+        step(arrange(store, chosen, RowLayout("bucketed", int(store.lengths.max()))))
     model.eval()
 
 
@@ -104,7 +104,7 @@ def test_a_frozen_weight_has_no_gradient(tiny_config, make_store, kind):
     model, _, _ = made(tiny_config, kind)
     optimizer = make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1)
     step, store = TrainStep(model, optimizer, None), make_store()
-    ((batch,),) = arrange(store, np.arange(4), arrangement="bucketed", width=24)
+    ((batch,),) = arrange(store, np.arange(4), RowLayout("bucketed", 24))
     _, gradients = step.loss_and_grad(batch)
     assert named_arrays(gradients).keys() == trainable_arrays(model).keys()
     adapter = {"lora_a", "lora_b", "m"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.trainer import default_loss
 
-from pipeline.data.batches import arrange
+from pipeline.data.batches import RowLayout, arrange
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
@@ -150,7 +150,7 @@ def test_the_loss_is_that_of_mlx_lm_with_its_mask_corrected(story, rows):
     """
     store = rows[0]
     documents = np.arange(12)
-    ((batch,),) = arrange(store, documents, arrangement="bucketed", width=int(store.lengths.max()))
+    ((batch,),) = arrange(store, documents, RowLayout("bucketed", int(store.lengths.max())))
     _, plain = loss_sums(
         story(mx.array(batch.inputs)),
         *(mx.array(part) for part in (batch.targets, batch.loss_mask, batch.weights)),

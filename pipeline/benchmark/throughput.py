@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import MicroBatch, arrange, resolve_arrangement
+from pipeline.data.batches import MicroBatch, RowLayout, arrange, resolve_arrangement
 from pipeline.data.order import BatchPlan
 from pipeline.data.store import TokenStore
 from pipeline.device import (
@@ -89,8 +89,7 @@ def step_micro_batches(
     return arrange(
         store,
         documents,
-        arrangement=resolve_arrangement(work.arrangement, has_fused_attention()),
-        width=width,
+        RowLayout(resolve_arrangement(work.arrangement, has_fused_attention()), width),
         num_streams=num_cpu_streams(),
     )
 

@@ -77,12 +77,43 @@ def resolve_arrangement(asked: str, fused_attention: bool) -> Arrangement:
     return asked
 
 
+@dataclass(frozen=True)
+class RowLayout:
+    """How documents lie in the rows of a run.
+
+    Attributes:
+        arrangement: bucketed: one document a row, like lengths together, each batch as wide as its
+            longest document, rounded up so that few widths occur; packed: several documents a row,
+            all rows of one width.
+        width: at least the tokens of the longest document, the same for a whole run; packed rows
+            are this wide, rounded up.
+    """
+
+    arrangement: Arrangement
+    width: int
+
+    def rows(
+        self, lengths: Int64[np.ndarray, " store"], documents: Int64[np.ndarray, " documents"]
+    ) -> list[list[int]]:
+        """Choose the documents of each row."""
+        ascending = documents[np.argsort(lengths[documents], kind="stable")].tolist()
+        if self.arrangement == "bucketed":
+            return [[document] for document in ascending]
+        return pack(lengths, ascending[::-1], self.row_width(lengths, []))
+
+    def row_width(self, lengths: Int64[np.ndarray, " store"], rows: Sequence[Sequence[int]]) -> int:
+        """Choose the width of some rows: rounded up, so that few widths occur in a run."""
+        if self.arrangement == "packed":
+            return round_up(self.width, PACKED_TOKENS)
+        longest = int(max(lengths[row].sum() - len(row) for row in rows))
+        assert longest <= self.width, "a document is longer than a row"
+        return round_up(longest, round_up(-(-self.width // MAX_WIDTHS), BUCKET_TOKENS))
+
+
 def arrange(
     store: TokenStore,
     documents: Int64[np.ndarray, " documents"],
-    *,
-    arrangement: Arrangement,
-    width: int,
+    layout: RowLayout,
     num_micro_batches: int = 1,
     num_streams: int = 1,
     weights: Float32[np.ndarray, " store"] | None = None,
@@ -92,19 +123,15 @@ def arrange(
     Args:
         store: where the documents are.
         documents: which ones.
-        arrangement: bucketed: one document a row, like lengths together, each micro-batch as wide
-            as its longest, rounded up so that few widths occur; packed: several documents a row,
-            all rows of one width.
-        width: at least the tokens of the longest document, the same for a whole run; packed rows
-            are this wide, rounded up.
+        layout: of the run.
         num_micro_batches: at most so many; fewer where there are fewer rows.
         num_streams: batches of a micro-batch; one where it has fewer rows than that.
         weights: one per document of the store; 1 without.
     """
-    rows = make_rows(store.lengths, documents, arrangement, width)
+    rows = layout.rows(store.lengths, documents)
     return [
         tuple(
-            lay_out(store, share, arrangement, width, weights)
+            lay_out(store, share, layout, weights)
             for share in shared_out(micro_batch, streams_for(len(micro_batch), num_streams))
         )
         for micro_batch in shared_out(rows, min(num_micro_batches, len(rows)))
@@ -130,9 +157,7 @@ def share_ends(num_rows: int, count: int) -> list[int]:
 def evaluation_batches(
     store: TokenStore,
     documents: Int64[np.ndarray, " documents"],
-    *,
-    arrangement: Arrangement,
-    width: int,
+    layout: RowLayout,
     batch_tokens: int,
 ) -> Iterator[Batch]:
     """Yield batches of at most `batch_tokens` places, padding counted, in a fixed order.
@@ -142,26 +167,13 @@ def evaluation_batches(
     for start in range(0, len(documents), EVALUATION_POOL_DOCUMENTS):
         pool = documents[start : start + EVALUATION_POOL_DOCUMENTS]
         group: list[list[int]] = []
-        for row in make_rows(store.lengths, pool, arrangement, width):
-            row_places = row_width(store.lengths, [row], arrangement, width)  # rows are ascending
-            if group and row_places * (len(group) + 1) > batch_tokens:
-                yield lay_out(store, group, arrangement, width)
+        for row in layout.rows(store.lengths, pool):
+            width = layout.row_width(store.lengths, [row])  # rows are ascending
+            if group and width * (len(group) + 1) > batch_tokens:
+                yield lay_out(store, group, layout)
                 group = []
             group.append(row)
-        yield lay_out(store, group, arrangement, width)
-
-
-def make_rows(
-    lengths: Int64[np.ndarray, " store"],
-    documents: Int64[np.ndarray, " documents"],
-    arrangement: Arrangement,
-    width: int,
-) -> list[list[int]]:
-    """Choose which documents stand in which row."""
-    ascending = documents[np.argsort(lengths[documents], kind="stable")].tolist()
-    if arrangement == "bucketed":
-        return [[document] for document in ascending]
-    return pack(lengths, ascending[::-1], row_width(lengths, [], arrangement, width))
+        yield lay_out(store, group, layout)
 
 
 def pack(
@@ -181,20 +193,6 @@ def pack(
     return rows
 
 
-def row_width(
-    lengths: Int64[np.ndarray, " store"],
-    rows: Sequence[Sequence[int]],
-    arrangement: Arrangement,
-    width: int,
-) -> int:
-    """Choose the width of some rows: rounded up, so that few widths occur in a run."""
-    if arrangement == "packed":
-        return round_up(width, PACKED_TOKENS)
-    longest = int(max(lengths[row].sum() - len(row) for row in rows))
-    assert longest <= width, "a document is longer than a row"
-    return round_up(longest, round_up(-(-width // MAX_WIDTHS), BUCKET_TOKENS))
-
-
 def round_up(number: int, multiple: int) -> int:
     """Return the next multiple that is not below a number."""
     return -(-number // multiple) * multiple
@@ -203,12 +201,11 @@ def round_up(number: int, multiple: int) -> int:
 def lay_out(
     store: TokenStore,
     rows: Sequence[Sequence[int]],
-    arrangement: Arrangement,
-    width: int,
+    layout: RowLayout,
     weights: Float32[np.ndarray, " store"] | None = None,
 ) -> Batch:
     """Copy documents from the store into the rows of one batch."""
-    shape = (len(rows), row_width(store.lengths, rows, arrangement, width))
+    shape = (len(rows), layout.row_width(store.lengths, rows))
     inputs, targets, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
     loss_mask, place_weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     documents: list[int] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Arrangement, evaluation_batches, resolve_arrangement
+from pipeline.data.batches import Arrangement, RowLayout, evaluation_batches, resolve_arrangement
 from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import has_fused_attention, nn
 from pipeline.evaluate.statistics import Estimate, ratio_estimate, smallest_detectable_difference
@@ -65,7 +65,7 @@ def held_out_losses(
     def measure(model: nn.Module) -> DocumentLosses:
         width = int(store.lengths.max())
         batches = evaluation_batches(
-            store, chosen, arrangement=arrangement, width=width, batch_tokens=BATCH_TOKENS
+            store, chosen, RowLayout(arrangement, width), batch_tokens=BATCH_TOKENS
         )
         return document_losses(model, batches)
 

@@ -10,6 +10,7 @@ from pipeline.data.batches import (
     Arrangement,
     Batch,
     MicroBatch,
+    RowLayout,
     arrange,
     evaluation_batches,
     resolve_arrangement,
@@ -86,10 +87,9 @@ class Feed:
         return arrange(
             self.data.train,
             documents,
-            arrangement=self.arrangement,
+            RowLayout(self.arrangement, self.width),
             num_micro_batches=min(self.settings.grad_accumulation_steps, len(documents)),
             num_streams=num_cpu_streams(),
-            width=self.width,
             weights=self.data.distrust.weights,
         )
 
@@ -99,8 +99,7 @@ class Feed:
         return evaluation_batches(
             self.data.validation,
             np.arange(count if limit is None else min(limit, count)),
-            arrangement=self.arrangement,
-            width=self.width,
+            RowLayout(self.arrangement, self.width),
             batch_tokens=self.evaluation_tokens,
         )
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.batches import arrange, evaluation_batches
+from pipeline.data.batches import RowLayout, arrange, evaluation_batches
 from pipeline.data.store import TokenStore, TokenStoreWriter
 
 ARRANGEMENTS = ("bucketed", "packed")
@@ -53,9 +53,7 @@ def pairs(batches):
 @given(documents=chosen_documents, parts=st.integers(1, 50))
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_micro_batches_hold_each_document_whole_and_once(store, arrangement, documents, parts):
-    batches = arrange(
-        store, documents, arrangement=arrangement, width=LONGEST, num_micro_batches=parts
-    )
+    batches = arrange(store, documents, RowLayout(arrangement, LONGEST), num_micro_batches=parts)
     assert 1 <= len(batches) <= min(parts, len(documents))
     if arrangement == "bucketed":
         assert len(batches) == min(parts, len(documents))
@@ -77,8 +75,7 @@ def test_streams_share_the_rows_of_a_micro_batch(store, arrangement, documents, 
         arrange(
             store,
             documents,
-            arrangement=arrangement,
-            width=LONGEST,
+            RowLayout(arrangement, LONGEST),
             num_micro_batches=micro,
             num_streams=count,
         )
@@ -103,8 +100,7 @@ def test_both_arrangements_teach_the_same(store, documents, parts):
                 arrange(
                     store,
                     documents,
-                    arrangement=arrangement,
-                    width=LONGEST,
+                    RowLayout(arrangement, LONGEST),
                     num_micro_batches=parts,
                     weights=weights,
                 )
@@ -122,7 +118,7 @@ def test_both_arrangements_teach_the_same(store, documents, parts):
 @given(documents=chosen_documents)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_padding_never_counts(store, arrangement, documents):
-    ((batch,),) = arrange(store, documents, arrangement=arrangement, width=LONGEST)
+    ((batch,),) = arrange(store, documents, RowLayout(arrangement, LONGEST))
     padding = batch.segment_ids == 0
     for part in (batch.inputs, batch.targets, batch.loss_mask, batch.weights):
         assert not part[padding].any()
@@ -138,7 +134,7 @@ def test_a_bucketed_batch_by_hand(tmp_path):
     with TokenStoreWriter(tmp_path, 64) as writer:
         writer.add(np.arange(10, 30), np.arange(20) >= 18, None, None)
         writer.add(np.array([5, 6, 7]), np.array([False, False, True]), None, None)
-    ((batch,),) = arrange(TokenStore(tmp_path), np.array([0, 1]), arrangement="bucketed", width=20)
+    ((batch,),) = arrange(TokenStore(tmp_path), np.array([0, 1]), RowLayout("bucketed", 20))
     assert batch.documents.tolist() == [1, 0], "by length"
     assert batch.inputs.shape == (2, 32)
     assert batch.inputs[0].tolist() == [5, 6] + [0] * 30
@@ -152,7 +148,7 @@ def test_a_packed_batch_by_hand(tmp_path):
     with TokenStoreWriter(tmp_path, 64) as writer:
         for length in (61, 101, 29, 71):  # take 60, 100, 28 and 70 of 128 places
             writer.add(np.full(length, length % 64), np.arange(length) > 0, None, None)
-    ((batch,),) = arrange(TokenStore(tmp_path), np.arange(4), arrangement="packed", width=101)
+    ((batch,),) = arrange(TokenStore(tmp_path), np.arange(4), RowLayout("packed", 101))
     assert batch.documents.tolist() == [1, 2, 3, 0], "longest first, into the first row with room"
     assert batch.segment_ids.tolist() == [
         [1] * 100 + [2] * 28,
@@ -166,13 +162,11 @@ def test_a_packed_batch_by_hand(tmp_path):
 @given(width=st.integers(LONGEST, 100_000))
 def test_few_widths_occur(store, width):
     every = np.arange(len(store))
-    batches = arrange(
-        store, every, arrangement="bucketed", width=width, num_micro_batches=len(every)
-    )
+    batches = arrange(store, every, RowLayout("bucketed", width), num_micro_batches=len(every))
     widths = {batch.inputs.shape[1] for (batch,) in batches}
     assert all(size % 16 == 0 for size in widths)
     assert max(widths) - LONGEST < max(16, -(-width // 64) + 16)
-    packed = arrange(store, every, arrangement="packed", width=width, num_micro_batches=9)
+    packed = arrange(store, every, RowLayout("packed", width), num_micro_batches=9)
     assert {batch.inputs.shape[1] for (batch,) in packed} == {-(-width // 128) * 128}
 
 
@@ -183,7 +177,7 @@ def test_at_most_64_widths_occur(width, tmp_path):
             writer.add(np.ones(length, np.int32), np.arange(length) > 0, None, None)
     store = TokenStore(tmp_path)
     batches = [
-        arrange(store, np.array([document]), arrangement="bucketed", width=width)[0][0]
+        arrange(store, np.array([document]), RowLayout("bucketed", width))[0][0]
         for document in range(len(store))
     ]
     assert len({batch.inputs.shape[1] for batch in batches}) <= 64
@@ -194,7 +188,7 @@ def test_rows_that_are_too_narrow(tmp_path, arrangement):
     with TokenStoreWriter(tmp_path, 8) as writer:
         writer.add(np.ones(200, np.int32), np.arange(200) > 0, None, None)
     with pytest.raises(AssertionError, match="a document is longer than a row"):
-        arrange(TokenStore(tmp_path), np.array([0]), arrangement=arrangement, width=100)
+        arrange(TokenStore(tmp_path), np.array([0]), RowLayout(arrangement, 100))
 
 
 # --- for evaluation ---
@@ -206,14 +200,14 @@ def test_rows_that_are_too_narrow(tmp_path, arrangement):
 def test_evaluation_batches_are_bounded_and_complete(store, arrangement, documents, batch_tokens):
     batches = list(
         evaluation_batches(
-            store, documents, arrangement=arrangement, width=LONGEST, batch_tokens=batch_tokens
+            store, documents, RowLayout(arrangement, LONGEST), batch_tokens=batch_tokens
         )
     )
     assert sorted(pairs(batches)) == sorted(documents.tolist())
     for batch in batches:
         assert batch.inputs.size <= batch_tokens or len(batch.inputs) == 1
     again = evaluation_batches(
-        store, documents, arrangement=arrangement, width=LONGEST, batch_tokens=batch_tokens
+        store, documents, RowLayout(arrangement, LONGEST), batch_tokens=batch_tokens
     )
     for first, second in zip(batches, again, strict=True):
         np.testing.assert_array_equal(first.inputs, second.inputs)
@@ -223,14 +217,8 @@ def test_evaluation_goes_through_a_large_set_in_pools(store, monkeypatch):
     monkeypatch.setattr("pipeline.data.batches.EVALUATION_POOL_DOCUMENTS", 7)
     for arrangement in ARRANGEMENTS:
         batches = evaluation_batches(
-            store,
-            np.arange(len(store)),
-            arrangement=arrangement,
-            width=LONGEST,
-            batch_tokens=10_000,
+            store, np.arange(len(store)), RowLayout(arrangement, LONGEST), batch_tokens=10_000
         )
         assert sorted(pairs(batches)) == list(range(len(store)))
-    nothing = evaluation_batches(
-        store, np.arange(0), arrangement="packed", width=LONGEST, batch_tokens=1
-    )
+    nothing = evaluation_batches(store, np.arange(0), RowLayout("packed", LONGEST), batch_tokens=1)
     assert list(nothing) == []

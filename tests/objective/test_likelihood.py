@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.data.batches import evaluation_batches
+from pipeline.data.batches import RowLayout, evaluation_batches
 from pipeline.device import mx
 from pipeline.objective.likelihood import (
     ConflictItem,
@@ -20,11 +20,7 @@ from pipeline.objective.likelihood import (
 def losses_of(model, store, arrangement="bucketed", batch_tokens=64):
     width = int(store.lengths.max())
     batches = evaluation_batches(
-        store,
-        np.arange(len(store)),
-        arrangement=arrangement,
-        width=width,
-        batch_tokens=batch_tokens,
+        store, np.arange(len(store)), RowLayout(arrangement, width), batch_tokens=batch_tokens
     )
     found = document_losses(model, batches)
     return found.loss_sums[np.argsort(found.documents)], found

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import device
 from pipeline.blas.choose import Blas
-from pipeline.data.batches import arrange
+from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mlx_memory, mx, products_on_one_thread
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.forward import checkpoint_blocks, random_key
@@ -28,10 +28,9 @@ def micro_batches_of(store, num_streams, micro=1, arrangement="bucketed", count=
     return arrange(
         store,
         np.arange(count),
-        arrangement=arrangement,
+        RowLayout(arrangement, int(store.lengths.max())),
         num_micro_batches=micro,
         num_streams=num_streams,
-        width=int(store.lengths.max()),
     )
 
 
@@ -123,7 +122,7 @@ def test_each_stream_drops_other_units(tiny_config, make_store):
     step.model.layers[0].self_attn.q_proj.lora_b += 0.5
     run = step.graph
     step.graph = lambda *batch: seen.append(run(*batch)) or seen[-1]
-    same = arrange(store, np.array([0, 0]), arrangement="bucketed", width=24, num_streams=2)
+    same = arrange(store, np.array([0, 0]), RowLayout("bucketed", 24), num_streams=2)
     step.accumulate(same)
     first, second = (float(graph.loss_sum) for graph in seen)
     assert first != second

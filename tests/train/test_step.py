@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.schema import OPTIMIZERS
-from pipeline.data.batches import arrange
+from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx, nn
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.forward import checkpoint_blocks
@@ -26,9 +26,8 @@ def batches_of(store, arrangement="bucketed", micro=1, weights=None, count=9):
     return arrange(
         store,
         np.arange(count),
-        arrangement=arrangement,
+        RowLayout(arrangement, int(store.lengths.max())),
         num_micro_batches=micro,
-        width=int(store.lengths.max()),
         weights=weights,
     )
 
@@ -191,7 +190,7 @@ def test_a_loss_is_that_of_mlx_lm_with_its_mask_corrected(tiny_model, make_store
     tokens = mx.array(store.tokens(index)[None])
     theirs, count = default_loss(tiny_model, tokens, mx.array([[0, len(store.tokens(index)) - 1]]))
     step = TrainStep(tiny_model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), None)
-    ((batch,),) = arrange(store, np.array([index]), arrangement="bucketed", width=24)
+    ((batch,),) = arrange(store, np.array([index]), RowLayout("bucketed", 24))
     plain = step.losses(batch)[1]
     assert int(count) == batch.num_targets
     assert float(plain) / batch.num_targets == pytest.approx(float(theirs), rel=1e-6)

@@ -13,7 +13,7 @@ from pipeline.benchmark.peers.job import (
     Outcome,
     answer,
 )
-from pipeline.data.batches import row_width
+from pipeline.data.batches import RowLayout
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, matmul_flops_per_second, reset_peak_memory
 from pipeline.errors import ModelError
@@ -128,9 +128,8 @@ def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
     """
     train, settings = trainer.feed.data.train, trainer.settings
     rows, longest = settings.documents_per_step(trainer.feed.width), int(train.lengths.max())
-    width = row_width(
-        train.lengths, [[int(train.lengths.argmax())]], "bucketed", trainer.feed.width
-    )
+    layout = RowLayout("bucketed", trainer.feed.width)
+    width = layout.row_width(train.lengths, [[int(train.lengths.argmax())]])
     weights = sum(value.nbytes for value in named_arrays(trainer.model.parameters()).values())
     trained = sum(value.nbytes for value in trainable_arrays(trainer.model).values())
     state = sum(value.nbytes for value in named_arrays(trainer.optimizer.state).values())

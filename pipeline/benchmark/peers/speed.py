@@ -13,7 +13,7 @@ from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
 from pipeline.benchmark.peers.programs import BFLOAT16, FLOAT32, INSTALLED, MLX_LM, OURS
 from pipeline.benchmark.peers.results import seconds_to_loss
 from pipeline.benchmark.peers.rounds import Comparison
-from pipeline.data.batches import evaluation_batches
+from pipeline.data.batches import RowLayout, evaluation_batches
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.model.adapters import load_adapter
@@ -47,8 +47,7 @@ def validation_loss(material: Material, adapter: Path | None) -> float:
     batches = evaluation_batches(
         store,
         np.arange(len(store)),
-        arrangement="bucketed",
-        width=int(store.lengths.max()),
+        RowLayout("bucketed", int(store.lengths.max())),
         batch_tokens=BATCH_TOKENS,
     )
     return document_losses(model, batches).mean

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.batches import Arrangement, Batch, row_width, share_ends, streams_for
+from pipeline.data.batches import Arrangement, Batch, RowLayout, share_ends, streams_for
 from pipeline.device import is_cpu, mx
 from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, attach
@@ -86,7 +86,7 @@ class PlanRequest:
     def width(self) -> int:
         """Give the places of a row."""
         lengths = np.array([self.longest_tokens])
-        return row_width(lengths, [[0]], self.arrangement, self.longest_tokens)
+        return RowLayout(self.arrangement, self.longest_tokens).row_width(lengths, [[0]])
 
     @property
     def tokens(self) -> int:
