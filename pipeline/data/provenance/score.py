@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.data.provenance.tables import CITATION, Tables
+from pipeline.data.provenance.time_limit import time_limit
 from pipeline.data.rows.metadata import Metadata
 from pipeline.data.rows.records import (
     MAX_AUTHORITY_WEIGHT,
@@ -72,14 +73,15 @@ class Scorer:
         """
         tables, values = self.tables, self.tables.values
         clean = " ".join(f"{metadata.title or ''} {text}".split())
-        found = self.markers(clean, metadata)
-        known = metadata.source_type in values.type_authority
+        kind, known = metadata.source_type, metadata.source_type in values.type_authority
         share = values.text_share if known else 1.0
-        kind, year = metadata.source_type, tables.year_of(clean, metadata)
+        with time_limit(clean):
+            found, year = self.markers(clean, metadata), tables.year_of(clean, metadata)
+            institution = list(self.institution(clean, metadata, share))
         authority = [
             self.type_authority(kind if known else None),
             *self.weighed(found, values.authority, share),
-            *self.institution(clean, metadata, share),
+            *institution,
         ]
         evidence = list(self.weighed(found, values.evidence, share))
         if known:
