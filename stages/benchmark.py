@@ -11,6 +11,7 @@ from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
 from pipeline.config.schema import PeersBenchmark
 from pipeline.config.stage import Paths, stage
+from pipeline.model.folder import check_positions
 
 
 @stage(
@@ -35,10 +36,12 @@ def main(config: DictConfig, paths: Paths) -> None:
 
 def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
     """Time the tuned model, and compare it with the upper bound of this machine."""
+    base = paths.read("models/base")
+    check_positions(base, config.benchmark)
     settings = {**config.train, **config.benchmark}
     work = Workload(arrangement=config.data.arrangement, seed=config.seed, **settings)
     metrics = benchmark(
-        base=paths.read("models/base"),
+        base=base,
         trained=paths.read("models/trained"),
         prepared=paths.read("data/prepared"),
         dtype=config.model.dtype,

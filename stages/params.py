@@ -26,8 +26,9 @@ from pipeline.config.command_line import (
     explain_null_sections,
 )
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.external.inputs import fingerprints
+from pipeline.external.inputs import fingerprints, model_folder, names_folder
 from pipeline.files import ROOT, write_text
+from pipeline.model.folder import check_positions
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"
 ABSENT = "(absent)"
@@ -116,8 +117,7 @@ def complete_experiment(name: str) -> None:
     """Add only `inputs:` to the params.yaml that `dvc exp run` composed with its overrides."""
     config = loaded()
     rules.check_values(config)
-    config.inputs = fingerprints(config)
-    write_text(FILE, OmegaConf.to_yaml(config))
+    write(config)
     print(f"params.yaml is as `dvc exp run` composed it for {name}")
 
 
@@ -136,9 +136,21 @@ def refresh(config: DictConfig, check: bool) -> int:
         return int(bool(changed))
     if changed and os.environ.get("DVC_STAGE") and edited_by_hand():
         refuse_edit(changed)
+    write(config)
+    return 0
+
+
+def write(config: DictConfig) -> None:
+    """Write params.yaml, with the fingerprints of external files.
+
+    Raises:
+        PipelineError: when a file is missing, or the model has too few positions.
+    """
+    if names_folder(config.model.source):
+        folder = model_folder(config.model.source)
+        check_positions(folder, {**config.validate, **config.benchmark})
     config.inputs = fingerprints(config)
     write_text(FILE, OmegaConf.to_yaml(config))
-    return 0
 
 
 def main() -> int:

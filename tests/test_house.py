@@ -221,7 +221,7 @@ def test_dvc_knows_what_params_depends_on():
     assert description["cmd"] == "python -m stages.params"
     code = {dep for dep in description["deps"] if not dep.startswith(EXEMPT)}
     assert computing("stages/params.py") <= code
-    assert code == {"conf", "stages/params.py"}
+    assert code == {"conf", "pipeline/model/folder.py", "stages/params.py"}
 
 
 LOADED = """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline.files import sha256_file
+from pipeline.files import sha256_file, write_json
 from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
 
@@ -420,6 +420,22 @@ def test_bad_rows_stop_prepare_with_file_and_line(smoke, kind):
     assert place in done.stderr
     assert "Traceback" not in done.stderr
     assert (smoke / "data/prepared/train/tokens.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [("validate", "validate.sample_tokens=17"), ("benchmark", "benchmark.prompt_tokens=17")],
+)
+def test_texts_beyond_the_positions_stop_a_stage_before_it_measures(
+    smoke, tmp_path, name, override
+):
+    config = {"model_type": "llama", "max_position_embeddings": 16}
+    (tmp_path / "models/base").mkdir(parents=True)
+    write_json(tmp_path / "models/base/config.json", config)
+    done = stage(smoke, name, override, f"inputs={tmp_path}", check=False)
+    assert done.returncode == 1
+    assert "the model has 16 positions (of " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

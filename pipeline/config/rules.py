@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +16,6 @@ from pipeline.config.schema import (
     SCHEDULES,
     PeersBenchmark,
     ScratchModel,
-    Throughput,
 )
 from pipeline.errors import ConfigError, report_problems
 from pipeline.external.sources import SOURCES
@@ -207,21 +206,32 @@ def model_problems(model: DictConfig) -> Iterator[str]:
                 )
 
 
-def position_problems(
+def scratch_position_problems(
     model: DictConfig, validate: DictConfig, benchmark: DictConfig
 ) -> Iterator[str]:
     """Name what would generate beyond the positions of a model that is made here."""
-    if OmegaConf.get_type(model) is not ScratchModel:
-        return
-    wanted = {f"validate.sample_tokens={validate.sample_tokens}": validate.sample_tokens}
-    if OmegaConf.get_type(benchmark) is Throughput:
-        prompt, generated = benchmark.prompt_tokens, benchmark.generated_tokens
-        name = f"benchmark.prompt_tokens={prompt} and benchmark.generated_tokens={generated}"
-        wanted[name] = prompt + generated
-    positions = model.scratch.max_position_embeddings
-    for name, tokens in wanted.items():
-        if tokens > positions:
-            yield f"{name}: model.scratch.max_position_embeddings={positions} allows no more"
+    if OmegaConf.get_type(model) is ScratchModel:
+        where, positions = "model.scratch", model.scratch.max_position_embeddings
+        values = {str(key): value for key, value in {**validate, **benchmark}.items()}
+        yield from position_problems(f"{where}.max_position_embeddings", positions, values)
+
+
+def position_problems(where: str, positions: int, values: Mapping[str, Any]) -> Iterator[str]:
+    """Name keys of `validate` and `benchmark` that ask for texts beyond a model's positions.
+
+    Args:
+        where: what names the positions.
+        positions: tokens of the longest text.
+        values: of one of these sections, or of both.
+    """
+    for keys in (
+        ["validate.sample_tokens"],
+        ["benchmark.prompt_tokens", "benchmark.generated_tokens"],
+    ):
+        tokens = [values.get(key.partition(".")[2], 0) for key in keys]
+        if sum(tokens) > positions:
+            named = " and ".join(f"{key}={count}" for key, count in zip(keys, tokens, strict=True))
+            yield f"{named}: the model has {positions} positions ({where}); ask for no more"
 
 
 def train_problems(train: DictConfig) -> Iterator[str]:
@@ -270,7 +280,7 @@ SECTION_PROBLEMS: dict[tuple[str, ...], Callable[..., Iterator[str]]] = {
     ("train", "data"): best_problems,
     ("optim",): schedule_problems,
     ("model", "train", "lora"): mode_problems,
-    ("model", "validate", "benchmark"): position_problems,
+    ("model", "validate", "benchmark"): scratch_position_problems,
     ("benchmark",): benchmark_problems,
     ("export",): export_problems,
 }

@@ -5,13 +5,15 @@ that leads out of the folder, no header that the safetensors library refuses.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import ModelError, report_problems
+from pipeline.config.rules import position_problems
+from pipeline.errors import ConfigError, ModelError, report_problems
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -80,6 +82,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 def max_positions(config: dict[str, Any]) -> int | None:
     """Read how many positions a model has, where its config.json says so."""
     return config.get("max_position_embeddings") or config.get("n_positions")
+
+
+def check_positions(folder: Path, values: Mapping[str, Any]) -> None:
+    """Refuse settings that ask a model for texts beyond its positions.
+
+    Args:
+        folder: holds config.json.
+        values: of the section `validate` or `benchmark`, or of both.
+
+    Raises:
+        ConfigError: with each of them.
+    """
+    positions, where = max_positions(read_config(folder)), f"of {folder / 'config.json'}"
+    if positions is not None:
+        problems = list(position_problems(where, positions, values))
+        report_problems(ConfigError, "These parameters cannot be used:", problems)
 
 
 def read_weight_files(folder: Path) -> list[WeightFile]:

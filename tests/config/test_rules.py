@@ -166,13 +166,14 @@ CONTRADICTIONS = [
     (
         [],
         {"validate__sample_tokens": 257},
-        "validate.sample_tokens=257: model.scratch.max_position_embeddings=256 allows no more",
+        "validate.sample_tokens=257: the model has 256 positions "
+        "(model.scratch.max_position_embeddings); ask for no more",
     ),
     (
         [],
         {"benchmark__prompt_tokens": 193},
         "benchmark.prompt_tokens=193 and benchmark.generated_tokens=64: "
-        "model.scratch.max_position_embeddings=256 allows no more",
+        "the model has 256 positions (model.scratch.max_position_embeddings); ask for no more",
     ),
     (
         [],

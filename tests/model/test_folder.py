@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.model.folder import (
     INDEX,
     MAX_HEADER_BYTES,
     Tensor,
+    check_positions,
     max_positions,
     read_config,
     read_header,
@@ -89,6 +90,18 @@ def test_a_config_is_read_as_it_is(model_folder, tiny_config):
 )
 def test_the_number_of_positions(config, positions):
     assert max_positions(config) == positions
+
+
+def test_texts_beyond_the_positions_are_refused(model_folder, tiny_config):
+    positions = tiny_config["max_position_embeddings"]
+    generation = {"prompt_tokens": positions - 1, "generated_tokens": 2}
+    check_positions(model_folder, {"sample_tokens": positions, "prompt_tokens": positions})
+    where = rf"the model has {positions} positions \(of .*config\.json\); ask for no more"
+    with pytest.raises(ConfigError, match=rf"validate\.sample_tokens={positions + 1}: {where}"):
+        check_positions(model_folder, {"sample_tokens": positions + 1})
+    both = rf"benchmark\.prompt_tokens={positions - 1} and benchmark\.generated_tokens=2: {where}"
+    with pytest.raises(ConfigError, match=both):
+        check_positions(model_folder, generation)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, b"\xff\xfe"])

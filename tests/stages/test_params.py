@@ -163,6 +163,19 @@ def test_a_wrong_override_is_told_and_nothing_is_written(run, place, arguments, 
     assert (place / "params.yaml").read_bytes() == before
 
 
+def test_texts_beyond_the_positions_of_a_model_are_refused_before_anything_runs(
+    run, place, model_folder
+):
+    before = (place / "params.yaml").read_bytes()
+    positions = json.loads((model_folder / "config.json").read_text())["max_position_embeddings"]
+    given = "model=local", f"model.source={model_folder}", "benchmark.prompt_tokens=1"
+    given += "benchmark.generated_tokens=2", f"validate.sample_tokens={positions + 1}"
+    code, _, err = run(*given)
+    assert code == 1
+    assert f"validate.sample_tokens={positions + 1}: the model has {positions} positions" in err
+    assert (place / "params.yaml").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
