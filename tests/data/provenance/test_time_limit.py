@@ -22,7 +22,7 @@ MATCH = r"the text that begins 'aaa.*' takes longer than 0\.2 s\.\nOne of the /r
     "changes",
     [
         lambda: {"institutions": {f"/{ENDLESS}/": 1.0}},
-        lambda: {"markers": {**defaults()["markers"], "science": [f"/{ENDLESS}/"]}},
+        lambda: {"markers": {**defaults()["markers"], "first_hand": [f"/{ENDLESS}/"]}},
         lambda: {"year_patterns": [f"({ENDLESS})"]},
     ],
 )
