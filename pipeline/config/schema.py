@@ -473,7 +473,7 @@ class Train:
         choices=("auto", "never", "required"),
     )
     resume_allow_inexact: bool = key(
-        "go on also where numbers come out differently now than when the checkpoint was made"
+        "go on where numerics or code have changed since the checkpoint; the metrics record it"
     )
 
 
