@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.benchmark.bars import Row, write_outputs
 from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
-from pipeline.config.schema import PeersBenchmark
+from pipeline.config.options import PeersBenchmark
 from pipeline.config.stage import Paths, stage
 from pipeline.model.folder import check_positions
 

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.arguments import Flag
-from pipeline.config.schema import ProvenanceTables
+from pipeline.config.options import ProvenanceTables
 from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
 from pipeline.data.notice import notice_of

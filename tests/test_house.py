@@ -60,7 +60,7 @@ MAY_IMPORT = {
         "pipeline/model/upstream.py",
     },
 }
-DECLARED = {"pipeline/config/schema.py", "pipeline/config/rules.py"}
+DECLARED = {f"pipeline/config/{name}.py" for name in ("options", "optimizers", "rules", "schema")}
 """They name every key, and use none."""
 MODULES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -475,6 +475,8 @@ UNTESTED = {
     "pipeline/benchmark/peers/prefix_cache.py": COMPARED,
     "pipeline/benchmark/peers/speed.py": COMPARED,
     "pipeline/benchmark/peers/torch_peft.py": PROGRAM,
+    "pipeline/config/declare.py": "declares keys: tests/config/test_rules.py checks values by it",
+    "pipeline/config/optimizers.py": "declares keys: tests/optim/test_optimizer.py sets them all",
     "pipeline/config/schema.py": "declares keys: tests/config/test_rules.py checks values by it",
     "pipeline/data/preparation/join.py": "test_processes.py next to it compares what it joins",
     "pipeline/data/preparation/part.py": "test_processes.py and test_prepare.py next to it run it",

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from pipeline.config.keys import concerns, inside, own_names
-from pipeline.config.schema import OPTIONS
+from pipeline.config.options import OPTIONS
 from pipeline.errors import ConfigError
 from pipeline.files import ROOT
 

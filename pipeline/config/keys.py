@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.schema import OPTIONS, Params, Unused
+from pipeline.config.options import OPTIONS, Unused
+from pipeline.config.schema import Params
 from pipeline.errors import ConfigError, report_problems
 
 

@@ -9,14 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.keys import inside, leaves
-from pipeline.config.schema import (
-    DATA_SECTIONS,
-    EXPORT_FORMATS,
-    OPTIMIZERS,
-    SCHEDULES,
-    PeersBenchmark,
-    ScratchModel,
-)
+from pipeline.config.optimizers import OPTIMIZERS, SCHEDULES
+from pipeline.config.options import DATA_SECTIONS, PeersBenchmark, ScratchModel
+from pipeline.config.schema import EXPORT_FORMATS
 from pipeline.errors import ConfigError, report_problems
 from pipeline.external.sources import SOURCES
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.options import ProvenanceTables
 from pipeline.config.rules import overlap_problem
-from pipeline.config.schema import ProvenanceTables
 from pipeline.errors import ConfigError
 
 DEFAULT_MAX_SEQ_LEN = 2048

@@ -68,7 +68,7 @@ RULES: dict[str, Maker] = {
     "muon": lambda its, decay: update_rules.Muon(its.learning_rate, its.momentum, decay),
     "adafactor": adafactor,
 }
-"""The update rules by name; the keys of each are those of its dataclass in config/schema.py."""
+"""The update rules by name; the keys of each are those of its dataclass in config/optimizers.py."""
 LEAVES_OTHERS_TO = {"muon": "adamw"}
 """Rules for the matrices of blocks only, and the rule that updates everything else."""
 

@@ -10,7 +10,7 @@ from pipeline.config.groups import (
     options,
     schema_of,
 )
-from pipeline.config.schema import OPTIONS
+from pipeline.config.options import OPTIONS
 from pipeline.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import keys, rules
 from pipeline.config.keys import flat
-from pipeline.config.schema import OPTIONS, HuggingFace
+from pipeline.config.options import OPTIONS, HuggingFace
 from pipeline.errors import ConfigError
 from stages.params import composed
 

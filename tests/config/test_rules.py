@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from pipeline.config import rules
 from pipeline.config.keys import leaves
-from pipeline.config.schema import EXPORT_FORMATS, OPTIMIZERS
+from pipeline.config.optimizers import OPTIMIZERS
+from pipeline.config.schema import EXPORT_FORMATS
 from pipeline.errors import ConfigError
 from stages.params import composed
 

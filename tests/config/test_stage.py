@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError
 from pipeline.config import groups, sweep_table
 from pipeline.config import stage as module
 from pipeline.config.arguments import Flag
-from pipeline.config.schema import OPTIMIZERS
+from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.config.stage import Paths, stage
 from pipeline.errors import (
     CheckpointError,

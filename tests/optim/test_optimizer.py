@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.config.schema import OPTIMIZERS, SCHEDULES, DecayingOptim
+from pipeline.config.optimizers import OPTIMIZERS, SCHEDULES, DecayingOptim
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.model.tree import named_arrays

@@ -4,7 +4,7 @@ from functools import cache
 
 from omegaconf import OmegaConf
 
-from pipeline.config.schema import ProvenanceTables
+from pipeline.config.options import ProvenanceTables
 from pipeline.data.provenance.score import Scorer
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.metadata import NO_METADATA, parse_metadata

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.config.schema import OPTIMIZERS
+from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.device import mx
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.adapters import apply

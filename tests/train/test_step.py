@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.config.schema import OPTIMIZERS
+from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx, nn
 from pipeline.model.adapters import AdapterSettings, apply

@@ -32,7 +32,7 @@ from pipeline.benchmark.peers.speed import (
     torch_peft,
 )
 from pipeline.benchmark.peers.system import measure_system
-from pipeline.config.schema import PeersBenchmark
+from pipeline.config.options import PeersBenchmark
 from pipeline.config.stage import Paths
 from pipeline.data.tokenize.tokenizer import train_tokenizer
 

@@ -15,7 +15,7 @@ from pipeline.benchmark.peers.job import WARMUP_STEPS, Job, Outcome
 from pipeline.benchmark.peers.programs import run
 from pipeline.benchmark.peers.results import Results, summary
 from pipeline.benchmark.throughput import machine
-from pipeline.config.schema import Peers
+from pipeline.config.options import Peers
 from pipeline.config.stage import Paths
 from pipeline.errors import PipelineError
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from pipeline.config.schema import ProvenanceTables
+from pipeline.config.options import ProvenanceTables
 from pipeline.data.provenance.score import Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.records import Record

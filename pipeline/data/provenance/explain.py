@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.schema import ProvenanceTables
+from pipeline.config.options import ProvenanceTables
 from pipeline.data.provenance.score import Reason, Score, Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.fields import RowError

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from pipeline.config.schema import ProvenanceTables
+from pipeline.config.options import ProvenanceTables
 from pipeline.data.provenance.phrases import Phrases
 from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
