@@ -6,14 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard
 
-from pipeline.data.rows.fields import RowError, strings_in
+from pipeline.data.rows.fields import strings_in
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRow, Row, Splitter
+from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
 from pipeline.errors import ConfigError, DataError
 from pipeline.external.sources import dataset_files
 
@@ -23,7 +24,7 @@ SAVED = ("state.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True)
-class DatasetRows:
+class DatasetRows(RowSource):
     """The rows of one split of a data set, from which train, validation and test are drawn by hash.
 
     Attributes:
@@ -42,13 +43,9 @@ class DatasetRows:
     splitter: Splitter
     with_metadata: bool = False
 
-    def total_bytes(self) -> int:
-        """Return the size of all files."""
-        return sum(file.stat().st_size for file in dataset_files(self.folder))
-
-    def divided(self, number: int) -> list["DatasetRows"]:
-        """Return all rows as one."""
-        return [self]
+    def files(self) -> list[Path]:
+        """List the files of the data set."""
+        return dataset_files(self.folder)
 
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
         """Yield rows, good and bad ones, in their order, and count them.
@@ -62,12 +59,7 @@ class DatasetRows:
         for line, row in enumerate(self.rows(), start=1):
             counts["rows"] += 1
             raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
-            try:
-                record = parse_record(row, self.with_metadata)
-            except RowError as error:
-                yield BadRow(file, line, raw, error)
-            else:
-                yield row_of(line, raw, record)
+            yield row_of(line, raw, partial(parse_record, row, self.with_metadata))
 
     def rows(self) -> Iterator[Any]:
         """Yield the rows of the split as stored; nothing is shuffled, cached or run.

@@ -1,22 +1,27 @@
-"""Rows that are read, checked, and have their split: from JSONL files or the built-in world."""
+"""What every source of rows has: rows with their split, bad rows, and what reads them."""
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.rows.records import Record, parse_record
-from pipeline.data.sources.jsonl import iterate_lines, parse_line, split_named_by
+from pipeline.data.rows.records import Record
 from pipeline.data.splits import Split, split_of
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, report_problems
-from pipeline.external.sources import jsonl_files
 
 QUARANTINE = "quarantine.jsonl"
 SHOWN_LINES = 5
-WORLD = Path("conflicts")
+SPLIT_NAMES: dict[str, Split] = {
+    "train.jsonl": "train",
+    "valid.jsonl": "validation",
+    "validation.jsonl": "validation",
+    "test.jsonl": "test",
+}
+"""The split that the name of a file stands for, as in folders for mlx-lm."""
 
 
 class Row(NamedTuple):
@@ -55,26 +60,30 @@ class BadRow(NamedTuple):
     error: RowError
 
 
-@runtime_checkable
-class RowSource(Protocol):
-    """Rows that can be read as often as needed."""
+class RowSource(ABC):
+    """Rows that can be read as often as needed.
 
-    @property
-    def name(self) -> str:
-        """Name the data in a message."""
-        ...
+    Attributes:
+        name: names the data in a message.
+    """
 
-    def total_bytes(self) -> int:
-        """Return the size of the files that are read, in bytes; 0 where there are none."""
-        ...
+    name: str
 
+    @abstractmethod
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
         """Yield rows, good and bad ones, in their order; add what is counted to `counts`."""
-        ...
+
+    def files(self) -> Sequence[Path]:
+        """List the files that are read; none where rows are made."""
+        return ()
+
+    def total_bytes(self) -> int:
+        """Return the size of the files that are read."""
+        return sum(file.stat().st_size for file in self.files())
 
     def divided(self, number: int) -> Sequence["RowSource"]:
         """Return at most `number` sources that yield these rows one after the other."""
-        ...
+        return [self]
 
 
 class BadRows:
@@ -165,110 +174,29 @@ class Splitter:
         """Return the splitter for the files of `data.path`."""
         if path.is_file():
             return self
-        named = {split_named_by(file) for file in files}
+        named = {SPLIT_NAMES.get(file.name) for file in files}
         if "validation" in named:
             return Splitter(0.0, 0.0, by_name=True)
         test_fraction = 0.0 if "test" in named else self.test_fraction
         return Splitter(self.validation_fraction, test_fraction, by_name=True)
 
-    def rows_of(self, file: Path) -> Callable[[int, bytes, Record], Row]:
-        """Return a function that makes rows of this file from line number, bytes and record."""
-        named = split_named_by(file) if self.by_name else None
+    def rows_of(self, file: Path) -> Callable[[int, bytes, Callable[[], Record]], Row | BadRow]:
+        """Return a function that makes rows of this file.
+
+        It takes the number of the line, its bytes, and what makes the record of it or raises a
+        `RowError`.
+        """
+        named = SPLIT_NAMES.get(file.name) if self.by_name else None
         held_out = named if named != "train" else None
         fractions = self.validation_fraction, self.test_fraction
 
-        def row(line: int, raw: bytes, record: Record) -> Row:
+        def row(line: int, raw: bytes, parse: Callable[[], Record]) -> Row | BadRow:
+            try:
+                record = parse()
+            except RowError as error:
+                return BadRow(file, line, raw, error)
             content_hash = record.content_hash()
             split = held_out or split_of(record.split_key(content_hash), *fractions)
             return Row(file, line, raw, record, content_hash, split)
 
         return row
-
-
-@dataclass(frozen=True)
-class JsonlRows:
-    """The rows of `data.path`, which can be read as often as needed.
-
-    Attributes:
-        path: a JSONL file or a folder of them.
-        splitter: chooses the split of a row.
-        max_line_bytes: longest line of a file.
-        with_metadata: whether to read what a row says about its source.
-        chosen: the files to read; None: all.
-
-    Raises:
-        DataError: when there are no files.
-    """
-
-    path: Path
-    splitter: Splitter
-    max_line_bytes: int
-    with_metadata: bool = False
-    chosen: tuple[Path, ...] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name the data in a message."""
-        return f"data.path={self.path}"
-
-    def files(self) -> Sequence[Path]:
-        """List the files to read."""
-        return jsonl_files(self.path) if self.chosen is None else self.chosen
-
-    def total_bytes(self) -> int:
-        """Return the size of all files."""
-        return sum(file.stat().st_size for file in self.files())
-
-    def divided(self, number: int) -> list["JsonlRows"]:
-        """Return at most `number` sources, each of some files, about as large as the others."""
-        groups = list[list[Path]]([] for _ in range(number))
-        total, before = max(self.total_bytes(), 1), 0
-        for file in self.files():
-            size = file.stat().st_size
-            groups[(2 * before + size) * number // (2 * total + 1)].append(file)
-            before += size
-        return [replace(self, chosen=tuple(group)) for group in groups if group] or [self]
-
-    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
-        """Yield rows, good and bad ones, in their order; add what is counted to `counts`.
-
-        Blank lines are left out and counted.
-        """
-        splitter = self.splitter.for_files(self.path, jsonl_files(self.path))
-        for file in self.files():
-            row_of = splitter.rows_of(file)
-            for line, raw in iterate_lines(file, self.max_line_bytes, counts):
-                if not raw.strip():
-                    counts["blank_lines"] += 1
-                    continue
-                counts["rows"] += 1
-                try:
-                    record = parse_record(parse_line(raw, self.max_line_bytes), self.with_metadata)
-                except RowError as error:
-                    yield BadRow(file, line, raw, error)
-                else:
-                    yield row_of(line, raw, record)
-
-
-@dataclass(frozen=True)
-class WorldRows:
-    """The rows of the built-in world, which are made again each time they are read."""
-
-    name: str
-    make: Callable[[], Iterable[Mapping[str, Any]]]
-    splitter: Splitter
-
-    def total_bytes(self) -> int:
-        """Return 0: rows are made, and have few different words to train a tokenizer on."""
-        return 0
-
-    def divided(self, number: int) -> list["WorldRows"]:
-        """Return all rows as one."""
-        return [self]
-
-    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
-        """Yield the rows; none of them is bad."""
-        row_of = self.splitter.rows_of(WORLD)
-        for line, row in enumerate(self.make(), start=1):
-            counts["rows"] += 1
-            yield row_of(line, b"", parse_record(row))

@@ -1,30 +1,84 @@
-"""Reads JSONL files line by line, in constant memory for lines of any length."""
+"""Rows from JSONL files, which are read line by line in constant memory."""
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import orjson
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.splits import Split
+from pipeline.data.rows.records import Record, parse_record
+from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
 from pipeline.errors import DataError
+from pipeline.external.sources import jsonl_files
 
 BOM = b"\xef\xbb\xbf"
 SKIP_BYTES = 1 << 20
-SPLIT_NAMES: dict[str, Split] = {
-    "train.jsonl": "train",
-    "valid.jsonl": "validation",
-    "validation.jsonl": "validation",
-    "test.jsonl": "test",
-}
 
 
-def split_named_by(file: Path) -> Split | None:
-    """Return the split that the name of a file stands for, as in folders for mlx-lm."""
-    return SPLIT_NAMES.get(file.name)
+@dataclass(frozen=True)
+class JsonlRows(RowSource):
+    """The rows of `data.path`, which can be read as often as needed.
+
+    Attributes:
+        name: names the data in a message.
+        path: a JSONL file or a folder of them.
+        splitter: chooses the split of a row.
+        max_line_bytes: longest line of a file.
+        with_metadata: whether to read what a row says about its source.
+        chosen: the files to read; None: all.
+
+    Raises:
+        DataError: when there are no files.
+    """
+
+    name: str
+    path: Path
+    splitter: Splitter
+    max_line_bytes: int
+    with_metadata: bool = False
+    chosen: tuple[Path, ...] | None = None
+
+    def files(self) -> Sequence[Path]:
+        """List the files to read."""
+        return jsonl_files(self.path) if self.chosen is None else self.chosen
+
+    def divided(self, number: int) -> list["JsonlRows"]:
+        """Return at most `number` sources, each of some files, about as large as the others."""
+        groups = list[list[Path]]([] for _ in range(number))
+        total, before = max(self.total_bytes(), 1), 0
+        for file in self.files():
+            size = file.stat().st_size
+            groups[(2 * before + size) * number // (2 * total + 1)].append(file)
+            before += size
+        return [replace(self, chosen=tuple(group)) for group in groups if group] or [self]
+
+    def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
+        """Yield rows, good and bad ones, in their order; add what is counted to `counts`.
+
+        Blank lines are left out and counted.
+        """
+        splitter = self.splitter.for_files(self.path, jsonl_files(self.path))
+        for file in self.files():
+            row_of = splitter.rows_of(file)
+            for line, raw in iterate_lines(file, self.max_line_bytes, counts):
+                if not raw.strip():
+                    counts["blank_lines"] += 1
+                    continue
+                counts["rows"] += 1
+                yield row_of(line, raw, partial(self.record_of, raw))
+
+    def record_of(self, line: bytes) -> Record:
+        """Make a record of a line.
+
+        Raises:
+            RowError: with what is wrong with it.
+        """
+        return parse_record(parse_line(line, self.max_line_bytes), self.with_metadata)
 
 
 def iterate_lines(

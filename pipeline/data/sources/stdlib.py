@@ -5,16 +5,16 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRow, Row, Splitter
+from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
 from pipeline.external.stdlib import stdlib_files
 
 
 @dataclass(frozen=True)
-class StdlibRows:
+class StdlibRows(RowSource):
     """The modules of the standard library, sorted by name.
 
     All modules of a package are one cluster, so that none of them is held out while others of the
@@ -30,17 +30,13 @@ class StdlibRows:
     splitter: Splitter
     name: str = "data.source=stdlib"
 
-    def total_bytes(self) -> int:
-        """Return the size of all files."""
-        return sum(file.stat().st_size for file in stdlib_files(self.root))
-
-    def divided(self, number: int) -> list["StdlibRows"]:
-        """Return all rows as one."""
-        return [self]
+    def files(self) -> list[Path]:
+        """List the modules."""
+        return stdlib_files(self.root)
 
     def read(self, counts: Counter[str]) -> Iterator[Row | BadRow]:
         """Yield a row for each file; empty files and those that do not decode are only counted."""
-        for file in stdlib_files(self.root):
+        for file in self.files():
             raw = file.read_bytes()
             text = decoded(raw)
             if text is None:
@@ -50,12 +46,8 @@ class StdlibRows:
             else:
                 counts["rows"] += 1
                 package = file.relative_to(self.root).parts[0].removesuffix(".py")
-                try:
-                    record = parse_record({"text": text, "cluster": package})
-                except RowError as error:
-                    yield BadRow(file, 1, raw, error)
-                else:
-                    yield self.splitter.rows_of(file)(1, raw, record)
+                parse = partial(parse_record, {"text": text, "cluster": package})
+                yield self.splitter.rows_of(file)(1, raw, parse)
 
 
 def decoded(raw: bytes) -> str | None:

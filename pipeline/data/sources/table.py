@@ -7,8 +7,10 @@ from pathlib import Path
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import training_rows
 from pipeline.data.sources.huggingface import DatasetRows
-from pipeline.data.sources.ingest import JsonlRows, RowSource, Splitter, WorldRows
+from pipeline.data.sources.ingest import RowSource, Splitter
+from pipeline.data.sources.jsonl import JsonlRows
 from pipeline.data.sources.stdlib import StdlibRows
+from pipeline.data.sources.world import WorldRows
 
 
 def conflicts(settings: PrepareSettings, splitter: Splitter) -> WorldRows:
@@ -26,8 +28,8 @@ def huggingface(settings: PrepareSettings, splitter: Splitter) -> DatasetRows:
 
 def jsonl(settings: PrepareSettings, splitter: Splitter) -> JsonlRows:
     """Read JSONL files."""
-    scored = settings.provenance is not None
-    return JsonlRows(root_of(settings), splitter, settings.max_line_bytes, with_metadata=scored)
+    path, scored = root_of(settings), settings.provenance is not None
+    return JsonlRows(f"data.path={path}", path, splitter, settings.max_line_bytes, scored)
 
 
 def stdlib(settings: PrepareSettings, splitter: Splitter) -> StdlibRows:

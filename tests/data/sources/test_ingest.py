@@ -1,19 +1,38 @@
-"""Rows from files or from the built-in world: read, checked, and given their split."""
+"""What every source of rows has: rows with their split, bad rows, and what reads them."""
 
-from itertools import chain
+from pathlib import Path
 
-from pipeline.data.sources.ingest import JsonlRows, Splitter
+import pytest
+
+from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Record, Text
+from pipeline.data.sources.ingest import BadRow, Row, Splitter
 
 
-def test_files_are_divided_in_their_order_by_their_size(tmp_path):
-    for name, size in (("a", 60), ("b", 1), ("c", 19), ("d", 20), ("e", 0)):
-        (tmp_path / f"{name}.jsonl").write_text("x" * size)
-    source = JsonlRows(tmp_path, Splitter(0.1, 0.1), 99)
-    divided = {
-        number: [[file.stem for file in part.files()] for part in source.divided(number)]
-        for number in (1, 2, 3, 9)
-    }
-    assert divided[1] == [["a", "b", "c", "d", "e"]]
-    assert divided[2] == [["a"], ["b", "c", "d", "e"]]
-    for parts in divided.values():
-        assert [*chain.from_iterable(parts)] == ["a", "b", "c", "d", "e"]
+def record():
+    return Record(Text("a"))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.jsonl", "train"),
+        ("valid.jsonl", "validation"),
+        ("validation.jsonl", "validation"),
+        ("test.jsonl", "test"),
+        ("tests.jsonl", "train"),
+    ],
+)
+def test_the_name_of_a_file_decides_the_split(name, split):
+    row = Splitter(0.0, 0.0, by_name=True).rows_of(Path(name))(7, b"x", record)
+    content_hash = record().content_hash()
+    assert row == Row(Path(name), 7, b"x", record(), content_hash, split)
+
+
+def test_a_row_that_cannot_be_parsed_is_bad():
+    def parse():
+        raise error
+
+    error = RowError("no")
+    row = Splitter(0.0, 0.0).rows_of(Path("a"))(7, b"x", parse)
+    assert row == BadRow(Path("a"), 7, b"x", error)

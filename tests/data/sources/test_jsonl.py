@@ -3,13 +3,15 @@
 import json
 import tracemalloc
 from collections import Counter
+from itertools import chain
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.sources.jsonl import iterate_lines, parse_line, split_named_by
+from pipeline.data.sources.ingest import Splitter
+from pipeline.data.sources.jsonl import JsonlRows, iterate_lines, parse_line
 from pipeline.errors import DataError
 
 lines_of_bytes = st.lists(st.binary(max_size=40).map(lambda line: line.translate(None, b"\r\n")))
@@ -69,18 +71,19 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read(tmp_path / "gone.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train.jsonl", "train"),
-        ("valid.jsonl", "validation"),
-        ("validation.jsonl", "validation"),
-        ("test.jsonl", "test"),
-        ("tests.jsonl", None),
-    ],
-)
-def test_names_of_splits(tmp_path, name, split):
-    assert split_named_by(tmp_path / name) == split
+def test_files_are_divided_in_their_order_by_their_size(tmp_path):
+    for name, size in (("a", 60), ("b", 1), ("c", 19), ("d", 20), ("e", 0)):
+        (tmp_path / f"{name}.jsonl").write_text("x" * size)
+    source = JsonlRows("rows", tmp_path, Splitter(0.1, 0.1), 99)
+    assert source.total_bytes() == 100
+    divided = {
+        number: [[file.stem for file in part.files()] for part in source.divided(number)]
+        for number in (1, 2, 3, 9)
+    }
+    assert divided[1] == [["a", "b", "c", "d", "e"]]
+    assert divided[2] == [["a"], ["b", "c", "d", "e"]]
+    for parts in divided.values():
+        assert [*chain.from_iterable(parts)] == ["a", "b", "c", "d", "e"]
 
 
 @settings(deadline=None)
