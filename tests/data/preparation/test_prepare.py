@@ -614,7 +614,7 @@ def test_too_few_rows(run):
     with pytest.raises(
         DataError,
         match=r"data\.path=.*: of 2 documents none falls into validation\.\nGive more rows, set "
-        r"data\.validation_fraction .* valid\.jsonl beside train\.jsonl",
+        r"data\.validation_fraction .* valid\.jsonl next to train\.jsonl",
     ):
         run(texts("a cat", "a dog"), validation_fraction=1e-9, test_fraction=0.0)
     with pytest.raises(DataError, match="of 2 documents none falls into train"):
