@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,14 @@ from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_p
 HISTOGRAM_BINS = 64
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 18
+COUNTS = (
+    "truncated_documents",
+    "truncated_tokens",
+    "split_documents",
+    "repeated_tokens",
+    "pieces_without_targets",
+    "rows_without_targets",
+)
 Rows = list[Row | BadRow]
 
 
@@ -35,8 +43,8 @@ class TokenizedDocuments:
         overlap_tokens: how many tokens of the piece before a piece repeats.
 
     Attributes:
-        counts: truncated_documents, truncated_tokens, split_documents, repeated_tokens,
-            pieces_without_targets, rows_without_targets.
+        counts: how much was cut or left out, by the names of `COUNTS`.
+        too_long: files and lines of documents that `refuse_long` refuses.
     """
 
     def __init__(
@@ -51,20 +59,14 @@ class TokenizedDocuments:
         self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
         self.has_other_ids = vocabulary_size(encoder.tokenizer) > vocab_size
         self.long_documents, self.overlap_tokens = long_documents, overlap_tokens
-        self.counts = Counter(
-            truncated_documents=0,
-            truncated_tokens=0,
-            split_documents=0,
-            repeated_tokens=0,
-            pieces_without_targets=0,
-            rows_without_targets=0,
-        )
-        self._refused: list[str] = []
+        self.counts, self.too_long = Counter[str](), list[str]()
 
     def of(
         self, rows: Iterator[Row | BadRow], bad: BadRows, progress: Callable[[int], None]
     ) -> Iterator[tuple[Row, list[Encoded]]]:
         """Yield each row that has something to learn, with its documents.
+
+        Reading stops early when so many documents are too long that an error lists no more.
 
         Args:
             rows: rows that were read.
@@ -72,7 +74,7 @@ class TokenizedDocuments:
             progress: called with the number of rows done so far.
 
         Raises:
-            DataError: when too many rows are bad, or documents are too long and that is refused.
+            DataError: when too many rows are bad.
             ModelError: when the model does not know one of the ids.
         """
         done = 0
@@ -82,10 +84,11 @@ class TokenizedDocuments:
                     bad.add(row.file, row.line, row.raw, str(result))
                 elif isinstance(row, Row) and (pieces := self.fit(row, result)):
                     yield row, pieces
+                if len(self.too_long) == MAX_LISTED_PROBLEMS:
+                    return
             done += len(batch)
             progress(done)
         bad.finish()
-        self.finish()
 
     def tokenized(self, batches: Iterator[Rows]) -> Iterator[tuple[Rows, list[Encoded | RowError]]]:
         """Yield batches of rows, and for each row its document or what is wrong with it.
@@ -95,26 +98,20 @@ class TokenizedDocuments:
         """
         encoder, waiting = self.encoder, deque[tuple[Rows, list[Draft], Future[Tokenized]]]()
         with ThreadPoolExecutor(1) as library:
-            for batch in chain(batches, [None]):
-                if waiting and (batch is None or len(waiting) > 1):
-                    rows, drafts, found = waiting.popleft()
-                    yield rows, encoder.join(drafts, found.result())
-                if batch is not None:
-                    drafts = [
-                        encoder.draft_of(row.record) if isinstance(row, Row) else row.error
-                        for row in batch
-                    ]
-                    tokenized = library.submit(encoder.tokenize, drafts)
-                    waiting.append((batch, drafts, tokenized))
-            while waiting:
-                rows, drafts, found = waiting.popleft()
-                yield rows, encoder.join(drafts, found.result())
+            for batch in chain(batches, [Rows(), Rows()]):  # two more, for the last two to come out
+                drafts = [
+                    encoder.draft_of(row.record) if isinstance(row, Row) else row.error
+                    for row in batch
+                ]
+                waiting.append((batch, drafts, library.submit(encoder.tokenize, drafts)))
+                if len(waiting) > 2:
+                    rows, drafts, tokenized = waiting.popleft()
+                    yield rows, encoder.join(drafts, tokenized.result())
 
     def fit(self, row: Row, encoded: Encoded) -> list[Encoded]:
         """Return the documents to store of a row: one, several pieces, or none without targets.
 
         Raises:
-            DataError: when documents are too long and `long_documents` is refuse.
             ModelError: when the model does not know one of the ids.
         """
         ids = encoded.ids
@@ -140,29 +137,32 @@ class TokenizedDocuments:
         return kept
 
     def note_long(self, row: Row, length: int) -> None:
-        """Count a document that is too long; where that is refused, stop once enough are known."""
+        """Count a document that is too long, or note it where that is refused."""
         if self.long_documents == "refuse":
-            self._refused.append(f"{row.file}, line {row.line}: {length} tokens")
-            if len(self._refused) == MAX_LISTED_PROBLEMS:
-                self.finish()
+            self.too_long.append(f"{row.file}, line {row.line}: {length} tokens")
         elif self.long_documents == "split":
             self.counts["split_documents"] += 1
         else:
             self.counts["truncated_documents"] += 1
             self.counts["truncated_tokens"] += length - self.max_seq_len
 
-    def finish(self) -> None:
-        """Refuse the documents that were too long, where `long_documents` is refuse.
 
-        Raises:
-            DataError: with the first of them.
-        """
-        report_problems(
-            DataError,
-            f"Documents longer than data.max_seq_len={self.max_seq_len}, the first of them:",
-            self._refused,
-            "Shorten them, or set data.long_documents to truncate or split.",
-        )
+def refuse_long(documents: Sequence[str], max_seq_len: int) -> None:
+    """Refuse documents that are too long; do nothing where there is none.
+
+    Args:
+        documents: file, line and length of each.
+        max_seq_len: length of the longest document that is allowed, in tokens.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    report_problems(
+        DataError,
+        f"Documents longer than data.max_seq_len={max_seq_len}, the first of them:",
+        documents[:MAX_LISTED_PROBLEMS],
+        "Shorten them, or set data.long_documents to truncate or split.",
+    )
 
 
 def batches_of(rows: Iterator[Row | BadRow]) -> Iterator[Rows]:

@@ -1,9 +1,9 @@
 """Counts duplicates, and held-out documents that are also trained on, in constant memory."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import numpy as np
@@ -16,34 +16,29 @@ ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("split", "u1")])
 ENTRIES_READ = 1 << 16
 
 
-def count_duplicates(hashes: Sequence[Path], folder: Path) -> tuple[int, int]:
+def count_duplicates(hashes: Path, folder: Path) -> tuple[int, int]:
     """Count documents whose content came before, and held-out ones whose content is in train.
 
     Entries are divided among 64 files by their hash, and the files are counted one by one. Equal
     hashes are in the same file, so only one file has to fit in memory.
 
     Args:
-        hashes: files of `ENTRY`, one for each document.
-        folder: for the 64 files; must not exist yet, and is gone at the end.
+        hashes: a file of `ENTRY`, one for each document.
+        folder: where the 64 temporary files are.
 
     Returns:
         The number of duplicates (all documents less the different ones), and of leaks.
     """
-    folder.mkdir()
-    try:
-        with ExitStack() as stack:
-            files = [
-                stack.enter_context((folder / f"{index}.bin").open("w+b"))
-                for index in range(NUM_PARTITIONS)
-            ]
-            for path in hashes:
-                deal(path, files)
-            totals = np.zeros(2, dtype=np.int64)
-            for file in files:
-                file.seek(0)
-                totals += count_partition(np.frombuffer(file.read(), dtype=ENTRY))
-    finally:
-        shutil.rmtree(folder)
+    totals = np.zeros(2, dtype=np.int64)
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(TemporaryFile(prefix=".partition", dir=folder))
+            for _ in range(NUM_PARTITIONS)
+        ]
+        deal(hashes, files)
+        for file in files:
+            file.seek(0)
+            totals += count_partition(np.frombuffer(file.read(), dtype=ENTRY))
     return int(totals[0]), int(totals[1])
 
 

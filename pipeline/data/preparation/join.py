@@ -7,29 +7,29 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipeline.data.preparation.part import HASHES, Counts, Part
+from pipeline.data.preparation.part import HASHES, Part, Written
 from pipeline.data.preparation.processes import Result
 from pipeline.data.sources.ingest import QUARANTINE, BadRows
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
-from pipeline.errors import PipelineError
+from pipeline.errors import MAX_LISTED_PROBLEMS, PipelineError
 
 
-def joined(results: Iterable[tuple[Part, Result]], whole: Part) -> Counts:
+def joined(results: Iterable[tuple[Part, Result]], whole: Part) -> Written:
     """Append the stores, hashes and bad rows of each part to those of the whole.
 
     Args:
-        results: the parts in their order, each with its counts or the error that stopped it. The
-            folder of a part is removed once it is appended.
+        results: the parts in their order, each with what is known of it or the error that stopped
+            it. The folder of a part is removed once it is appended.
         whole: describes all rows; everything is written to its folder.
 
     Returns:
-        The counts of all parts together.
+        The sums of the counts, and the documents of all parts that are too long.
 
     Raises:
         PipelineError: the first error in the order of the rows.
     """
-    counts = Counts(Counter(), Counter(), Counter())
+    counts, too_long = Counter[str](), list[str]()
     bad = BadRows(whole.settings.max_bad_rows, whole.folder / QUARANTINE)
     with ExitStack() as stack:
         stores = {
@@ -42,15 +42,17 @@ def joined(results: Iterable[tuple[Part, Result]], whole: Part) -> Counts:
             if isinstance(result, PipelineError):
                 bad.finish()
                 raise result
-            for total, own in zip(counts, result, strict=True):
-                total.update(own)
+            counts.update(result.counts)
+            too_long += result.too_long
+            if len(too_long) >= MAX_LISTED_PROBLEMS:
+                return Written(counts, too_long)
             for split, store in stores.items():
                 store.append(TokenStore(part.folder / split))
             with (part.folder / HASHES).open("rb") as file:
                 shutil.copyfileobj(file, hashes)
             shutil.rmtree(part.folder)
         bad.finish()
-    return counts
+    return Written(counts, too_long)
 
 
 def add_bad_rows(part: Part, bad: BadRows) -> None:

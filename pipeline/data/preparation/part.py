@@ -1,7 +1,7 @@
 """One part of the rows, which is written to its own stores; all rows are one or more parts."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from pipeline.data.preparation.documents import TokenizedDocuments
 from pipeline.data.provenance.complete import Completer
+from pipeline.data.rows.records import Record
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.ingest import BadRows, RowSource
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStoreWriter
-from pipeline.data.tokenize.encode import Encoder
+from pipeline.data.tokenize.encode import Encoded, Encoder
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 HASHES = ".hashes"
@@ -22,18 +23,16 @@ HASHES = ".hashes"
 SPLIT_BYTES = {split: bytes([index]) for index, split in enumerate(SPLITS)}
 
 
-class Counts(NamedTuple):
-    """What was counted in a part; the sums over all parts are the counts of all rows.
+class Written(NamedTuple):
+    """What is known of a part after it was written.
 
     Attributes:
-        rows: counted while reading.
-        documents: counted while documents were cut to the length of the model.
-        scored: counted by the provenance scorer; empty without one.
+        counts: what was counted; the sums over all parts are the counts of all rows.
+        too_long: file, line and length of each document that is too long, where that is refused.
     """
 
-    rows: Counter[str]
-    documents: Counter[str]
-    scored: Counter[str]
+    counts: Counter[str]
+    too_long: list[str]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Part:
     vocab_size: int
     folder: Path
 
-    def write(self, bad: BadRows, progress: Callable[[int], None]) -> Counts:
+    def write(self, bad: BadRows, progress: Callable[[int], None]) -> Written:
         """Read, tokenize and store the rows.
 
         Args:
@@ -65,9 +64,8 @@ class Part:
             DataError: when rows cannot be used.
             ModelError: when the tokenizer cannot be used.
         """
-        settings, counts = self.settings, Counter[str]()
-        completer = None if settings.provenance is None else Completer(settings.provenance)
-        documents = self.documents()
+        counts, documents, tables = Counter[str](), self.documents(), self.settings.provenance
+        completer = None if tables is None else Completer(tables, counts)
         with ExitStack() as stack:
             stores = {
                 split: stack.enter_context(TokenStoreWriter(self.folder / split, self.vocab_size))
@@ -77,16 +75,9 @@ class Part:
             for row, pieces in documents.of(self.source.read(counts), bad, progress):
                 hashes.write(row.content_hash + SPLIT_BYTES[row.split])
                 record = completer.complete(row.record) if completer else row.record
-                for piece in pieces:
-                    stores[row.split].add(
-                        piece.ids,
-                        piece.target_mask,
-                        record.authority_weight,
-                        record.provenance_entropy,
-                        piece.weights,
-                    )
+                add_pieces(stores[row.split], record, pieces)
         counts["bad_rows"] = bad.count
-        return Counts(counts, documents.counts, completer.counts if completer else Counter())
+        return Written(counts + documents.counts, documents.too_long)
 
     def documents(self) -> TokenizedDocuments:
         """Load the tokenizer, and return what turns rows into documents that fit the model."""
@@ -94,3 +85,10 @@ class Part:
         encoder = Encoder(load_tokenizer(self.tokenizer), settings.train_on)
         limits = (settings.max_seq_len, settings.long_documents, settings.overlap_tokens)
         return TokenizedDocuments(encoder, self.vocab_size, *limits)
+
+
+def add_pieces(store: TokenStoreWriter, record: Record, pieces: Iterable[Encoded]) -> None:
+    """Add the documents that were made of a record, each with its provenance."""
+    provenance = record.authority_weight, record.provenance_entropy
+    for piece in pieces:
+        store.add(piece.ids, piece.target_mask, *provenance, piece.weights)

@@ -14,10 +14,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.preparation.collector import freeze_gc
-from pipeline.data.preparation.documents import length_histogram, split_facts
+from pipeline.data.preparation.documents import (
+    COUNTS,
+    length_histogram,
+    refuse_long,
+    split_facts,
+)
 from pipeline.data.preparation.duplicates import count_duplicates
 from pipeline.data.preparation.join import joined
-from pipeline.data.preparation.part import HASHES, Counts, Part
+from pipeline.data.preparation.part import HASHES, Part, Written, add_pieces
 from pipeline.data.preparation.processes import num_processes, results_of
 from pipeline.data.preparation.suite import suite_rows
 from pipeline.data.provenance.complete import scored_facts
@@ -144,25 +149,25 @@ class Preparation:
 
     def write_splits(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Write train, validation and test; return the metrics and the histogram."""
-        counts = self.write_parts()
+        counts, too_long = self.write_parts()
+        refuse_long(too_long, self.settings.max_seq_len)
         hashes = self.folder / HASHES
-        duplicates, leaked = count_duplicates([hashes], self.folder / ".partitions")
+        found = count_duplicates(hashes, self.folder)
+        counts["duplicate_documents"], counts["leaked_documents"] = found
         hashes.unlink()
         stores = {split: TokenStore(self.folder / split) for split in SPLITS}
-        lost = counts.documents["rows_without_targets"]
+        lost = counts["rows_without_targets"]
         self.check_sizes({split: len(store) for split, store in stores.items()}, lost)
-        metrics: dict[str, Any] = {name: counts.rows[name] for name in ROW_COUNTS}
-        metrics |= {"duplicate_documents": duplicates, "leaked_documents": leaked}
-        metrics |= counts.documents
+        metrics: dict[str, Any] = {name: counts[name] for name in (*ROW_COUNTS, *COUNTS)}
         if self.settings.provenance is not None:
-            metrics |= scored_facts(counts.scored)
+            metrics |= scored_facts(counts)
         metrics |= {"max_seq_len": self.settings.max_seq_len, "vocab_size": self.vocab_size}
         for split, store in stores.items():
             facts = split_facts(store)
             metrics |= {f"{split}_{name}": value for name, value in facts.items()}
         return metrics, length_histogram(stores["train"], self.settings.max_seq_len)
 
-    def write_parts(self) -> Counts:
+    def write_parts(self) -> Written:
         """Write the stores, in several processes where there are many bytes in several files."""
         sources = self.source.divided(num_processes(self.source.total_bytes()))
         progress = partial(self.progress, "rows")
@@ -188,18 +193,15 @@ class Preparation:
         """Write the documents from which a new model learns the language; they have no splits."""
         settings, folder = self.settings, self.folder / "pretrain"
         make = partial(pretraining_rows, settings.seed, settings.num_pretrain_documents)
-        source = WorldRows(self.source.name, make, Splitter(0.0, 0.0))
-        documents, progress = (
-            self.part(source, folder).documents(),
-            partial(self.progress, "pretraining rows"),
-        )
+        rows = WorldRows(self.source.name, make, Splitter(0.0, 0.0)).read(Counter())
+        documents = self.part(self.source, folder).documents()
+        progress = partial(self.progress, "pretraining rows")
         with TokenStoreWriter(folder, self.vocab_size) as store:
-            for row, pieces in documents.of(source.read(Counter()), BadRows(0), progress):
-                for piece in pieces:
-                    record = row.record
-                    provenance = (record.authority_weight, record.provenance_entropy)
-                    store.add(piece.ids, piece.target_mask, *provenance, piece.weights)
-        facts = {**split_facts(TokenStore(folder)), **documents.counts}
+            for row, pieces in documents.of(rows, BadRows(0), progress):
+                add_pieces(store, row.record, pieces)
+        refuse_long(documents.too_long, settings.max_seq_len)
+        counts = {name: documents.counts[name] for name in COUNTS}
+        facts = split_facts(TokenStore(folder)) | counts
         return {f"pretrain_{name}": value for name, value in facts.items()}
 
     def part(self, source: RowSource, folder: Path) -> Part:

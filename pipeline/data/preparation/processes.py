@@ -11,7 +11,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from pipeline.data.preparation.collector import freeze_gc
-from pipeline.data.preparation.part import Counts, Part
+from pipeline.data.preparation.part import Part, Written
 from pipeline.data.sources.ingest import QUARANTINE, BadRows
 from pipeline.errors import DataError, PipelineError
 from pipeline.machine import allowed_cores
@@ -19,7 +19,7 @@ from pipeline.machine import allowed_cores
 MIN_PART_BYTES = 1 << 26
 """What is worth a process: it takes seconds to start."""
 
-Result = Counts | PipelineError
+Result = Written | PipelineError
 
 
 def num_processes(total_bytes: int) -> int:
@@ -30,7 +30,7 @@ def num_processes(total_bytes: int) -> int:
 def results_of(
     parts: Sequence[Part], progress: Callable[[int], None]
 ) -> Generator[tuple[Part, Result]]:
-    """Write all parts at the same time; yield each with its counts or its error, in their order.
+    """Write all parts at the same time; yield each with its result, in their order.
 
     The processes end when the iterator is closed, and also when this process ends in any way.
     They are spawned, because the threads of the tokenizer library do not survive a fork.

@@ -9,6 +9,7 @@ from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.records import Record
 
 NUMBERS: tuple[str, ...] = ("authority_weight", "provenance_entropy")
+SCORED_COUNTS = ("scored_rows", "half_scored_rows", "unknown_source_types")
 SUM_UNITS = 1 << 52
 """Sums are kept in whole units of 1 / 2^52."""
 
@@ -16,17 +17,17 @@ SUM_UNITS = 1 << 52
 class Completer:
     """Adds missing numbers of provenance to records, and counts them; numbers of a row are kept.
 
-    Attributes:
-        counts: what was scored, as `scored_facts` reads it. All are whole numbers, so that the
-            sum over several parts is the same in any order.
+    Args:
+        values: the tables of the scorer.
+        counts: where what was scored is counted, as `scored_facts` reads it. All are whole
+            numbers, so that the sum over several parts is the same in any order.
 
     Raises:
         ConfigError: when the tables cannot be used.
     """
 
-    def __init__(self, values: ProvenanceTables) -> None:
-        self.scorer = Scorer(Tables(values))
-        self.counts = Counter[str]()
+    def __init__(self, values: ProvenanceTables, counts: Counter[str]) -> None:
+        self.scorer, self.counts = Scorer(Tables(values)), counts
 
     def complete(self, record: Record) -> Record:
         """Return the record with both numbers; those it lacks come from the scorer."""
@@ -34,8 +35,8 @@ class Completer:
         if not missing:
             return record
         score = self.scorer.score(text_of(record.content), record.metadata)
-        self.counts["rows" if len(missing) == len(NUMBERS) else "half_rows"] += 1
-        self.counts["unknown_types"] += score.unknown_type is not None
+        self.counts["scored_rows" if len(missing) == len(NUMBERS) else "half_scored_rows"] += 1
+        self.counts["unknown_source_types"] += score.unknown_type is not None
         found = {name: getattr(score, name) for name in missing}
         for name, value in found.items():
             self.counts[f"{name}_count"] += 1
@@ -51,9 +52,4 @@ def scored_facts(counts: Counter[str]) -> dict[str, Any]:
         else None
         for name in NUMBERS
     }
-    return {
-        "scored_rows": counts["rows"],
-        "half_scored_rows": counts["half_rows"],
-        "unknown_source_types": counts["unknown_types"],
-        **means,
-    }
+    return {name: counts[name] for name in SCORED_COUNTS} | means

@@ -94,13 +94,32 @@ def test_bad_rows_are_named_by_file_and_line(run, rows, count):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_first_error_in_the_order_of_rows_is_raised(run, tmp_path, count):
+def test_documents_that_are_too_long_are_listed_from_all_parts(run, tmp_path, count):
     folder, long = tmp_path / "many", texts("the cat " * 100)
     write_rows(folder / "a.jsonl", texts(*sentences(3000)) + long)
     write_rows(folder / "b.jsonl", long)
     (folder / "c.jsonl").write_text('{"no": 1}\n' * 30 + " " * 99_000)
-    with pytest.raises(DataError, match=r"Documents longer .*\n  .*a\.jsonl, line 3001: "):
+    with pytest.raises(DataError) as error:
         run(count, folder, long_documents="refuse", max_bad_rows=99)
+    headline, *listed, remedy = str(error.value).splitlines()
+    assert headline == "Documents longer than data.max_seq_len=64, the first of them:"
+    assert [line.split(": ")[0] for line in listed] == [
+        f"  {folder}/a.jsonl, line 3001",
+        f"  {folder}/b.jsonl, line 1",
+    ]
+    assert remedy == "Shorten them, or set data.long_documents to truncate or split."
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_more_long_documents_are_looked_for_than_are_listed(run, tmp_path, count):
+    folder, long = tmp_path / "many", texts(*["the cat " * 100] * 15)
+    for name in ("a", "b"):
+        write_rows(folder / f"{name}.jsonl", long)
+    with pytest.raises(DataError) as error:
+        run(count, folder, long_documents="refuse")
+    _, *listed, _ = str(error.value).splitlines()
+    assert len(listed) == 20
+    assert listed[-1].startswith(f"  {folder}/b.jsonl, line 5: ")
 
 
 def test_a_process_that_dies_is_an_error(run, rows, monkeypatch):

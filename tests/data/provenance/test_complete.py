@@ -7,8 +7,8 @@ from pipeline.data.provenance.complete import SUM_UNITS, scored_facts
 
 def test_means_are_of_the_rows_that_got_a_number():
     counts = Counter(
-        rows=2,
-        half_rows=1,
+        scored_rows=2,
+        half_scored_rows=1,
         authority_weight_count=2,
         authority_weight_sum=SUM_UNITS,
         provenance_entropy_count=4,
