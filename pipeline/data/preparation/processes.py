@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -85,7 +86,8 @@ def running(parts: Sequence[Part]) -> Iterator[dict[Connection, Part]]:
         for part in parts:
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=run, args=(sender, part, threads), daemon=True)
-            process.start()
+            with interrupts_kept():
+                process.start()
             sender.close()
             processes.append(process)
             connections[receiver] = part
@@ -96,9 +98,23 @@ def running(parts: Sequence[Part]) -> Iterator[dict[Connection, Part]]:
             process.join()
 
 
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Delay Ctrl-C until the end of the context; processes started inside never receive one.
+
+    A terminal sends it to them too, and one that imports would show a traceback. The process that
+    started them ends them.
+    """
+    resource_tracker.ensure_running()  # starting it in the context would end the delay
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def run(connection: Connection, part: Part, threads: int) -> None:
     """Write a part in this process; send the number of rows done so far, and then the result."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the library reads it when it first tokenizes
     try:

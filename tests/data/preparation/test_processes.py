@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import psutil
 import pytest
@@ -150,19 +151,46 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture
+def start(tmp_path, model):
+    """Start a preparation of so many rows, in two processes and a process group."""
+    with ExitStack() as stack:
+
+        def start_with(count):
+            folder, out = tmp_path / "rows", tmp_path / "out"
+            for name in ("a", "b"):
+                write_rows(folder / f"{name}.jsonl", texts(*sentences(count)))
+            script = tmp_path / "prepare_rows.py"
+            script.write_text(PREPARE)
+            out.mkdir()
+            process = subprocess.Popen(
+                [sys.executable, str(script), str(folder), str(model), str(out)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        yield start_with
+
+
+def test_an_interrupt_is_left_to_the_process_that_started_the_others(start):
+    started = start(60)
+    parts = set()
+    while len(parts) < 2 and started.poll() is None:
+        children = psutil.Process(started.pid).children()
+        for child in children:
+            if child not in parts and "spawn_main" in " ".join(child.cmdline()):
+                child.send_signal(signal.SIGINT)
+                parts.add(child)
+    assert started.wait(60) == 0
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_one_that_started_it(tmp_path, model, sent):
-    folder = tmp_path / "rows"
-    for name in ("a", "b"):
-        write_rows(folder / f"{name}.jsonl", texts(*sentences(100_000)))
-    script = tmp_path / "prepare_rows.py"
-    script.write_text(PREPARE)
-    (tmp_path / "out").mkdir()
-    command = [sys.executable, str(script), str(folder), str(model), str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = subprocess.Popen(
-        command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+def test_no_process_outlives_the_one_that_started_it(tmp_path, start, sent):
+    started = start(100_000)
     parts = list((tmp_path / "out").glob(".parts*/*/.hashes"))
     while len(parts) < 2 and started.poll() is None:
         time.sleep(0.05)
