@@ -91,22 +91,12 @@ def pretrain_settings(config: DictConfig) -> TrainSettings:
     return TrainSettings(
         num_steps=recipe.num_steps,
         batch_size=recipe.batch_size,
-        batch_tokens=None,
-        grad_accumulation_steps=1,
-        grad_checkpoint=False,
         max_grad_norm=1.0,
-        label_smoothing=0.0,
         steps_per_eval=interval,
         steps_per_save=min(interval, STEPS_PER_SAVE),
         validation_documents=256,
-        best="val_loss",
-        early_stopping_patience=None,
-        keep_checkpoints=2,
-        on_non_finite="stop",
         arrangement=config.data.arrangement,
         seed=config.seed,
-        overfit_one_batch=False,
-        profile=False,
     )
 
 

@@ -9,26 +9,29 @@ EVALUATION_LOGITS = 1 << 24
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What the `train` section says, and what of other sections concerns the loop."""
+    """What the `train` section says, and what of other sections concerns the loop.
+
+    Defaults are for runs that have no such section.
+    """
 
     num_steps: int
     batch_size: int | None
-    batch_tokens: int | None
-    grad_accumulation_steps: int
-    grad_checkpoint: bool
     max_grad_norm: float | None
-    label_smoothing: float
     steps_per_eval: int
     steps_per_save: int
     validation_documents: int | None
-    best: str
-    early_stopping_patience: int | None
-    keep_checkpoints: int
-    on_non_finite: str
     arrangement: str
     seed: int
-    overfit_one_batch: bool
-    profile: bool
+    batch_tokens: int | None = None
+    grad_accumulation_steps: int = 1
+    grad_checkpoint: bool = False
+    label_smoothing: float = 0.0
+    best: str = "val_loss"
+    early_stopping_patience: int | None = None
+    keep_checkpoints: int = 2
+    on_non_finite: str = "stop"
+    overfit_one_batch: bool = False
+    profile: bool = False
 
     def documents_per_step(self, longest: int) -> int:
         """Count the documents of a step if all were as long as the longest one."""

@@ -32,22 +32,13 @@ from tests.support.modes import MODES, settings_of
 SETTINGS = TrainSettings(
     num_steps=9,
     batch_size=5,
-    batch_tokens=None,
     grad_accumulation_steps=2,
-    grad_checkpoint=False,
     max_grad_norm=0.5,
-    label_smoothing=0.0,
     steps_per_eval=4,
     steps_per_save=2,
     validation_documents=6,
-    best="val_loss",
-    early_stopping_patience=None,
-    keep_checkpoints=2,
-    on_non_finite="stop",
     arrangement="bucketed",
     seed=3,
-    overfit_one_batch=False,
-    profile=False,
 )
 
 

@@ -62,21 +62,13 @@ def train_settings(job: Job) -> TrainSettings:
     return TrainSettings(
         num_steps=job.num_steps,
         batch_size=job.batch_size,
-        batch_tokens=None,
-        grad_accumulation_steps=1,
         grad_checkpoint=job.grad_checkpoint,
         max_grad_norm=None,
-        label_smoothing=0.0,
         steps_per_eval=job.num_steps,
         steps_per_save=job.num_steps,
         validation_documents=1,
-        best="val_loss",
-        early_stopping_patience=None,
-        keep_checkpoints=2,
-        on_non_finite="stop",
         arrangement="auto",
         seed=job.seed,
-        overfit_one_batch=False,
         profile=True,
     )
 

@@ -5,12 +5,12 @@ resumes with other code refuses, or records that it is inexact.
 """
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.rules import ONLY_WHETHER, WITHOUT_EFFECT, inside
+from pipeline.config.keys import flat, inside
+from pipeline.config.rules import ONLY_WHETHER, WITHOUT_EFFECT
 from pipeline.files import read_json, sha256_bytes, write_json
 
 FILE = "identity.json"
@@ -68,20 +68,11 @@ def text(value: Any) -> str:  # noqa: ANN401
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def deciding(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters that can change a result, by dotted name.
 
     Args:
         parameters: sections of the configuration, as plain dictionaries.
     """
-    flat = {name: value for name, value in leaves(parameters) if not inside(name, WITHOUT_EFFECT)}
-    return flat | {name: bool(flat[name]) for name in ONLY_WHETHER & flat.keys()}
-
-
-def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of nested sections by its dotted name."""
-    for name, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    found = {name: value for name, value in flat(parameters) if not inside(name, WITHOUT_EFFECT)}
+    return found | {name: bool(found[name]) for name in ONLY_WHETHER & found.keys()}
