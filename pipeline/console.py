@@ -38,7 +38,7 @@ class TrainingProgress:
         self.bar.stop()
 
     def start_at(self, step: int) -> None:
-        """Go on from a step, without showing those before as made now."""
+        """Start the bar at a step; earlier steps do not count for the time left."""
         self.bar.update(self.task, completed=step)
 
     def step(self, step: int, loss: float, tokens_per_second: float, footprint_bytes: int) -> None:

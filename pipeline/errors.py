@@ -42,17 +42,17 @@ class CheckpointError(PipelineError):
 
 
 class TrainingError(PipelineError):
-    """Training cannot go on without making nonsense of the weights."""
+    """Training cannot go on without spoiling the weights."""
 
 
 class WorkerError(PipelineError):
-    """The processes that train die again and again without getting on."""
+    """Worker processes die again and again without progress."""
 
     exit_code = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Stopped(PipelineError):
-    """A signal asked for the end; what was done is on the disk."""
+    """A signal has stopped the run; its state is on the disk."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

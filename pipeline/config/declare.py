@@ -25,8 +25,8 @@ def section(kind: type) -> Any:  # noqa: ANN401
 
 
 MOST = 10**9
-"""Of steps and documents: more would not end, and is a slip of the keyboard."""
+"""Upper bound of steps and documents; a run of more would not end, so it is a typing error."""
 LONGEST = 10**8
-"""Tokens of a sequence."""
+"""Upper bound of the tokens of a sequence."""
 LARGEST_BETA = 0.999999
-"""Nearer to 1, an average would not forget within float32."""
+"""With more, a moving average in float32 would not change any more."""

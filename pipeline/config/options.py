@@ -117,7 +117,7 @@ class Data:
     validation_fraction: float = key(
         "share of documents held out for validation", minimum=0, maximum=0.9
     )
-    test_fraction: float = key("share held out for the last judgement", minimum=0, maximum=0.9)
+    test_fraction: float = key("share held out for the final test", minimum=0, maximum=0.9)
     allow_network: bool = key("download a hub id")
     provenance: Provenance = section(Provenance)
 
@@ -227,7 +227,7 @@ class Peers:
     epoch_rows: int = key("rows of an epoch where epochs are compared", minimum=4, maximum=MOST)
     batch_size: int = key("rows a step", minimum=1, maximum=10**6)
     sweep_rows: int = key("rows of an epoch of the sweep", minimum=4, maximum=MOST)
-    learning_rate: float = key("constant learning rate of all contestants", minimum=0, maximum=1000)
+    learning_rate: float = key("constant learning rate of all programs", minimum=0, maximum=1000)
     rank: int = key("of LoRA, on q and v", minimum=1, maximum=65536)
     installed_steps: int = key(
         "timed steps of mlx-lm as installed, which is slow", minimum=1, maximum=MOST

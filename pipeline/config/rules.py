@@ -34,7 +34,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Keys that cannot change the result of a run: a run with other values of them is the same run."""
 ONLY_WHETHER = frozenset({"train.prefix_cache_gb"})
-"""Keys of which only one thing can change a result: whether they are 0."""
+"""Keys that can change a result only by being 0 or not."""
 
 
 def check_values(config: DictConfig, sections: Collection[str] | None = None) -> None:

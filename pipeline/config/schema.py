@@ -128,7 +128,8 @@ class Train:
         "end and replace a process that is silent for so long", unit="s", minimum=1, maximum=10**6
     )
     resume: str = key(
-        "auto: go on from a checkpoint of this very run; never: start afresh; required: insist",
+        "auto: go on from a checkpoint of the same run, if any; never: start afresh; required: "
+        "refuse to start without one",
         choices=("auto", "never", "required"),
     )
     resume_allow_inexact: bool = key(
@@ -140,7 +141,7 @@ EXPORT_FORMATS = {
     "adapter": "mlx-lm",
     "fused": "Hugging Face safetensors, in the type of the base",
 }
-"""What an export may be, each with who reads it; `pipeline/formats/export.py` has its writer."""
+"""What an export may be, and what reads it; `pipeline/formats/export.py` has its writer."""
 
 
 @dataclass
@@ -166,7 +167,7 @@ class Validate:
 
 @dataclass
 class Debug:
-    """Faults and shortcuts, to see how the training takes them; all off by default."""
+    """Faults and shortcuts for testing; all off by default."""
 
     leak_mb_per_step: float = key(
         "memory to hold on to in every step", unit="MB of 10^6 bytes", minimum=0, maximum=10**6

@@ -16,7 +16,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 class DownloadError(Exception):
-    """Why nothing could be fetched; who asked for it says what to do."""
+    """The reason why nothing could be fetched; the caller adds the remedy."""
 
 
 def download(kind: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -32,7 +32,7 @@ def download(kind: str, source: str, revision: str | None, patterns: Sequence[st
         The folder, the same for each call.
 
     Raises:
-        DownloadError: with the last line that the process said.
+        DownloadError: with the last line that the process wrote.
     """
     name = re.sub(r"[^\w.-]", "_", f"{source}@{revision or 'main'}")
     folder = cache_folder() / ("hub" if kind == "model" else "hub-datasets") / name

@@ -1,6 +1,6 @@
-"""The Hugging Face libraries stay off the network and quiet, unless the user wants them otherwise.
+"""Keeps the Hugging Face libraries off the network and quiet; what the user has set stays.
 
-They read the environment once, when they are imported; so it is set before that.
+They read the environment once, when they are imported, so it is set before that.
 """
 
 import os

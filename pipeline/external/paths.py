@@ -18,7 +18,7 @@ def external(path: str) -> Path:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether this is a hub id (`organisation/name`), not a folder, which may be missing."""
+    """Whether a source is a hub id (`organisation/name`) and no folder of that name exists."""
     parts = source.split("/")
     plain = len(parts) == 2 and all(parts) and parts[0] not in {".", "..", "~"}
     return source != SCRATCH and plain and not external(source).exists()

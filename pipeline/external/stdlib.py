@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.errors import DataError
 
 LEFT_OUT = ("test", "tests", "idlelib", "turtledemo", "site-packages", "dist-packages")
-"""Folders of tests and demonstrations, and of what was installed beside the library."""
+"""Folders of tests and demonstrations, and of what was installed next to the library."""
 BUILD_SETTINGS = ("config-", "_sysconfigdata_")
-"""How names begin that tell how this very Python was built."""
+"""Beginnings of names: such files describe how this Python was built, and are left out."""
 
 
 def stdlib_root() -> Path:

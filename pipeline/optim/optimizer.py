@@ -52,7 +52,7 @@ Maker = Callable[[OptimSettings, float], optimizers.Optimizer]
 
 
 def adafactor(settings: OptimSettings, decay: float) -> optimizers.Optimizer:
-    """Make MLX's Adafactor, with the learning rate that is given rather than one of its own."""
+    """Make MLX's Adafactor with the given learning rate, in place of the one that it derives."""
     scales = {"scale_parameter": False, "relative_step": False}
     rate, eps = settings.learning_rate, (settings.eps, 0.0)
     return optimizers.Adafactor(rate, eps, weight_decay=decay, **scales)
@@ -88,8 +88,8 @@ class GroupedOptimizer(optimizers.Optimizer):
         """Start with no tensors.
 
         Args:
-            schedule: gives the learning rate after so many updates.
-            choose_rules: gives the rule of each tensor, all by name.
+            schedule: returns the learning rate after so many updates.
+            choose_rules: returns the rule of each tensor by name.
         """
         super().__init__()
         self._maybe_schedule("learning_rate", schedule)

@@ -1,4 +1,4 @@
-"""How one tensor is updated: MLX's optimizers, and where they are not what they are named after.
+"""How one tensor is updated: MLX's optimizers, and others where MLX's differ from their papers.
 
 Of each optimizer only `init_single` and `apply_single` are used, in float32.
 """
@@ -50,7 +50,7 @@ class AdamW(Adam):
 
 
 class Sgd(optimizers.SGD):
-    """Gradient descent; MLX's own, but without a velocity nobody reads where momentum is 0."""
+    """Gradient descent as in MLX, but no velocity is kept where momentum is 0."""
 
     def init_single(self, parameter: mx.array, state: dict) -> None:
         """Start at rest."""

@@ -1,18 +1,18 @@
-"""Batches of one micro-batch, evaluated side by side on the cores of a CPU.
+"""Evaluates the batches of one micro-batch side by side on the cores of a CPU.
 
-MLX carries out the operations of a CPU stream one after the other on one thread; only matrix
-products are shared out, by the BLAS. So each batch of a micro-batch has a stream and a thread here,
-and whichever asks for a matrix product makes it alone.
+MLX runs the operations of a CPU stream one after the other on one thread; only matrix products use
+more threads, in the BLAS. So each batch of a micro-batch gets a stream and a thread here, and each
+thread computes its matrix products alone.
 
-What decides bits: nothing here. A graph gives the same whatever is evaluated next to it, and what
-the graphs give is added in their order.
+No bit depends on this. A graph gives the same result whatever is evaluated next to it, and results
+are added in the order of the graphs.
 
-Threads. Graphs are built on the main thread, one after the other, and are handed over whole. No two
-of them may refer to one array that is still to be evaluated, or whose evaluation nobody has waited
-for: MLX notes in the array that it is done, without a lock. `mx.eval` of it does both.
+Threads. Graphs are built on the main thread, one after the other, and handed over complete. Two
+graphs may share an array only after its evaluation has been waited for, because MLX marks an array
+as evaluated without a lock. `mx.eval` evaluates and waits.
 
-Pieces. The evaluations of all streams together may be a few tasks ahead of the device. One that
-finds more waits until there are fewer than it found, and while others go on that may be long: its
+Pieces. All streams together may be only a few tasks ahead of the device. An evaluation that finds
+more tasks waits until there are fewer, which takes long while other streams add theirs, and its
 core is idle. So the forward pass is evaluated block by block.
 """
 

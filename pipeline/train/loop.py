@@ -62,7 +62,7 @@ class Trainer:
             data: of the run.
             settings: the loop's parameters.
             optim: the optimizer's parameters.
-            folder: the run's own folder, for checkpoints and series.
+            folder: of the run, for checkpoints and series.
             observer: of the run; None: there is none.
         """
         self.observer = observer or Observer()
@@ -88,7 +88,7 @@ class Trainer:
         self.code: dict[str, str] = {}
 
     def make_step(self) -> TrainStep:
-        """Make what updates the model; report it if its head cannot be run by itself."""
+        """Make the step; note where the head of the model cannot be run by itself."""
         train, terms = self.feed.data.train, self.feed.data.distrust.terms
         step = TrainStep(
             self.model,
@@ -104,7 +104,7 @@ class Trainer:
         return step
 
     def restore(self, code: dict[str, str] | None = None, if_changed: str = "refuse") -> list[str]:
-        """Take up the newest checkpoint, if there is one.
+        """Restore the newest checkpoint, if there is one.
 
         Args:
             code: hash of each module or folder whose code computes; checkpoints keep it.
@@ -170,7 +170,7 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done, or no more are worth while."""
+        """Whether all steps are done, or the run has been stopped early."""
         progress = self.progress
         return progress.step == self.settings.num_steps or progress.stopped_early_at is not None
 
@@ -190,7 +190,7 @@ class Trainer:
         return report
 
     def validate_if_due(self) -> None:
-        """Validate once after each interval, and save what is the best so far."""
+        """Validate once after each interval, and save the best weights so far."""
         progress = self.progress
         if progress.validated_step == progress.step or not self.is_due(
             self.settings.steps_per_eval
@@ -218,7 +218,7 @@ class Trainer:
     def handle_non_finite(
         self, step: int, result: StepResult, micro_batches: list[MicroBatch]
     ) -> None:
-        """Write down which documents did it; stop, or count the step as skipped.
+        """Write the documents of the step to a file; stop, or count the step as skipped.
 
         Raises:
             TrainingError: when `train.on_non_finite=stop`.
@@ -239,7 +239,7 @@ class Trainer:
         self.progress.skipped_steps += 1
 
     def validate(self) -> None:
-        """Measure the loss on the fixed set; remember it, and whether it is the best so far.
+        """Measure the loss on the fixed set; record it, and whether it is the best so far.
 
         Raises:
             TrainingError: when it is not finite.
@@ -304,7 +304,7 @@ class Trainer:
 
 
 def whole_logits(problem: str) -> str:
-    """Word why a run needs more memory than others."""
+    """Describe why a run needs more memory than others."""
     return (
         "the head of this model cannot be run by itself, so the logits of a whole micro-batch are "
         f"held: {problem}"

@@ -52,7 +52,7 @@ def read_columns(path: Path) -> dict[str, list[float]]:
 
 
 def mark_reloads(axes: Axes, steps: list[float], reloads: list[float]) -> None:
-    """Draw a line before each step that another process made."""
+    """Draw a line before the first step of each new process."""
     pairs = zip(steps[1:], reloads, reloads[1:], strict=False)
     marks = [step - 0.5 for step, before, after in pairs if after > before]
     for mark in marks[:MAX_MARKS]:
@@ -62,7 +62,7 @@ def mark_reloads(axes: Axes, steps: list[float], reloads: list[float]) -> None:
 
 
 def draw_bound(axes: Axes, name: str, gigabytes: float, top: float, style: str) -> None:
-    """Draw a bound, or say how far above the picture it is."""
+    """Draw a bound, or name it with an arrow where it is above the picture."""
     text = f"{name} {gigabytes:.2f} GB"
     if gigabytes <= top:
         axes.axhline(gigabytes, color=BOUND_COLOUR, linewidth=1, linestyle=style)

@@ -1,4 +1,4 @@
-"""Where the seconds of the steps go, for `debug.profile=true`."""
+"""The time of each part of a step, for `debug.profile=true`."""
 
 import contextlib
 import time
@@ -24,7 +24,7 @@ class Profile:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time of a block to one part."""
+        """Add the time of a block to one part."""
         began = time.monotonic()
         try:
             yield

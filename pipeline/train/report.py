@@ -1,4 +1,4 @@
-"""What the loop reports of an update, to its observer and in the curve."""
+"""What the loop reports of an update, to its caller and in the series."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,9 @@ class StepReport:
     Attributes:
         seconds: how long it took, without validation and saving.
         footprint_bytes: what the run holds after it.
-        mlx_active_bytes: what arrays of MLX hold of that,
-        mlx_cache_bytes: and what it keeps for later ones.
-        spike_bytes: what MLX held beyond that meanwhile.
+        mlx_active_bytes: the part of that in arrays of MLX.
+        mlx_cache_bytes: the part that MLX keeps for later arrays.
+        spike_bytes: the most that MLX held beyond both during the step.
     """
 
     step: int
@@ -32,7 +32,7 @@ class StepReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Count the targets of a second."""
+        """Targets per second."""
         return self.result.num_tokens / self.seconds
 
     def result_row(self) -> dict[str, Any]:

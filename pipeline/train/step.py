@@ -48,12 +48,12 @@ class TrainStep:
     Attributes:
         model: trainable as it should be trained.
         optimizer: initialised for it.
-        max_grad_norm: longest gradient; None: any.
+        max_grad_norm: largest global norm of the gradient; None: it is not clipped.
         profile: measures the parts of a step.
         label_smoothing: share of each target that is spread over the vocabulary.
         distrust_sums: per document of the store, what is added to the minimised sum, in nats.
         prefix: puts activations in place of frozen blocks.
-        split_is_proven: whether the split of the model is tried; its weights must be there.
+        split_is_proven: whether the split is checked by running the model, with its weights.
         split: the model in two parts.
     """
 
@@ -127,7 +127,7 @@ class TrainStep:
         return BatchGraph(loss_sum, gradients, order)
 
     def losses(self, batch: Batch, num_streams: int = 1) -> tuple[mx.array, mx.array, EvalOrder]:
-        """Return the sum that is minimised and the plain one, in nats, and what comes before."""
+        """Return the minimised sum and the plain sum, in nats, and what to evaluate first."""
         with outputs_noted(blocks(self.model) if num_streams > 1 else []) as outputs:
             minimised, plain, order = loss_sums(
                 self.split, batch, self.label_smoothing, num_streams
@@ -142,7 +142,7 @@ class TrainStep:
         return float(self.distrust_sums[batch.documents].sum())
 
     def clipped(self, gradients: Any, norm: mx.array) -> Any:  # noqa: ANN401
-        """Shrink gradients whose global norm is too long (arXiv 1211.5063, alg. 1)."""
+        """Shrink gradients whose global norm is too large (arXiv 1211.5063, alg. 1)."""
         if self.max_grad_norm is None:
             return gradients
         factor = mx.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)
@@ -154,7 +154,7 @@ def add(
     gradients: Any,  # noqa: ANN401
     graphs: list[BatchGraph],
 ) -> tuple[mx.array, Any, EvalOrder]:
-    """Add what graphs give to the sums so far, in their order, and empty their list.
+    """Add the results of graphs to the sums so far, in their order, and empty their list.
 
     Returns:
         The sums, and what is to be evaluated before them.

@@ -1,4 +1,4 @@
-"""Puts a run on the disk, its series and checkpoints, also where the disk is full for a while."""
+"""Saves the series and checkpoints of a run, also where the disk is full for a while."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 class DurableSave:
-    """Saves a run, and keeps in memory what was the best while nothing could be written.
+    """Saves a run; while nothing can be written, keeps the best checkpoint in memory.
 
     Args:
         checkpoints: where checkpoints lie.
-        series: what is to be on the disk before a checkpoint is.
+        series: these are on the disk before a checkpoint is.
     """
 
     def __init__(self, checkpoints: CheckpointFolder, series: Sequence[Series]) -> None:
@@ -28,8 +28,8 @@ class DurableSave:
     def save(self, current: Checkpoint, best_step: int) -> bool:
         """Commit all that the rest of the run depends on; return whether it is on the disk now.
 
-        A disk that is full for a while does not end a run that has an older checkpoint: the next
-        save tries again, also what was the best in the meantime.
+        Where the disk is full, a run that has an older checkpoint goes on. The next save then also
+        writes what has been the best in the meantime.
 
         Args:
             current: the state after the newest step.
@@ -54,5 +54,5 @@ class DurableSave:
         return True
 
     def best_weights(self, best_step: int) -> dict[str, mx.array]:
-        """Load the weights of the step with the least validation loss."""
+        """Load the weights of the step with the best validation."""
         return weights_of(self._unsaved_best or self.checkpoints.load(best_step))

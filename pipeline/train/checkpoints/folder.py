@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or invisible.
+"""Checkpoints: each is either complete or not visible.
 
-Commit protocol: write into `.tmp-…`, fsync each file, write a sealed manifest with their hashes,
-fsync, rename to `step-NNNNNNNN`, fsync the parent. A reader takes the newest folder whose manifest
-verifies, and says so when it had to pass one over. Older ones go only after the new one is safe,
-and lose their names, durably, before they lose their files: what has a name is whole.
+To commit one: write into `.tmp-…`, fsync each file, write a sealed manifest with the hashes, fsync
+it, rename the folder to `step-NNNNNNNN`, fsync the parent. A reader takes the newest folder whose
+manifest verifies, and warns of each one that it skips. Older checkpoints are deleted only after the
+new one is on the disk. They are renamed first, durably, so a folder with a final name is complete.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from pipeline.train.checkpoints.manifest import ARRAYS, STATE, problem_of, write
 
 STEP_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
 DISK_MARGIN = 1.2
-DISK_ERRORS = (OSError, RuntimeError, SafetensorError)  # MLX knows only RuntimeError
+DISK_ERRORS = (OSError, RuntimeError, SafetensorError)  # MLX raises RuntimeError
 log = logging.getLogger(__name__)
 
 
@@ -73,9 +73,9 @@ class CheckpointFolder:
         """
         final = self.path(checkpoint.step)
         try:
-            self.sweep()  # what a killed save has left takes the room that this one needs
+            self.sweep()  # leftovers of a killed save take room that this one needs
             if final.exists() and not problem_of(final):
-                sync_folder(self.folder)  # it may come from a save that was killed before this
+                sync_folder(self.folder)  # its save may have been killed before this sync
             else:
                 self.require_space(checkpoint)
                 with self.partial_folder(checkpoint.step) as partial:
@@ -172,7 +172,7 @@ class CheckpointFolder:
             log.warning("%s: superfluous checkpoints stay (%s)", self.folder, error)
 
     def clear(self) -> None:
-        """Delete all checkpoints, the newest one last, so that none is taken for the newest.
+        """Delete all checkpoints, the newest one last, so that no older one is resumed from.
 
         Raises:
             OSError: when the folder cannot be written.
@@ -182,7 +182,7 @@ class CheckpointFolder:
         self.sweep()
 
     def set_aside(self, path: Path) -> None:
-        """Take the name from a checkpoint, so that half of it will not be taken for all of it."""
+        """Rename a checkpoint that is to be deleted, so that no part of it counts as one."""
         path.rename(self.folder / f".tmp-old-{path.name}-{secrets.token_hex(8)}")
 
     def sweep(self) -> None:
@@ -211,19 +211,23 @@ class CheckpointFolder:
             shutil.rmtree(partial, ignore_errors=True)
 
     def commit(self, partial: Path, final: Path) -> None:
-        """Rename a finished folder to its final name, or leave none with that name."""
+        """Rename a finished folder to its final name; if that fails, leave none with that name."""
         if final.exists():  # but it did not verify
             self.set_aside(final)
         partial.rename(final)
         try:
             sync_folder(self.folder)
-        except OSError:  # nobody knows what is on the disk, and asking again would not tell
+        except OSError:  # what is on the disk is unknown, and a second fsync would not show it
             with contextlib.suppress(OSError):
                 self.set_aside(final)
             raise
 
     def require_space(self, checkpoint: Checkpoint) -> None:
-        """Look at the disk before writing to it."""
+        """Check that the disk has room for a checkpoint, in bytes.
+
+        Raises:
+            OSError: when it has not.
+        """
         needed = int(DISK_MARGIN * sum(value.nbytes for value in checkpoint.arrays.values()))
         free = shutil.disk_usage(self.folder).free
         if free < needed:

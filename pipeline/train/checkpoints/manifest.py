@@ -1,7 +1,7 @@
-"""What a checkpoint holds: arrays, state, and a manifest that tells whether they are whole.
+"""The files of a checkpoint: arrays, state, and a manifest by which both are verified.
 
-The manifest has size and sha256 of each file, name, type and shape of each tensor, and a seal: the
-hash of its own text, so that no bit of it can turn unseen.
+The manifest has size and sha256 of each file, and name, type and shape of each tensor. Its seal
+is a hash of its text, so that a changed bit in the manifest is noticed too.
 """
 
 import json
@@ -43,12 +43,12 @@ def write_parts(
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Add to a manifest the hash of its own text."""
+    """Add the hash of its text to a manifest."""
     return manifest | {"sha256": sha256_bytes(json_text(manifest).encode())}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a manifest that is to the byte what was written.
+    """Read a manifest, and check that it is what was written, to the byte.
 
     Raises:
         ValueError: when it is not.

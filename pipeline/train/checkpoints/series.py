@@ -70,9 +70,9 @@ class Series:
         self._is_suspect = False
 
     def resume_after(self, step: int) -> None:
-        """Forget what was written after a step.
+        """Delete the rows after a step.
 
-        A run that was killed has written further than its newest checkpoint.
+        A killed run has written rows beyond its newest checkpoint.
 
         Raises:
             CheckpointError: when the file cannot be written.
@@ -94,10 +94,10 @@ class Series:
         return text.getvalue()
 
     def sync(self) -> None:
-        """Make the rows durable, as a checkpoint that counts on them must.
+        """Put the rows on the disk; a checkpoint is written only after that.
 
-        After a failure nobody knows what the file holds, and a second fsync would not tell: the
-        next call puts a new file in its place.
+        After a failure the content of the file is unknown, and a second fsync would not show it.
+        The next call then writes a new file in its place.
 
         Raises:
             CheckpointError: when that cannot be done; the rows are kept for the next call.
@@ -119,7 +119,7 @@ class Series:
         self._durable_bytes += len(text.encode())
 
     def extend(self, text: str) -> None:
-        """Write after what is durable; a file that is gone is not begun anew."""
+        """Write after the durable part of the file; a missing file is an error."""
         with self.path.open("r+b") as file:
             file.seek(self._durable_bytes)
             file.write(text.encode())
@@ -127,17 +127,17 @@ class Series:
             os.fsync(file.fileno())
 
     def replace(self, text: str) -> None:
-        """Write after what was durable before, into a new file."""
+        """Write the durable part and the new rows into a new file."""
         durable = self.path.read_bytes()[: self._durable_bytes] if self._durable_bytes else b""
         write_text(self.path, durable.decode() + text)
         sync_folder(self.path.parent)
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Write the rows that are left."""
         self.sync()
 
     def rows(self) -> list[dict[str, str]]:
-        """Read the whole rows there are, up to what a kill or a power loss has cut or spoilt."""
+        """Read the complete rows, up to the first that a kill or a power loss has damaged."""
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What a run must remember to go on as if nothing had happened."""
+"""What a checkpoint keeps, so that a run resumes to the same bits."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        validated_step: the last step after which was validated; -1 before the first validation.
+        validated_step: the step of the last validation; -1 before the first one.
         window_loss_sum: nats summed since the last validation.
         window_tokens: targets seen since then.
         train_loss: mean over the window that the last validation closed.
         best_score: the least score of a validation, by which the best is chosen.
         best_val_loss: the validation loss at that step, in nats per token.
         stale_validations: how many in a row have found no new best.
-        stopped_early_at: the step after which there were too many of them.
-        prefix_lookups: activations of a document that the frozen blocks had to give.
+        stopped_early_at: the step at which there were too many of them; None: the run goes on.
+        prefix_lookups: documents whose activations were asked for.
         prefix_hits: how many of them were stored.
         prefix_seconds: what computing, writing and reading them took.
     """
@@ -59,21 +59,21 @@ class Progress:
     prefix_seconds: float = 0.0
 
     def take_over(self, other: "Progress") -> None:
-        """Go on from where another one stands."""
+        """Take over all values of another one."""
         vars(self).update(vars(other))
 
     def add_losses(self, loss_sum: float, num_tokens: int) -> None:
-        """Count what one update has seen."""
+        """Add the loss, in nats, and the targets of one update."""
         self.num_tokens += num_tokens
         self.window_loss_sum += loss_sum
         self.window_tokens += num_tokens
 
     def close_window(self, val_loss: float, score: float, patience: int | None) -> None:
-        """Take over what a validation found, and start a new window.
+        """Record a validation, and start a new window.
 
         Args:
             val_loss: nats per token.
-            score: by which the best validation is chosen; less is better.
+            score: chooses the best validation; less is better.
             patience: validations without a new best that end the run; None: none do.
         """
         self.val_loss, self.validated_step = val_loss, self.step

@@ -1,19 +1,18 @@
 """The frozen prefix in a run: each document goes through it once, for all epochs and all runs.
 
-What decides bits. The activations of a document are computed from its own tokens alone, in a row
-by itself and without padding, whichever run asks for it. So they are a function of
-the document, and it does not matter in which step, in which run or before which interruption they
-were computed, nor whether they were stored at all: what does not fit under the budget is computed
-in the same way each time. They are computed when first asked for. A pass before step 1 would cost
-as much as it saves in the first epoch, and a run shorter than an epoch would pay for what it never
-uses. What a document of a few dozen tokens loses by not sharing its products with others is small
-on a CPU, there is no padding, and a few documents are worked on side by side.
+What decides bits. The activations of a document are computed from its tokens alone, in a row of one
+document without padding. So they are a function of the document: step, run and interruptions make
+no difference, nor does it matter whether they were stored. What does not fit into the budget is
+computed in the same way each time. Activations are computed when first asked for. A pass before
+step 1 would cost as much as it saves in the first epoch, and a run shorter than an epoch would
+compute some that it never uses. Rows of one document lose little on a CPU: there is no padding, and
+a few documents are computed side by side.
 
-Where it lies. In `models/prefix` of the repository, for runs by hand and under DVC alike, each
-store under the hash of what its bits depend on. It is no out of a DVC stage: DVC would hash
+Where it lies. In `models/prefix` of the repository, for runs by hand and under DVC alike. The name
+of a store is the hash of what its bits depend on. It is not an out of a DVC stage: DVC would hash
 gigabytes at each `dvc status`, and a run by hand that adds a document would make the stage run
-again, though no result depends on how full the store is. What DVC tracks is `prefix` in
-`metrics/machine.json`, which names the stores that a run used and how well they answered.
+again, though no result depends on how full the store is. DVC tracks `prefix` in
+`metrics/machine.json`, which names the stores that a run used, and its hit rate.
 """
 
 import hashlib
@@ -52,7 +51,7 @@ class PrefixSettings:
     Attributes:
         folder: of all stores.
         budget_bytes: what they may take on the disk together.
-        base: what tells the weights and their type from others.
+        base: identifies the weights and their type.
     """
 
     folder: Path
@@ -90,12 +89,12 @@ class NoPrefix:
 
 @dataclass
 class CachedPrefix:
-    """The frozen blocks are run for documents that are not stored, and no others.
+    """Runs the frozen blocks only for documents that are not stored.
 
     Attributes:
         prefix: of the model that is trained.
         settings: where activations are kept.
-        progress: look-ups are counted here.
+        progress: counts the documents that are asked for, and the hits.
         width: numbers of an activation.
         dtype: of these numbers.
     """
@@ -121,7 +120,7 @@ class CachedPrefix:
         for index, document in enumerate(documents):
             bits[batch.segment_ids == index + 1] = found[document]
         hidden = mx.array(bits).view(self.dtype)
-        mx.eval(hidden)  # it is used on another stream than this one, by another thread
+        mx.eval(hidden)  # another thread uses it, on another stream
         self.progress.prefix_seconds += time.monotonic() - started
         return hidden
 
@@ -227,13 +226,13 @@ def make_prefix(
     observer: Observer,
     num_epochs: float,
 ) -> NoPrefix | CachedPrefix:
-    """Leave frozen blocks out of the steps of a model where that gives the same.
+    """Leave frozen blocks out of the steps of a model where that gives the same result.
 
     Args:
         model: trainable as it will be trained, its blocks of the class they will have.
         settings: None: run every block in every step.
-        progress: look-ups are counted there.
-        observer: is told once which it is.
+        progress: counts the documents that are asked for, and the hits.
+        observer: shows once what is done, and why.
         num_epochs: of the run.
     """
     if settings is None or not frozen_depth(model):

@@ -1,11 +1,11 @@
-"""Activations on disk: what frozen blocks make of each document, shared by epochs and by runs.
+"""Activations on disk: the output of frozen blocks for each document, shared by epochs and runs.
 
-A store is a folder named after the hash of all that decides its bits: `activations.bin` has a fixed
-place for every document and is a sparse file, so that only what is written takes room;
-`digests.bin` has a sha256 per document, zero while there is nothing; `activations.json` says of
-what this is the store. A document counts only where its bytes have its digest. So no write needs
-an order or a sync: what a killed process or a power failure leaves half-written does not count.
-Whoever writes a document writes the same bytes, so that several processes may use one store.
+A store is a folder named by the hash of all that decides its bits. `activations.bin` is a sparse
+file with a fixed position for each document, so that only written documents take room.
+`digests.bin` has a sha256 per document, zero while the document is missing. `activations.json`
+lists what decides the bits. A document counts only where its bytes have its digest. So writes need
+no order and no sync: what a killed process or a power failure leaves half-written does not count.
+Every process writes the same bytes for a document, so several processes may use one store.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class ActivationStore:
     Attributes:
         folder: where they are.
         num_damaged: documents whose bytes did not have their digest.
-        close: lets other processes evict the store; this one does not use it any more.
+        close: ends the use of the store, so that other processes may evict it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ActivationStore:
     def read(self, document: int) -> UInt[np.ndarray, "positions width"] | None:
         """Return the bits of a document's activations; None where they are not there, or damaged.
 
-        Their digest is looked at when a process first reads them.
+        The digest is checked when a process first reads them.
         """
         known = self._table[document].tobytes()
         if not any(known):
@@ -107,7 +107,7 @@ class ActivationStore:
         return None
 
     def write(self, document: int, values: UInt[np.ndarray, "positions width"]) -> None:
-        """Store a document if there is room; a disk that is full is said once, and does no harm."""
+        """Store a document if there is room; warn once where there is none."""
         if self._is_full:
             return
         is_new = not self._table[document].any()
@@ -129,7 +129,7 @@ class ActivationStore:
             )
 
     def fullness(self) -> str:
-        """Word that the budget holds no more, and what would hold all."""
+        """Describe how much the budget holds, and which one would hold all."""
         held, missing = self.num_bytes, self.missing_bytes
         wanted = self.cache.held_bytes() + missing + BLOCK_BYTES * len(self._table)
         wanted *= 1.05  # two digits are shown
@@ -148,7 +148,7 @@ class ActivationCache:
     Args:
         folder: holds a folder per store.
         budget_bytes: what all of them may take on the disk; the least recently used ones that
-            nobody uses make room for a new one.
+            no process has open make room for a new one.
     """
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
@@ -192,7 +192,7 @@ class ActivationCache:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes from making and evicting stores meanwhile."""
+        """Keep other processes from making and evicting stores until the end of the `with`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -215,7 +215,7 @@ class ActivationCache:
         return min(self.budget_bytes, int(FREE_SHARE * (self.held_bytes() + free)))
 
     def make_room(self, num_bytes: int) -> None:
-        """Evict stores that nobody uses, the least recently used first, until there is room."""
+        """Evict stores that no process has open, the least recently used first, for more room."""
         stores = sorted(self.folder.glob(f"*/{HEADER}"), key=lambda path: path.stat().st_mtime_ns)
         for header in stores:
             if self.has_room(num_bytes):
@@ -224,14 +224,14 @@ class ActivationCache:
                 self.evict(header.parent)
 
     def evict(self, path: Path) -> None:
-        """Take the name from a store, so that half of it will not be taken for all, and delete."""
+        """Rename a store, so that a part of it is not taken for all of it, and delete it."""
         old = path.with_name(f"{OLD}{path.name}-{secrets.token_hex(4)}")
         path.rename(old)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def digest(document: int, values: np.ndarray) -> bytes:
-    """Hash the activations of a document, and whose they are."""
+    """Hash the number of a document and its activations."""
     found = hashlib.sha256(document.to_bytes(8, "little"))
     found.update(np.ascontiguousarray(values).data)
     return found.digest()
@@ -244,7 +244,7 @@ def close_all(*descriptors: int) -> None:
 
 
 def write_at(descriptor: int, data: bytes, place: int) -> None:
-    """Write all of some bytes; where the disk is full that is an error, and no signal."""
+    """Write all bytes; on a full disk this is an error, where a memory map would crash."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, place)
@@ -260,7 +260,7 @@ def disk_bytes(path: Path) -> int:
 
 
 def is_whole(path: Path, header: dict[str, Any], sizes: dict[str, int]) -> bool:
-    """Whether a folder holds the store of a header."""
+    """Whether a folder holds the store of a header, with files of the right sizes in bytes."""
     try:
         same = read_json(path / HEADER) == header
         return same and all((path / name).stat().st_size == size for name, size in sizes.items())
