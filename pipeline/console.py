@@ -4,6 +4,7 @@ import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 
 LINES_WITHOUT_TERMINAL = 20
 GB = 10**9
@@ -54,23 +55,13 @@ class TrainingProgress:
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-class RowCounter:
+class RowCounter(Status):
     """Counts rows while they are read; their number is not known beforehand."""
 
     def __init__(self, title: str) -> None:
-        self.console = Console(file=sys.stderr)
+        super().__init__(f"{title} ...", console=Console(file=sys.stderr))
         self.title = title
-        self.status = self.console.status(f"{title} ...")
-
-    def __enter__(self) -> "RowCounter":
-        """Start to draw."""
-        self.status.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the terminal as it was."""
-        self.status.stop()
 
     def show(self, what: str, rows: int) -> None:
         """Show how many rows are done."""
-        self.status.update(f"{self.title}: {what}, {rows:,} rows")
+        self.update(f"{self.title}: {what}, {rows:,} rows")

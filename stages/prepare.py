@@ -56,7 +56,8 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
         return
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)
-    with new_folder(paths.write("data/prepared")) as folder, RowCounter("prepare") as counter:
+    counter = RowCounter("prepare")
+    with new_folder(paths.write("data/prepared")) as folder, counter:
         metrics, histogram = prepare(settings, folder, counter.show)
     write_json(paths.write("metrics/prepare.json"), metrics)
     write_histogram(paths.write("plots/lengths.csv"), histogram)

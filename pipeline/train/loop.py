@@ -164,9 +164,8 @@ class Trainer:
                 self.profile.end_step(self.progress.step)
                 yield report
         finally:
-            for series in self.series:
-                series.close()
-            self.profile.close()
+            for series in (*self.series, self.profile):
+                series.sync()
 
     @property
     def is_over(self) -> bool:

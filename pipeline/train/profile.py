@@ -38,7 +38,7 @@ class Profile:
             self._series.append({"step": step, **rounded})
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
-    def close(self) -> None:
-        """Write out and close."""
+    def sync(self) -> None:
+        """Put the rows on the disk."""
         if self._series:
-            self._series.close()
+            self._series.sync()

@@ -12,7 +12,7 @@ def test_seconds_are_written_for_each_step_and_start_again(tmp_path):
         sum(range(100_000))
     profile.end_step(1)
     profile.end_step(2)
-    profile.close()
+    profile.sync()
     first, second = csv.DictReader((tmp_path / "profile.csv").read_text().splitlines())
     assert float(first["update"]) > 0
     assert {float(second[part]) for part in PARTS} == {0.0}
@@ -24,5 +24,5 @@ def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
     with profile.part("saving"):
         pass
     profile.end_step(1)
-    profile.close()
+    profile.sync()
     assert list(tmp_path.iterdir()) == []

@@ -132,10 +132,6 @@ class Series:
         write_text(self.path, durable.decode() + text)
         sync_folder(self.path.parent)
 
-    def close(self) -> None:
-        """Write the rows that are left."""
-        self.sync()
-
     def rows(self) -> list[dict[str, str]]:
         """Read the complete rows, up to the first that a kill or a power loss has damaged."""
         if not self.path.exists():

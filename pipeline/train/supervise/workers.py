@@ -47,19 +47,9 @@ class Worker:
         self._receiver = Receiver(self.process.stdout.fileno())
 
     @property
-    def pid(self) -> int:
-        """The process id."""
-        return self.process.pid
-
-    @property
     def is_open(self) -> bool:
         """Whether more events may come."""
         return self._receiver.is_open
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
-        return self.process.poll() is None
 
     def send(self, order: Order) -> None:
         """Send an order; that a dead worker does not read it shows in its exit status."""
@@ -68,10 +58,6 @@ class Worker:
     def events(self, timeout_seconds: float) -> list[Event]:
         """Return the events that have come; wait at most that long for a first one."""
         return self._receiver.receive(timeout_seconds)
-
-    def footprint_bytes(self) -> int:
-        """Measure its footprint, in bytes."""
-        return footprint_bytes(self.pid)
 
     def kill(self) -> None:
         """Kill it; nothing on the disk suffers from that."""
@@ -105,7 +91,7 @@ class Workers:
             OSError: when no process can be started.
         """
         standby, self.standby = self.standby, None
-        if standby is None or not standby.is_alive:
+        if standby is None or standby.process.poll() is not None:
             standby = Worker(self.spec, self.lock)
         self.worker = standby
         return standby
@@ -116,12 +102,12 @@ class Workers:
             return
         with contextlib.suppress(OSError):  # without one a reload only takes longer
             self.standby = Worker(self.spec, self.lock)
-            self.worker.send(Standby(self.standby.pid))
+            self.worker.send(Standby(self.standby.process.pid))
 
     def footprint_bytes(self) -> int:
         """Measure supervisor, worker and stand-by together, in bytes."""
-        held = [each.footprint_bytes() for each in (self.worker, self.standby) if each]
-        return footprint_bytes() + sum(held)
+        others = [each.process.pid for each in (self.worker, self.standby) if each]
+        return footprint_bytes() + sum(map(footprint_bytes, others))
 
     def release(self) -> None:
         """Forget the worker, which is gone."""

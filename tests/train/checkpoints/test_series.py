@@ -23,7 +23,7 @@ def series(tmp_path):
     series.resume_after(0)
     for step in (1, 2, 3):
         series.append({"step": step, "train_loss": 0.1 + step / 3})
-    series.close()
+    series.sync()
     return series
 
 
@@ -36,7 +36,7 @@ def test_floats_come_back_to_the_bit(series):
 def test_rows_after_the_checkpoint_are_forgotten(series):
     series.resume_after(2)
     series.append({"step": 3, "train_loss": 9.0})
-    series.close()
+    series.sync()
     assert [row["step"] for row in series.rows()] == ["1", "2", "3"]
     assert series.rows()[-1]["train_loss"] == "9.0"
 
@@ -46,20 +46,20 @@ def test_a_line_cut_short_by_a_kill_does_not_count(series):
         file.write("4,0.")
     assert len(series.rows()) == 3
     series.resume_after(3)
-    series.close()
+    series.sync()
     assert series.path.read_text().endswith("\n")
 
 
 def test_nan_is_written_and_read(series):
     series.resume_after(3)
     series.append({"step": 4, "train_loss": math.nan})
-    series.close()
+    series.sync()
     assert math.isnan(float(series.rows()[-1]["train_loss"]))
 
 
 def test_what_is_not_known_is_left_empty(series):
     series.append({"step": 4, "train_loss": None})
-    series.close()
+    series.sync()
     assert series.rows()[-1] == {"step": "4", "train_loss": ""}
 
 
@@ -90,7 +90,7 @@ def test_rows_that_were_not_written_are_written_later_into_a_new_file(series, mo
                 series.sync()
     os.truncate(series.path, len(durable))  # the disk never got them
     series.append({"step": 5, "train_loss": 0.25})
-    series.close()
+    series.sync()
     assert [row["step"] for row in series.rows()] == ["1", "2", "3", "4", "5"]
     assert series.path.stat().st_ino != inode
 
