@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from pipeline.data.batches import Arrangement, RowLayout, evaluation_batches, resolve_arrangement
 from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import has_fused_attention, nn
-from pipeline.evaluate.statistics import Estimate, ratio_estimate, smallest_detectable_difference
+from pipeline.evaluate.statistics import Estimate, difference_metrics, ratio_estimate
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.files import write_text
 from pipeline.generate import generate_greedy
@@ -48,28 +49,18 @@ class EvaluationSettings:
     sample_tokens: int
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The two models that are compared."""
-
-    base: nn.Module
-    tuned: nn.Module
+Models = Mapping[str, nn.Module]
+"""The two models that are compared, `base` and `tuned`."""
 
 
 def held_out_losses(
-    pair: Pair, store: TokenStore, limit: int | None, arrangement: Arrangement
-) -> tuple[DocumentLosses, DocumentLosses]:
-    """Measure both models on the same held-out documents: the first `limit`, or all."""
-    chosen = np.arange(len(store) if limit is None else min(limit, len(store)))
-
-    def measure(model: nn.Module) -> DocumentLosses:
-        width = int(store.lengths.max())
-        batches = evaluation_batches(
-            store, chosen, RowLayout(arrangement, width), batch_tokens=BATCH_TOKENS
-        )
-        return document_losses(model, batches)
-
-    return measure(pair.base), measure(pair.tuned)
+    model: nn.Module, store: TokenStore, limit: int | None, arrangement: Arrangement
+) -> DocumentLosses:
+    """Measure a model on held-out documents: the first `limit`, or all."""
+    layout = RowLayout(arrangement, int(store.lengths.max()))
+    chosen = np.arange(len(store))[:limit]
+    batches = evaluation_batches(store, chosen, layout, batch_tokens=BATCH_TOKENS)
+    return document_losses(model, batches)
 
 
 def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
@@ -84,11 +75,7 @@ def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str,
         "n_tokens": int(counts.sum()),
         "base": with_perplexity(ratio_estimate(base.loss_sums, counts)),
         "tuned": with_perplexity(ratio_estimate(tuned.loss_sums, counts)),
-        "loss_difference": difference.value,
-        "loss_difference_low": difference.low,
-        "loss_difference_high": difference.high,
-        "resolved": difference.low > 0 or difference.high < 0,
-        "smallest_detectable_difference": smallest_detectable_difference(difference),
+        **difference_metrics("loss_difference", difference),
     }
 
 
@@ -103,10 +90,10 @@ def with_perplexity(loss: Estimate) -> dict[str, float]:
     }
 
 
-def suite_metrics(pair: Pair, suite: Path, folder: Path) -> dict[str, Any]:
+def suite_metrics(models: Models, suite: Path, folder: Path) -> dict[str, Any]:
     """Run the conflicts suite on both models, and write a row per item."""
     items = read_items(suite)
-    base, tuned = score_items(pair.base, items), score_items(pair.tuned, items)
+    base, tuned = (score_items(models[name], items) for name in ("base", "tuned"))
     write_rows(folder / "conflicts.jsonl", item_log(items, base, tuned))
     return summarize(items, base, tuned)
 
@@ -127,7 +114,7 @@ def write_losses(base: DocumentLosses, tuned: DocumentLosses, folder: Path) -> N
 
 
 def write_samples(
-    pair: Pair,
+    models: Models,
     tokenizer: TokenizerWrapper,
     store: TokenStore,
     folder: Path,
@@ -141,17 +128,12 @@ def write_samples(
     rows = []
     for prompt in prompts:
         row: dict[str, Any] = {"prompt": tokenizer.decode(prompt, skip_special_tokens=True)}
-        for name, model in named(pair).items():
+        for name, model in models.items():
             generation = generate_greedy(model, tokenizer, prompt, settings.sample_tokens)
             row[name] = generation.text
             row[f"{name}_finish_reason"] = generation.finish_reason
         rows.append(row)
     write_rows(folder / "samples.jsonl", rows)
-
-
-def named(pair: Pair) -> dict[str, nn.Module]:
-    """Name the two models."""
-    return {"base": pair.base, "tuned": pair.tuned}
 
 
 def start_prompt(tokenizer: TokenizerWrapper) -> list[int]:
@@ -182,15 +164,18 @@ def evaluate(
     """
     tuned = load_base(base, settings.dtype).model
     load_adapter(tuned, trained)
-    pair = Pair(load_base(base, settings.dtype).model, tuned)
+    models = {"base": load_base(base, settings.dtype).model, "tuned": tuned}
     store = held_out_store(prepared)
     arrangement = resolve_arrangement(settings.arrangement, has_fused_attention())
-    losses = held_out_losses(pair, store, settings.documents, arrangement)
-    write_losses(*losses, folder)
-    held_out = {"split": store.folder.name, **perplexity_metrics(*losses)}
+    losses = {
+        name: held_out_losses(model, store, settings.documents, arrangement)
+        for name, model in models.items()
+    }
+    write_losses(**losses, folder=folder)
+    held_out = {"split": store.folder.name, **perplexity_metrics(**losses)}
     metrics: dict[str, Any] = {"held_out": held_out}
     suite = prepared / "conflicts.jsonl"
     if suite.exists():
-        metrics["conflicts"] = suite_metrics(pair, suite, folder)
-    write_samples(pair, load_tokenizer(base), store, folder, settings)
+        metrics["conflicts"] = suite_metrics(models, suite, folder)
+    write_samples(models, load_tokenizer(base), store, folder, settings)
     return metrics

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -59,6 +60,22 @@ def mcnemar_p(before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " item
     discordant = gained + lost
     tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**discordant)
+
+
+def difference_metrics(name: str, difference: Estimate) -> dict[str, Any]:
+    """Return a difference with its interval, and whether these items resolve it from 0.
+
+    Args:
+        name: the key of the difference.
+        difference: of two models on the same items.
+    """
+    return {
+        name: difference.value,
+        f"{name}_low": difference.low,
+        f"{name}_high": difference.high,
+        "resolved": difference.low > 0 or difference.high < 0,
+        "smallest_detectable_difference": smallest_detectable_difference(difference),
+    }
 
 
 def smallest_detectable_difference(estimate: Estimate) -> float:

@@ -8,13 +8,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from pipeline.evaluate.statistics import (
+    difference_metrics,
     mcnemar_p,
     paired_share_difference,
-    smallest_detectable_difference,
 )
 from pipeline.objective.likelihood import ConflictItem, Scores, wilson
-
-CONTEST = "contest"
 
 
 def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dic
     metrics: dict[str, Any] = {}
     for kind in sorted({item.kind for item in items}):
         chosen = np.array([item.kind == kind for item in items])
-        wanted = reference_options([item for item in items if item.kind == kind])
+        wanted = np.array([item.counted for item in items])[chosen]
         clusters = np.array([item.cluster for item in items])[chosen]
         before, after = base.choices[chosen] == wanted, tuned.choices[chosen] == wanted
         metrics[kind] = compare(before, after, clusters)
@@ -37,26 +35,16 @@ def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dic
     return metrics
 
 
-def reference_options(items: Sequence[ConflictItem]) -> np.ndarray:
-    """Return the counted option of each item."""
-    return np.array([item.counted for item in items])
-
-
 def compare(
     before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"], clusters: np.ndarray
 ) -> dict[str, Any]:
     """Compare two models on the same items, pair by pair."""
-    difference = paired_share_difference(before, after, clusters)
     return {
         "n": len(before),
         "base": asdict(wilson(int(before.sum()), len(before))),
         "tuned": asdict(wilson(int(after.sum()), len(after))),
-        "difference": difference.value,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
-        "resolved": difference.low > 0 or difference.high < 0,
+        **difference_metrics("difference", paired_share_difference(before, after, clusters)),
         "mcnemar_p": mcnemar_p(before, after),
-        "smallest_detectable_difference": smallest_detectable_difference(difference),
     }
 
 

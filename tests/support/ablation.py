@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.store import held_out_store
-from pipeline.evaluate.compare import Pair, held_out_losses
+from pipeline.evaluate.compare import held_out_losses
 from pipeline.evaluate.statistics import paired_share_difference, ratio_estimate
-from pipeline.evaluate.suite import reference_options
 from pipeline.files import sha256_file
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import load_base
@@ -56,8 +55,7 @@ def measure(folder, adapters):
         load_adapter(models[mode], adapter)
     choices = {name: score_items(model, items).choices for name, model in models.items()}
     losses = {
-        name: held_out_losses(Pair(models["none"], model), store, None, "bucketed")[1]
-        for name, model in models.items()
+        name: held_out_losses(model, store, None, "bucketed") for name, model in models.items()
     }
     return {
         name: {
@@ -88,7 +86,7 @@ def shares(items, kind, choices, reference, by_source=False):
     By source, the first option is counted: that of one of two equal sources, in both orders.
     """
     of_kind = np.array([item.kind == kind for item in items])
-    wanted = 0 if by_source else reference_options([i for i in items if i.kind == kind])
+    wanted = 0 if by_source else np.array([i.counted for i in items if i.kind == kind])
     clusters = np.array([item.cluster for item in items])[of_kind]
     hits, others = choices[of_kind] == wanted, reference[of_kind] == wanted
     return {
