@@ -17,7 +17,6 @@ from pipeline.blas.choose import SETTING, confirm_blas, route_blas
 from pipeline.errors import DeviceError
 from pipeline.external.offline import go_offline
 from pipeline.files import sha256_bytes
-from pipeline.machine import available_memory_bytes, footprint_bytes, memory_limits
 
 go_offline()
 BLAS = route_blas()
@@ -33,9 +32,6 @@ from mlx.utils import (  # noqa: E402
 )
 
 __all__ = [
-    "available_memory_bytes",
-    "footprint_bytes",
-    "memory_limits",
     "mx",
     "nn",
     "optimizers",

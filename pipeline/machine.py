@@ -66,12 +66,8 @@ def darwin_footprint(pid: int) -> int:
     """Ask macOS for the physical footprint of a process, in bytes."""
     answer = ctypes.create_string_buffer(RUSAGE_INFO_BYTES)
     gone = ctypes.CDLL(None).proc_pid_rusage(pid, RUSAGE_INFO_V2, answer)
-    return 0 if gone else physical_footprint(answer.raw)
-
-
-def physical_footprint(rusage_info: bytes) -> int:
-    """Read the physical footprint out of a `struct rusage_info_v2`, in bytes."""
-    return int.from_bytes(rusage_info[FOOTPRINT_OFFSET : FOOTPRINT_OFFSET + 8], sys.byteorder)
+    field = answer.raw[FOOTPRINT_OFFSET : FOOTPRINT_OFFSET + 8]
+    return 0 if gone else int.from_bytes(field, sys.byteorder)
 
 
 def available_memory_bytes() -> int:

@@ -11,13 +11,12 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.blas.library import NotUsable, sgemm_address, use_library
+from pipeline.blas.library import Blas, NotUsable, sgemm_address, use_library
 from pipeline.errors import DeviceError
 from pipeline.machine import PROC, allowed_cores
 
@@ -41,25 +40,6 @@ SYSTEM_LIBRARIES = (
 LIBRARY_NAMES = ("openblas", "mkl_rt", "blis")
 
 
-@dataclass(frozen=True)
-class Blas:
-    """The BLAS that MLX's float32 and float64 products go to on the CPU.
-
-    Attributes:
-        name: its own name, with version and kernels where it reports them.
-        path: the library; empty where MLX uses its own.
-        num_threads: how many threads share a product.
-        set_threads: changes the number of threads; None where MLX uses its own library.
-        problem: why MLX uses its own, where it should not.
-    """
-
-    name: str
-    path: str = ""
-    num_threads: int = 1
-    set_threads: Callable[[int], int] | None = None
-    problem: str = ""
-
-
 def route_blas() -> Blas:
     """Route MLX's matrix products to the fastest BLAS found, before MLX is imported.
 
@@ -77,7 +57,7 @@ def route_blas() -> Blas:
     problems = []
     for path, must_be_fast in candidates(setting):
         try:
-            return Blas(*use_library(path, num_threads, must_be_fast))
+            return use_library(path, num_threads, must_be_fast)
         except NotUsable as problem:
             problems.append(str(problem))
     problem = "; ".join(dict.fromkeys(problems)) or "no OpenBLAS, MKL or BLIS was found"

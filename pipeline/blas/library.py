@@ -22,6 +22,25 @@ class NotUsable(Exception):
 
 
 @dataclass(frozen=True)
+class Blas:
+    """The BLAS that multiplies MLX's float32 and float64 matrices on the CPU.
+
+    Attributes:
+        name: its own name, with version and kernels where it reports them.
+        path: the library; empty where MLX uses its own.
+        num_threads: how many threads share a product.
+        set_threads: changes the number of threads; None where MLX uses its own library.
+        problem: why MLX uses its own, where it should not.
+    """
+
+    name: str
+    path: str = ""
+    num_threads: int = 1
+    set_threads: Callable[[int], int] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Library:
     """A loaded BLAS, and the spelling of its function names."""
 
@@ -65,18 +84,13 @@ class Library:
         return alone or self.function("bli_info_get_version_str") is not None
 
 
-def use_library(
-    path: str, num_threads: int, must_be_fast: bool
-) -> tuple[str, str, int, Callable[[int], int]]:
+def use_library(path: str, num_threads: int, must_be_fast: bool) -> Blas:
     """Check a library, and make MLX use its products.
 
     Args:
         path: a path, or a name for the loader; empty for the one that is loaded already.
         num_threads: how many threads shall share a product.
         must_be_fast: refuse a library that is known to be slow.
-
-    Returns:
-        Its name, its path, its number of threads, and a function that sets that number.
 
     Raises:
         NotUsable: when it lacks a function, multiplies wrongly, or is loaded too late.
@@ -90,7 +104,7 @@ def use_library(
         check_visibility(library)
         make_visible(library)
     used = library.set_threads(num_threads)
-    return library.describe(), path or "preloaded", used, library.set_threads
+    return Blas(library.describe(), path or "preloaded", used, library.set_threads)
 
 
 def open_library(path: str) -> Library:

@@ -1,6 +1,6 @@
 """An observer of a run: what the training loop reports to."""
 
-from pipeline.device import footprint_bytes
+from pipeline.machine import footprint_bytes
 
 
 class Observer:

@@ -7,7 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.device import cache_limit_bytes, footprint_bytes, mlx_memory
+from pipeline.device import cache_limit_bytes, mlx_memory
+from pipeline.machine import footprint_bytes
 from pipeline.model.blueprint import GROUP_SIZE
 from pipeline.model.folder import read_config
 from pipeline.model.quantize import quantizable
