@@ -40,14 +40,12 @@ def export(
     loaded = load_base(base, "float32")
     base_logits = evaluated(loaded.model, inputs)
     load_adapter(loaded.model, trained)
-    loaded.model.eval()
     tuned_logits = evaluated(loaded.model, inputs)
     metrics: dict[str, Any] = {}
     for name in formats:
         with new_folder(target(name)) as folder:
             exported, rounded = WRITERS[name](loaded, base, trained, folder)
-            exported.eval()
-            proof = compare(base_logits, tuned_logits, exported, inputs)
+            proof = compare(base_logits, tuned_logits, evaluated(exported, inputs))
             require_agreement(name, proof, rounded)
         metrics[name] = dataclasses.asdict(proof)
     return {"fine_tune_type": config["fine_tune_type"], **metrics}
@@ -77,7 +75,11 @@ def proof_inputs(store: TokenStore) -> mx.array:
 
 
 def evaluated(model: nn.Module, inputs: mx.array) -> mx.array:
-    """Compute the float32 logits of rows, (rows, seq_len, vocab_size), before the model changes."""
+    """Compute the float32 logits of rows, (rows, seq_len, vocab_size), before the model changes.
+
+    The model is set to evaluation.
+    """
+    model.eval()
     logits = forward(model, inputs).astype(mx.float32)
     mx.eval(logits)
     return logits

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Int
+from jaxtyping import Float32
 
-from pipeline.device import mx, nn
+from pipeline.device import mx
 from pipeline.errors import ExportError
-from pipeline.model.forward import forward
 
+Logits = Float32[mx.array, "rows seq_len vocab_size"]
 FLOAT32_TOLERANCE = 2e-5
 """Allowed difference of float32 logits, relative to the larger of their standard deviation and the
 change by the adapter: the rounding of another order of summation is proportional to both."""
@@ -33,18 +33,14 @@ class Proof:
     logit_std: float
 
 
-def compare(
-    base: mx.array, tuned: mx.array, exported: nn.Module, inputs: Int[mx.array, "rows seq_len"]
-) -> Proof:
-    """Compare logits, all in float32, on the same rows.
+def compare(base: Logits, tuned: Logits, found: Logits) -> Proof:
+    """Compare the logits of three models on the same rows.
 
     Args:
-        base: logits of the base model.
-        tuned: logits of base and adapter.
-        exported: the model as another program reads it back.
-        inputs: the token ids of the logits.
+        base: of the base model.
+        tuned: of base and adapter.
+        found: of the model as another program reads it back.
     """
-    found = forward(exported, inputs).astype(mx.float32)
     return Proof(
         max_abs_logit_difference=float(mx.abs(found - tuned).max()),
         adapter_effect=float(mx.abs(tuned - base).max()),

@@ -11,7 +11,7 @@ from tests.support.exports import TOKENS
 
 def test_a_proof_compares_with_what_it_is_given(tiny_model):
     tuned = forward(tiny_model, TOKENS)
-    proof = compare(tuned - 3.0, tuned + 0.5, tiny_model, TOKENS)
+    proof = compare(tuned - 3.0, tuned + 0.5, tuned)
     assert proof.max_abs_logit_difference == pytest.approx(0.5, abs=1e-6)
     assert proof.adapter_effect == pytest.approx(3.5, abs=1e-6)
     assert proof.adapter_share == pytest.approx(3 / 3.5, rel=1e-5)
