@@ -66,7 +66,7 @@ FOR_LESS = "benchmark.num_runs=1 benchmark.num_steps=8 benchmark.peers.parts=[al
 """Overrides that make it short, for a first look."""
 
 
-def compare(settings: PeersBenchmark, seed: int, paths: Paths, tell: Callable[[str], None]) -> None:
+def compare(settings: PeersBenchmark, seed: int, paths: Paths, show: Callable[[str], None]) -> None:
     """Measure all parts that are asked for; a part that fails is reported, and the rest goes on.
 
     Only the rows are read. Figures are written after each round and after an interruption; all
@@ -77,19 +77,19 @@ def compare(settings: PeersBenchmark, seed: int, paths: Paths, tell: Callable[[s
         settings: `benchmark`.
         seed: of models, adapters and data order.
         paths: where metrics, table and picture are written.
-        tell: shows a line to the user.
+        show: shows a line to the user.
 
     Raises:
         DataError: when the named rows cannot be used.
         Stopped: at a signal.
     """
-    tell(outline(settings))
+    show(outline(settings))
     with stop_at_signal(), tempfile.TemporaryDirectory(prefix="tidewheel-peers-") as name:
-        comparison = set_up(settings, seed, Path(name), paths, tell)
+        comparison = set_up(settings, seed, Path(name), paths, show)
         try:
             measure(comparison)
         except BaseException:
-            tell(kept(comparison))
+            show(kept(comparison))
             raise
 
 
@@ -132,7 +132,7 @@ def outline(settings: PeersBenchmark) -> str:
 
 
 def set_up(
-    settings: PeersBenchmark, seed: int, folder: Path, paths: Paths, tell: Callable[[str], None]
+    settings: PeersBenchmark, seed: int, folder: Path, paths: Paths, show: Callable[[str], None]
 ) -> Comparison:
     """Make the tokenizer, the model and the rows that most parts use, in a folder.
 
@@ -142,10 +142,10 @@ def set_up(
     peers = settings.peers
     corpus = shortened(find_corpus(peers.rows), peers.num_rows, peers.validation_rows)
     require_batch(corpus, peers.batch_size)
-    tell(f"{len(corpus.train)} rows to train on: {corpus.name}; making tokenizer and model ...")
+    show(f"{len(corpus.train)} rows to train on: {corpus.name}; making tokenizer and model ...")
     train_tokenizer(iter(corpus.train), peers.model.vocab_size, folder / "tokenizer")
     shape = dataclasses.asdict(peers.model)
     make_model(folder / "model", shape, folder / "tokenizer", seed)
     material = make_material(folder / "all", folder / "model", corpus, shape)
     num_steps, num_rounds = settings.num_steps, settings.num_runs
-    return Comparison(peers, num_steps, num_rounds, seed, folder, paths, tell, corpus, material)
+    return Comparison(peers, num_steps, num_rounds, seed, folder, paths, show, corpus, material)

@@ -33,7 +33,7 @@ class Comparison:
         seed: of the first round.
         folder: for all files; the caller deletes it.
         paths: where metrics, table and picture are written.
-        tell: shows a line to the user.
+        show: shows a line to the user.
         corpus: texts.
         material: model and rows of most parts.
         results: the figures so far.
@@ -48,7 +48,7 @@ class Comparison:
     seed: int
     folder: Path
     paths: Paths
-    tell: Callable[[str], None]
+    show: Callable[[str], None]
     corpus: Corpus
     material: Material
     results: Results = field(default_factory=Results)
@@ -165,4 +165,4 @@ class Comparison:
 
     def say(self, text: str) -> None:
         """Show a line with the part that is running."""
-        self.tell(f"{self.place} {text}")
+        self.show(f"{self.place} {text}")

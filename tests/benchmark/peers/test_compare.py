@@ -169,7 +169,7 @@ def test_mlx_lm_is_told_what_we_do():
 
 def test_a_program_that_fails_says_why_and_the_others_go_on(rows, tmp_path, monkeypatch):
     said, comparison = [], set_up(rows, tmp_path)
-    comparison.tell = said.append
+    comparison.show = said.append
     broken = dataclasses.replace(
         comparison.job(comparison.material, 2), model=str(tmp_path / "nowhere")
     )
