@@ -471,7 +471,6 @@ def test_wide_lines_and_cells_are_noticed():
 COMPARED = "a part of the comparison: tests/benchmark/peers/test_compare.py runs it"
 PROGRAM = "a program that is started: tests/benchmark/peers/test_compare.py trains with it"
 UNTESTED = {
-    "pipeline/benchmark/peers/ours.py": PROGRAM,
     "pipeline/benchmark/peers/prefix_cache.py": COMPARED,
     "pipeline/benchmark/peers/speed.py": COMPARED,
     "pipeline/benchmark/peers/torch_peft.py": PROGRAM,

@@ -24,7 +24,7 @@ PANELS = {
     "seconds_to_loss": "seconds to the same validation loss",
     "peak_bytes": "peak memory in bytes",
 }
-"""Figures that are drawn, and their labels."""
+"""The figures that are drawn, and the labels of their axes."""
 
 
 def write_outputs(paths: Paths, metrics: dict[str, Any], rows: list[Row]) -> None:
@@ -35,7 +35,7 @@ def write_outputs(paths: Paths, metrics: dict[str, Any], rows: list[Row]) -> Non
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write every figure of every round."""
+    """Write a CSV file with a row for each figure of each round."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -63,7 +63,7 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 
 def bars_of(rows: list[Row], figure: str) -> dict[str, list[float]]:
-    """Gather the values of a figure by part and program."""
+    """Return the values of a figure in all rounds, by part and program."""
     bars: dict[str, list[float]] = {}
     for part, name, program, _, value in rows:
         if name == figure:
@@ -72,13 +72,13 @@ def bars_of(rows: list[Row], figure: str) -> dict[str, list[float]]:
 
 
 def draw_bars(axes: Axes, bars: dict[str, list[float]], label: str) -> None:
-    """Draw one figure, our bars in colour."""
-    for place, (name, values) in enumerate(bars.items()):
+    """Draw the bars of one figure, those of Tidewheel in colour."""
+    for position, (name, values) in enumerate(bars.items()):
         middle = statistics.median(values)
         error = [[middle - min(values)], [max(values) - middle]]
         ours = name.partition(": ")[2].startswith(OURS)
         colour = OUR_COLOUR if ours else OTHER_COLOUR
-        axes.barh(place, middle, 0.6, xerr=error, color=colour, ecolor="#333")
+        axes.barh(position, middle, 0.6, xerr=error, color=colour, ecolor="#333")
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.set_xlabel(label)

@@ -1,4 +1,4 @@
-"""How fast a model trains and generates here, compared with this machine's upper bound."""
+"""How fast a model trains and generates on this machine, and how fast it could train at most."""
 
 import platform
 import statistics
@@ -34,7 +34,18 @@ WARMUP_STEPS = 2
 
 @dataclass(frozen=True)
 class Workload:
-    """The training steps and the generation that are timed."""
+    """The training steps and the generation that are timed.
+
+    Attributes:
+        batch_size: documents a step; None: `batch_tokens` counts.
+        batch_tokens: tokens a step; None: `batch_size` counts.
+        arrangement: `data.arrangement`.
+        seed: of the order of the documents.
+        num_steps: timed steps of a run.
+        num_runs: repetitions.
+        prompt_tokens: length of the prompt.
+        generated_tokens: length of the continuation.
+    """
 
     batch_size: int | None
     batch_tokens: int | None
@@ -47,9 +58,12 @@ class Workload:
 
 
 def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[str, float]:
-    """Time training steps of a trainable model; return medians over the runs.
+    """Time training steps of a trainable model.
 
-    Tokens are those of documents, padding not counted; targets are those whose loss counts.
+    Returns:
+        Medians over the runs, in tokens and targets a second, seconds and bytes. Padding is not
+        counted as a token. A target is a token whose loss counts. Occupancy is the share of the
+        batches that is not padding.
     """
     plan = BatchPlan(
         store.lengths, batch_size=work.batch_size, batch_tokens=work.batch_tokens, seed=work.seed
@@ -83,7 +97,7 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
 def step_micro_batches(
     store: TokenStore, plan: BatchPlan, work: Workload, step: int
 ) -> list[MicroBatch]:
-    """Arrange the documents of one step."""
+    """Arrange the documents of one step in micro-batches."""
     width = int(store.lengths.max())
     documents = plan.documents(step)
     return arrange(
@@ -105,9 +119,11 @@ def timed_steps(train_step: TrainStep, steps: list[list[MicroBatch]]) -> float:
 def generation_speed(
     model: nn.Module, tokenizer: TokenizerWrapper, store: TokenStore, work: Workload
 ) -> dict[str, float]:
-    """Time greedy generation after a prompt of real tokens; return medians over the runs.
+    """Time greedy generation after a prompt of tokens from the store.
 
-    The decoding rate counts the tokens after the first, over the time after the first.
+    Returns:
+        Medians over the runs. The rate is that of decoding: the tokens after the first one, divided
+        by the time after the first one.
     """
     prompt = np.concatenate([store.tokens(index) for index in range(min(len(store), 64))])
     ids = np.resize(prompt, work.prompt_tokens).tolist()
@@ -129,10 +145,15 @@ def decoding_rate(run: Generation) -> float:
 
 
 def roofline(shape: Shape, tokens_per_second: float) -> dict[str, float]:
-    """Compare training with this machine's own matrix products, measured in the same run.
+    """Compare the rate of training with that of plain matrix products, measured in the same run.
 
-    A token costs 2P operations in the forward pass, as many for the gradient of the activations,
-    and as many for the gradient of trained matrices. The bound leaves adapters and attention out.
+    With P weights a token costs 2P floating-point operations in the forward pass, 2P for the
+    gradient of the activations, and 2P for the gradient of the weights where these are trained.
+    The bound leaves out adapters and attention.
+
+    Args:
+        shape: of the model.
+        tokens_per_second: the rate of training.
     """
     rate = matmul_flops_per_second()
     flops_per_token = 2 * matrix_passes(shape)
@@ -144,7 +165,7 @@ def roofline(shape: Shape, tokens_per_second: float) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine that the figures are of."""
+    """Describe the machine on which the figures were measured."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -155,7 +176,7 @@ def machine() -> dict[str, Any]:
 def benchmark(
     base: Path, trained: Path, prepared: Path, dtype: str, work: Workload
 ) -> dict[str, Any]:
-    """Time training and generation of the tuned model.
+    """Time training and generation of the tuned model, and measure the bound of training.
 
     Args:
         base: models/base.
@@ -183,6 +204,6 @@ def benchmark(
 
 
 def comparison_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, int, float]]:
-    """Return training and its bound as rows of `plots/peers.csv`, for a benchmark without peers."""
+    """Return the rate of training and its bound as rows of plots/peers.csv."""
     rates = {"ours": "train_tokens_per_second", "machine": "roofline_tokens_per_second"}
-    return [("alone", "tokens_per_second", who, 1, metrics[name]) for who, name in rates.items()]
+    return [("alone", "tokens_per_second", name, 1, metrics[key]) for name, key in rates.items()]

@@ -1,7 +1,7 @@
-"""Processes of the comparison, which end when the comparison ends, however it ends.
+"""Processes of the comparison. They end when the comparison ends, even when it is killed.
 
-`python -m pipeline.benchmark.peers.child PARENT PROGRAM ARGUMENT...` becomes the program, and dies
-with its parent.
+`python -m pipeline.benchmark.peers.child PARENT PROGRAM ARGUMENT...` becomes the program. The
+system kills it when the process PARENT ends.
 """
 
 import os
@@ -23,12 +23,12 @@ class NotMeasured(Exception):
 def run_module(
     module: str, arguments: list[str], environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python module as a process and wait for it; end it when the wait is interrupted.
+    """Run a Python module as a process, and wait for it. An interruption ends the process too.
 
     Args:
         module: its name.
         arguments: of its command line.
-        environment: variables in addition to ours.
+        environment: variables to add to those of this process.
 
     Returns:
         Its exit status, and its output on both streams.
@@ -44,11 +44,11 @@ def run_module(
         errors="replace",
     ) as process:
         try:
-            said, _ = process.communicate()
+            output, _ = process.communicate()
         except BaseException:
             end(process)
             raise
-    return subprocess.CompletedProcess(program, process.returncode, said)
+    return subprocess.CompletedProcess(program, process.returncode, output)
 
 
 def failure(name: str, done: subprocess.CompletedProcess[str]) -> NotMeasured:
@@ -68,7 +68,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def become(parent: int, program: list[str]) -> None:
-    """Become a program that dies with its parent; do nothing if the parent has died already."""
+    """Replace this process by a program that dies with its parent; return if the parent is dead."""
     die_with_parent()
     if os.getppid() == parent:
         os.execv(program[0], program)

@@ -63,15 +63,15 @@ PARTS = {
     "surroundings": Part(measure_system, (OURS,)),
 }
 FOR_LESS = "benchmark.num_runs=1 benchmark.num_steps=8 benchmark.peers.parts=[all_blocks]"
-"""Overrides that make it short, for a first look."""
+"""Overrides that make the comparison short, for a first look."""
 
 
 def compare(settings: PeersBenchmark, seed: int, paths: Paths, show: Callable[[str], None]) -> None:
-    """Measure all parts that are asked for; a part that fails is reported, and the rest goes on.
+    """Measure the parts that are asked for. A part that fails is reported, and the rest goes on.
 
-    Only the rows are read. Figures are written after each round and after an interruption; all
-    other files are in a temporary folder. The first step of a process is never timed, because it
-    may have to build kernels.
+    Nothing but the rows is read. Figures are written after each round and after an interruption.
+    All other files are in a temporary folder. The first step of a process is never timed, because
+    it may have to build kernels.
 
     Args:
         settings: `benchmark`.
@@ -94,28 +94,28 @@ def compare(settings: PeersBenchmark, seed: int, paths: Paths, show: Callable[[s
 
 
 def measure(comparison: Comparison) -> None:
-    """Measure part by part; until a part has ended, that is the reason why it has no figures."""
+    """Measure part by part. A part that has not ended is listed with that as the reason."""
     reasons, parts = comparison.results.reasons, comparison.settings.parts
     for part in PARTS:
         left_out = f"benchmark.peers.parts leaves out {part}"
         not_done = f"{part} was not done when this was written"
         reasons[part, ""] = not_done if part in parts else left_out
     for number, part in enumerate(parts, 1):
-        comparison.part, comparison.place = part, f"[{number}/{len(parts)} {part}]"
+        comparison.part, comparison.label = part, f"[{number}/{len(parts)} {part}]"
         if comparison.attempt(PARTS[part].measure):
             del reasons[part, ""]
         comparison.keep()
 
 
 def kept(comparison: Comparison) -> str:
-    """Write the figures of an interrupted comparison, and return a line that says where."""
+    """Write the figures of an interrupted comparison, and describe in a line where they are."""
     if not comparison.results.values:
-        return f"{comparison.place} ended before anything was measured: nothing is written"
+        return f"{comparison.label} was stopped before anything was measured: nothing is written"
     comparison.keep()
     measured = ", ".join(dict.fromkeys(part for part, _, _ in comparison.results.values))
     return (
-        f"{comparison.place} ended before its time; what was measured of {measured} is kept in "
-        f"{comparison.paths.out}: metrics/benchmark.json, plots/peers.csv and plots/peers.png"
+        f"{comparison.label} was stopped; the figures of {measured} are in {comparison.paths.out}: "
+        "metrics/benchmark.json, plots/peers.csv and plots/peers.png"
     )
 
 

@@ -1,4 +1,4 @@
-"""The input of all programs: a tokenizer, a model and rows, made for each comparison."""
+"""What all programs read: a tokenizer, a model and rows, which each comparison makes."""
 
 import dataclasses
 import hashlib
@@ -27,13 +27,13 @@ from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_sc
 
 SAMPLES = "TIDEWHEEL_SAMPLES"
 SHORTEST, LONGEST = 100, 600
-"""Characters of a passage of source code that is used as a row."""
+"""Characters of a passage of source code that becomes a row."""
 MAX_LINE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts to train on, texts to score, and the name of their source."""
+    """Texts to train on, texts to score, and the name of where they come from."""
 
     name: str
     train: list[str]
@@ -46,8 +46,8 @@ class Material:
 
     Attributes:
         model: folder of a whole model, tokenizer and manifest included.
-        rows: folder with `train.jsonl` alone, so that mlx-lm does not validate.
-        prepared: token stores of the same rows and of the rows to score.
+        rows: folder with `train.jsonl` alone: with `valid.jsonl` mlx-lm would validate.
+        prepared: token stores of the same rows, and of the rows to score.
         num_rows: rows of `train.jsonl`.
     """
 
@@ -58,13 +58,13 @@ class Material:
 
 
 def find_corpus(folder: str | None) -> Corpus:
-    """Find rows: the named ones, or WikiSQL from the samples, or passages of source code.
+    """Read the rows of a folder, else WikiSQL from the samples, else passages of source code.
 
     Args:
-        folder: holds `train.jsonl` and `valid.jsonl` of `text` rows; None: use the other sources.
+        folder: `benchmark.peers.rows`, with `train.jsonl` and `valid.jsonl`; None: there is none.
 
     Raises:
-        DataError: when the named folder has no such rows.
+        DataError: when the folder has no such rows.
     """
     if folder is not None:
         return read_corpus(external(folder), folder)
@@ -96,13 +96,13 @@ def read_corpus(folder: Path, name: str) -> Corpus:
         if not parts[-1]:
             raise DataError(
                 f"benchmark.peers.rows: {folder / file} has no rows.\n"
-                'Give it rows {"text": ...}, name another folder, or null.'
+                'Write rows {"text": ...} into it, name another folder, or null.'
             )
     return Corpus(name, *parts)
 
 
 def require_batch(corpus: Corpus, batch_size: int) -> None:
-    """Refuse a batch that the rows cannot fill: some programs would wait forever.
+    """Refuse a batch that the rows cannot fill, because some programs would wait forever.
 
     Raises:
         DataError: when there are fewer rows than that.
@@ -116,7 +116,7 @@ def require_batch(corpus: Corpus, batch_size: int) -> None:
 
 
 def source_passages() -> Iterator[str]:
-    """Yield passages of the standard library's source, between blank lines, each once."""
+    """Yield each passage between blank lines of the standard library's source, once."""
     seen = set[str]()
     for file in stdlib_files(stdlib_root()):
         for passage in (decoded(file.read_bytes()) or "").split("\n\n"):
@@ -130,7 +130,7 @@ def make_model(folder: Path, shape: dict[str, Any], tokenizer: Path, seed: int) 
     """Make a model with random weights.
 
     Args:
-        folder: to make.
+        folder: where to write it; it must not exist.
         shape: the keys of `model.scratch`; the vocabulary may be larger than the tokenizer's.
         tokenizer: folder of the tokenizer.
         seed: of the weights.
@@ -140,14 +140,14 @@ def make_model(folder: Path, shape: dict[str, Any], tokenizer: Path, seed: int) 
     ids = {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos")}
     config = llama_config(shape, shape["vocab_size"], ids)
     model = initialize(config, seed)
-    # As large as in a trained model: an adapter cannot make it so, and would learn little.
+    # As large as in a trained model. An adapter cannot reach it, and would learn little.
     model.load_weights([(FINAL_NORM, mx.ones(shape["hidden_size"]))], strict=False)
     save_scratch(model, config, folder)
     write_manifest(folder, folder, "benchmark", tokenizer_hash(folder))
 
 
 def make_material(folder: Path, model: Path, corpus: Corpus, shape: dict[str, Any]) -> Material:
-    """Write the same texts as rows for the other programs and as token stores for ours."""
+    """Write the same texts as rows for other programs, and as token stores for ours."""
     rows, both = folder / "rows", folder / "both"
     for place in (rows, both):
         write_rows(place / "train.jsonl", corpus.train)
@@ -165,7 +165,7 @@ def write_rows(path: Path, texts: list[str]) -> None:
 
 
 def prepare_settings(rows: Path, tokenizer: Path, shape: dict[str, Any]) -> PrepareSettings:
-    """Return the settings of preparation, as the prepare stage has them for an existing model."""
+    """Return the settings with which the prepare stage would prepare rows for an existing model."""
     return PrepareSettings(
         seed=0,
         source="jsonl",

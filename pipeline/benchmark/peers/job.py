@@ -1,4 +1,4 @@
-"""The job that a program gets, the outcome that it writes, and the settings all have in common."""
+"""The job that a program reads, the outcome that it writes, and settings that all share."""
 
 import dataclasses
 import sys
@@ -12,16 +12,16 @@ from pipeline.files import read_json, write_json
 TARGETS = ("self_attn.q_proj", "self_attn.v_proj")
 """Layers that get an adapter, by their names within a block."""
 SCALE = 2.0
-"""Factor of the low-rank product."""
+"""The low-rank product is multiplied with this."""
 BETAS, EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
-"""Of AdamW, with bias correction; the learning rate is constant and gradients are not clipped."""
+"""For AdamW with bias correction. The learning rate is constant; gradients are not clipped."""
 WARMUP_STEPS = 1
-"""The first step of a process compiles, and maps what it has not touched yet."""
+"""The first step of a process is not timed: it compiles kernels and reads weights from the disk."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a program has to train.
+    """What a program trains.
 
     Attributes:
         model: folder of a whole model, tokenizer and manifest included.
@@ -32,12 +32,12 @@ class Job:
         batch_size: rows of a step.
         learning_rate: constant.
         rank: of LoRA, on q and v.
-        seed: of data order and first adapters.
+        seed: of the data order and the initial adapters.
         mode: `lora`, or `head`, which only Tidewheel has.
-        num_layers: adapt this many last blocks; None: all.
+        num_layers: how many of the last blocks get adapters; None: all.
         grad_checkpoint: recompute blocks in the backward pass.
         dtype: of torch; MLX uses float32 on a CPU, elsewhere the type of the stored weights.
-        steps_per_snapshot: also save adapters at this interval; 0: at the end only.
+        steps_per_snapshot: save adapters each time after so many steps; 0: only at the end.
         is_cached: store the outputs of frozen blocks in `output`, and do not run them again.
     """
 
@@ -60,13 +60,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures that a program measured of its own training.
+    """The figures that a program measured while it trained.
 
     Attributes:
         seconds: of each step; loading, validation and saving are not counted.
         num_targets: of each step; padding is not counted.
-        peak_bytes: the peak of its memory; 0 where it does not measure that.
-        facts: other figures of this program.
+        peak_bytes: the most memory it held; 0 where it does not measure that.
+        facts: figures that only this program has.
     """
 
     seconds: list[float]
@@ -75,15 +75,15 @@ class Outcome:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def rate(self, first: int = WARMUP_STEPS) -> float:
-        """Return targets per second from a step on, counted from 0."""
+        """Return targets per second, without the first steps."""
         return sum(self.num_targets[first:]) / sum(self.seconds[first:])
 
 
 def answer(train: Callable[[Job], Outcome]) -> None:
-    """Train as the job in the first file of the command line says; write the outcome to the second.
+    """Read the job from the first file of the command line, and write the outcome to the second.
 
     Args:
-        train: the program.
+        train: does the job.
     """
     task, outcome = map(Path, sys.argv[1:])
     write_json(outcome, dataclasses.asdict(train(Job(**read_json(task)))))

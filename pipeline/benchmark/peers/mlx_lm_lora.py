@@ -1,8 +1,9 @@
 """The program `mlx_lm.lora`, run through its command line.
 
-Importing `pipeline.device` first routes the fast BLAS to MLX, unless TIDEWHEEL_BLAS=none asks for
-the one in MLX's wheel. mlx-lm is not changed: its registry of reporters passes us the figures of
-each step. mlx-lm is imported in `train` only, because it changes how PyYAML reads numbers.
+`pipeline.device` is imported first: it makes MLX use a fast BLAS, or the one in MLX's wheel where
+TIDEWHEEL_BLAS=none. No code of mlx-lm is changed. A callback in its registry of reporters receives
+the figures of each step. mlx-lm is imported inside `train`, because it changes how PyYAML reads
+numbers.
 """
 
 import itertools
@@ -29,8 +30,8 @@ REPORTER = "tidewheel"
 def configuration(job: Job) -> dict[str, Any]:
     """Return the settings for `mlx_lm.lora --config`.
 
-    They match ours: AdamW with bias correction and no validation. Each step is reported, which
-    happens outside the time that mlx-lm counts.
+    They are those of our program: AdamW with bias correction, and no validation. Each step is
+    reported; mlx-lm does not count the time that this takes.
     """
     return {
         "model": job.model,
@@ -68,7 +69,11 @@ def configuration(job: Job) -> dict[str, Any]:
 def outcome_of(reports: list[dict[str, Any]], batch_size: int) -> Outcome:
     """Turn the reports of single steps into an outcome.
 
-    mlx-lm also trains and counts the padding token after each row; here it is not counted.
+    mlx-lm trains the padding token after each row and counts it. Here it is not counted.
+
+    Args:
+        reports: what mlx-lm reports of each step.
+        batch_size: rows of a step.
     """
     counts = [0, *(report["trained_tokens"] for report in reports)]
     return Outcome(

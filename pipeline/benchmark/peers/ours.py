@@ -1,4 +1,4 @@
-"""The program of Tidewheel: its own training loop, as a worker runs it."""
+"""The program of Tidewheel: the training loop that a worker of `stages.train` runs."""
 
 import csv
 from pathlib import Path
@@ -58,7 +58,7 @@ def optim_settings(job: Job) -> OptimSettings:
 
 
 def train_settings(job: Job) -> TrainSettings:
-    """Return settings that only train; one document is validated, because a run ends with that."""
+    """Return settings that only train. A run ends with a validation, here of one document."""
     return TrainSettings(
         num_steps=job.num_steps,
         batch_size=job.batch_size,
@@ -87,7 +87,10 @@ def train(job: Job) -> Outcome:
     trainer = Trainer(base.model, data, train_settings(job), optim, output / RUN)
     facts = facts_of(trainer, shape_of(base.model, base.config, settings.trains_matrices))
     if job.is_cached and not trainer.prefix.facts()["frozen_blocks"]:
-        raise ModelError("What frozen blocks give cannot be kept for this model.")
+        raise ModelError(
+            f"{job.model}: there is no frozen block whose outputs could be stored.\n"
+            "Give the model two blocks or more: benchmark.peers.model.num_hidden_layers=..."
+        )
     reset_peak_memory()
     trainer.restore()
     reports = list[StepReport]()
@@ -105,7 +108,7 @@ def train(job: Job) -> Outcome:
 
 
 def prefix_settings(job: Job) -> PrefixSettings | None:
-    """Return where activations of frozen blocks are kept: in the new folder of the run."""
+    """Return where the outputs of frozen blocks are stored; None where they are not."""
     if not job.is_cached:
         return None
     identity = weights_identity(Path(job.model), "auto")
@@ -113,10 +116,11 @@ def prefix_settings(job: Job) -> PrefixSettings | None:
 
 
 def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
-    """Return the bounds of the figures: this machine's matrix products and the plan's floor.
+    """Return what the figures are compared with: matrix products, and the floor of the plan.
 
-    `cached_passes` is `passes` without the frozen blocks, whose outputs are cached. The floor
-    counts the largest batch, and the score matrices of one block where attention is not fused.
+    `passes` is the number of weights that a token is multiplied with in a step. `cached_passes`
+    leaves out the frozen blocks, whose outputs are stored. The floor is the least memory for the
+    largest batch. Where attention is not fused, it includes the score matrices of one block.
     """
     train, settings = trainer.feed.data.train, trainer.settings
     rows, longest = settings.documents_per_step(trainer.feed.width), int(train.lengths.max())
@@ -137,7 +141,7 @@ def facts_of(trainer: Trainer, shape: Shape) -> dict[str, float]:
 
 
 def gradient_seconds(profile: Path) -> list[float]:
-    """Return the seconds of each step without its update: batches, forward and backward."""
+    """Read the seconds of each step without the update of the weights, from plots/profile.csv."""
     with profile.open(encoding="utf-8", newline="") as file:
         return [float(row["batches"]) + float(row["gradients"]) for row in csv.DictReader(file)]
 

@@ -1,4 +1,4 @@
-"""Parts that measure the gain from a cache of frozen blocks."""
+"""Parts of the comparison that measure what storing the outputs of frozen blocks gains."""
 
 import dataclasses
 import math
@@ -13,20 +13,20 @@ from pipeline.data.store import TokenStore
 
 EPOCHS = 3
 HEAD_TOKENS = 2048
-"""Least tokens of a step in `head` mode: with fewer, fixed costs outweigh the head's own work."""
+"""Tokens of a step in `head` mode, at least: with fewer, fixed costs outweigh the head's work."""
 HEAD_STEPS = 3
 """Steps of an epoch in `head` mode."""
 
 
 def epoch_material(comparison: Comparison, name: str, num_rows: int) -> Material:
-    """Make material of a few whole batches, for short epochs; mlx-lm drops an incomplete batch."""
+    """Make material of a few whole batches, for short epochs; mlx-lm drops a partial batch."""
     corpus = shortened(comparison.corpus, num_rows, comparison.settings.validation_rows)
     shape = dataclasses.asdict(comparison.settings.model)
     return make_material(comparison.folder / name, comparison.material.model, corpus, shape)
 
 
 def last_quarter(comparison: Comparison) -> None:
-    """LoRA on the last quarter of the blocks; rates count from the second epoch."""
+    """Train LoRA on the last quarter of the blocks; rates are those from the second epoch on."""
     batch_size = comparison.settings.batch_size
     num_rows = max(1, comparison.settings.epoch_rows // batch_size) * batch_size
     material = epoch_material(comparison, comparison.part, num_rows)
@@ -42,7 +42,7 @@ def last_quarter(comparison: Comparison) -> None:
 
 
 def head(comparison: Comparison) -> None:
-    """`head` mode: the second epoch, which runs no block, compared with steps that run them all.
+    """Train in `head` mode: compare the second epoch, which runs no block, with uncached steps.
 
     The time of the optimizer is left out, because it is the same in both.
     """
@@ -69,10 +69,10 @@ def record_passes(comparison: Comparison, number: int, outcomes: dict[str, Outco
 
 
 def sweep(comparison: Comparison) -> None:
-    """Six supervised trainings over rank and reload interval, with and without a shared cache.
+    """Time six runs of the train stage over rank and reload interval, with and without the cache.
 
-    Wall time of the whole command, with process starts and validations. Each command runs once,
-    because a sweep takes long and averages the noise of six runs.
+    The time is that of the whole command, with the start of processes and validations. Each command
+    runs once, because it takes long and averages over six runs.
     """
     batch_size, rank = comparison.settings.batch_size, comparison.settings.rank
     num_rows = max(1, comparison.settings.sweep_rows // batch_size) * batch_size

@@ -1,4 +1,4 @@
-"""The programs that are compared; each runs in its own process and reads its job from a file."""
+"""The programs that are compared. Each runs in a separate process and reads its job from a file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from pipeline.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Program:
-    """A program that trains.
+    """A program that trains a model.
 
     Attributes:
         module: the module to start; its arguments are the file of the job and that of the outcome.
-        environment: variables in addition to ours.
-        dtype: of the job; only torch reads it.
+        environment: variables to add to those of this process.
+        dtype: the type to train in; only the programs with torch read it.
     """
 
     module: str

@@ -1,4 +1,4 @@
-"""The figures by part, program and round, and the ratios computed from them."""
+"""The figures by part, program and round, and the ratios that are computed from them."""
 
 import itertools
 import statistics
@@ -21,7 +21,7 @@ COLUMNS = ("part", "figure", "program", "round", "value")
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of medians, with the smallest and the largest quotient of single rounds."""
+    """A quotient of medians over the rounds, and the range of the quotients of single rounds."""
 
     value: float
     low: float
@@ -33,11 +33,11 @@ class Ratio:
 
 @dataclass
 class Results:
-    """Collects figures.
+    """The figures of a comparison.
 
     Attributes:
         values: of each round, by part, figure and program.
-        reasons: why a program has no figures in a part; of a whole part where it is "".
+        reasons: why figures are missing, by part and program; "" stands for all programs.
     """
 
     values: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Results:
         self.values.setdefault((part, figure, program), {})[number] = float(value)
 
     def rounds(self, part: str, figure: str, program: str) -> dict[int, float]:
-        """Return a figure by rounds.
+        """Return the values of a figure by round.
 
         Raises:
             NotMeasured: when there is none, with the reason.
@@ -56,7 +56,7 @@ class Results:
         found = self.values.get((part, figure, program))
         if found:
             return found
-        reasons = [self.reasons.get((part, who)) for who in (program, "")]
+        reasons = [self.reasons.get((part, name)) for name in (program, "")]
         reason = next(filter(None, reasons), f"{part} has no {figure} of {program}")
         raise NotMeasured(reason)
 
@@ -67,7 +67,7 @@ class Results:
                 yield part, figure, program, number, value
 
     def spreads(self) -> dict[str, Any]:
-        """Return median, smallest and largest value of every figure."""
+        """Return median, smallest and largest value of every figure, and the number of rounds."""
         found: dict[str, Any] = {}
         for (part, figure, program), rounds in self.values.items():
             entry = found.setdefault(part, {}).setdefault(figure, {})
@@ -78,7 +78,7 @@ class Results:
 
 
 def quotient(above: dict[int, float], below: dict[int, float]) -> Ratio:
-    """Divide medians; low and high come from the common rounds, or else from the extremes."""
+    """Divide medians. The range is that of rounds that both have, else that of the extremes."""
     value = statistics.median(above.values()) / statistics.median(below.values())
     both = above.keys() & below.keys()
     pairs = [above[number] / below[number] for number in both] or [
@@ -92,8 +92,8 @@ def seconds_to_loss(curve: list[tuple[float, float]], target: float) -> float:
     """Find when a falling curve reaches a loss, by linear interpolation between two points.
 
     Args:
-        curve: seconds and loss, in order of time.
-        target: the last loss of the other program.
+        curve: seconds and losses in nats, in order of time.
+        target: the loss to reach, in nats.
 
     Raises:
         NotMeasured: when the curve never reaches it, or starts below it.
@@ -119,7 +119,7 @@ def ratio(part: str, figure: str, above: str, below: str) -> Callable[[Results],
 
 
 def share_of_flop_ratio(part: str, figure: str) -> Callable[[Results], Ratio]:
-    """Return what divides the speed-up of a cached prefix by the operations that it saves.
+    """Return what divides the speed-up by a cache by the share of operations that it saves.
 
     (cached rate / uncached rate) / (passes / cached passes): a step without a cache uses each
     weight once, and those from the first trained block on once or twice more; a step with a cache
@@ -136,9 +136,9 @@ def share_of_flop_ratio(part: str, figure: str) -> Callable[[Results], Ratio]:
 
 
 def as_installed(results: Results) -> Ratio:
-    """Estimate the time to a loss with another BLAS: the same steps, at the rate of a few of them.
+    """Estimate the speed-up with the BLAS of MLX's wheel, where the whole run would take hours.
 
-    The whole run would take hours.
+    The number of steps to the loss is the same, so the rates of a few steps are compared.
     """
     fast, slow = (*RATE, MLX_LM), ("as_installed", "targets_per_second", INSTALLED)
     return RATIOS["speedup_vs_mlx_lm"](results) * quotient_of(fast, slow)(results)
@@ -171,13 +171,14 @@ RATIOS: dict[str, Callable[[Results], Ratio]] = {
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Return each ratio with its range, or null with the reason why it was not measured.
+    """Return the metrics of the comparison.
 
-    Parts that have not ended are among the reasons too. `measured` holds all raw figures.
+    Each ratio has a value and a range, or is null and has a reason under `not_measured`, which also
+    lists parts that have not ended. `measured` holds the figures themselves.
     """
     values: dict[str, Any] = {}
     ranges: dict[str, Any] = {}
-    missing = {part: reason for (part, who), reason in results.reasons.items() if not who}
+    missing = {part: reason for (part, name), reason in results.reasons.items() if not name}
     for name, divide in RATIOS.items():
         try:
             found = divide(results)

@@ -1,4 +1,4 @@
-"""Rounds: every program in turn, in a new process each, so that a busy machine slows all."""
+"""Rounds: the programs run in turn, so that a machine that is busy for a while slows them all."""
 
 import dataclasses
 import shutil
@@ -24,21 +24,21 @@ GB = 10**9
 
 @dataclass
 class Comparison:
-    """The state that all parts of a comparison share.
+    """The settings and the figures of a comparison, which all its parts share.
 
     Attributes:
         settings: `benchmark.peers`.
-        num_steps: optimizer steps of a program, where a part has no number for that.
-        num_rounds: how many times each program runs.
+        num_steps: optimizer steps of a program, where its part does not set another number.
+        num_rounds: how many times each program runs, where its part does not set another number.
         seed: of the first round.
-        folder: for all files; the caller deletes it.
+        folder: for all temporary files; the caller deletes it.
         paths: where metrics, table and picture are written.
         show: shows a line to the user.
-        corpus: texts.
-        material: model and rows of most parts.
+        corpus: the texts.
+        material: the model and the rows of most parts.
         results: the figures so far.
         part: the part that is running.
-        place: that part as the user sees it.
+        label: that part as the user sees it.
         began: when the measuring began, in seconds of `time.monotonic`.
     """
 
@@ -53,7 +53,7 @@ class Comparison:
     material: Material
     results: Results = field(default_factory=Results)
     part: str = ""
-    place: str = ""
+    label: str = ""
     began: float = field(default_factory=time.monotonic)
 
     def job(self, material: Material, num_steps: int, **settings: Any) -> Job:  # noqa: ANN401
@@ -88,11 +88,11 @@ class Comparison:
         write_outputs(self.paths, summary(self.results) | facts, list(self.results.rows()))
 
     def attempt(self, measure: Callable[["Comparison"], None], program: str = "") -> bool:
-        """Measure; a failure is noted and shown, and the rest goes on.
+        """Measure; note and show a failure, so that the rest can go on.
 
         Args:
             measure: a part, or a piece of one.
-            program: the program without figures when it fails; empty: the whole part.
+            program: what has no figures when it fails; empty: the whole part.
 
         Returns:
             Whether it did not fail.
@@ -108,7 +108,7 @@ class Comparison:
     def run_rounds(
         self, jobs: Mapping[str, Job], num_rounds: int
     ) -> Iterator[tuple[int, dict[str, Outcome]]]:
-        """Run the programs in alternating order, round by round.
+        """Run the programs round by round; every second round reverses their order.
 
         A program that fails is not run again in this part; the results keep the reason.
 
@@ -164,5 +164,5 @@ class Comparison:
         return {name: outcome}
 
     def say(self, text: str) -> None:
-        """Show a line with the part that is running."""
-        self.show(f"{self.place} {text}")
+        """Show a line that begins with the part that is running."""
+        self.show(f"{self.label} {text}")

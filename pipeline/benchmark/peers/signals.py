@@ -11,10 +11,10 @@ from pipeline.train.supervise.signals import STOPPING
 
 @contextlib.contextmanager
 def stop_at_signal() -> Iterator[None]:
-    """End the block at the first signal; later signals do not disturb the clean-up.
+    """End the block at the first signal, and ignore later ones, so that the clean-up can finish.
 
-    A signal that is ignored, as under `nohup`, stays ignored. Within the block the signal raises
-    `KeyboardInterrupt`, which no handler of ordinary errors catches.
+    A signal that is ignored before, as under `nohup`, stays ignored. The first signal raises
+    `KeyboardInterrupt` in the block, because no handler of ordinary errors catches that.
 
     Raises:
         Stopped: when a signal ended the block.
@@ -35,7 +35,7 @@ def stop_at_signal() -> Iterator[None]:
         if not came:
             raise
         name = signal.Signals(came[0]).name
-        text = f"{name} came: ended before its time. Started again, it measures anew."
+        text = f"{name}: the comparison was stopped. Started again, it measures everything again."
         raise Stopped(text, came[0]) from None
     finally:
         for number, handler in before.items():

@@ -21,7 +21,7 @@ from pipeline.model.base import load_base
 from pipeline.objective.likelihood import document_losses
 
 SNAPSHOTS = 12
-"""Adapters that we save up to the last step of the other program."""
+"""So many adapters are saved up to the last step of the other program."""
 LONGER = 1.5
 """Our steps as a multiple of the other program's, in case we reach its last loss later."""
 MEMORY_ROUNDS, MEMORY_STEPS = 2, 2
@@ -54,10 +54,7 @@ def validation_loss(material: Material, adapter: Path | None) -> float:
 
 
 def all_blocks(comparison: Comparison) -> None:
-    """LoRA on all blocks: seconds to the last validation loss of mlx-lm.
-
-    The first step of each program does not count, because it loads kernels.
-    """
+    """Train LoRA on all blocks, and time how long we need to the last validation loss of mlx-lm."""
     num_steps = comparison.num_steps
     interval = max(1, num_steps // SNAPSHOTS)
     theirs = comparison.job(comparison.material, num_steps)
@@ -80,12 +77,12 @@ def all_blocks(comparison: Comparison) -> None:
 def record_seconds(
     comparison: Comparison, number: int, outcomes: dict[str, Outcome], interval: int
 ) -> None:
-    """Find when we reach the last loss of mlx-lm, both measured with our scorer.
+    """Find when we reach the last loss of mlx-lm; `validation_loss` scores both.
 
     A bisection chooses which of our snapshots are scored.
 
     Args:
-        comparison: gets the figures.
+        comparison: receives the figures.
         number: of the round.
         outcomes: of both programs.
         interval: steps between our snapshots.
@@ -117,26 +114,26 @@ def record_seconds(
 
 
 def as_installed(comparison: Comparison) -> None:
-    """Run mlx-lm with the BLAS of MLX's wheel: a few steps, for their rate."""
+    """Run mlx-lm with the BLAS of MLX's wheel, for a few steps."""
     job = comparison.job(comparison.material, WARMUP_STEPS + comparison.settings.installed_steps)
     record_rates(comparison, {INSTALLED: job})
 
 
 def torch_peft(comparison: Comparison) -> None:
-    """Run torch with peft, in both types: enough steps for their rate."""
+    """Run torch with peft, in float32 and in bfloat16."""
     job = comparison.job(comparison.material, WARMUP_STEPS + comparison.settings.torch_steps)
     record_rates(comparison, {FLOAT32: job, BFLOAT16: job})
 
 
 def record_rates(comparison: Comparison, jobs: dict[str, Job]) -> None:
-    """Run rounds of which only the rate is recorded."""
+    """Run rounds, and record nothing but the rates."""
     for number, outcomes in comparison.run_rounds(jobs, comparison.num_rounds):
         for name, outcome in outcomes.items():
             comparison.record(name, number, targets_per_second=outcome.rate())
 
 
 def large_vocabulary(comparison: Comparison) -> None:
-    """Memory with many tokens in the vocabulary, rows of a thousand tokens, and checkpointing."""
+    """Measure memory with a large vocabulary, long rows and gradient checkpointing."""
     folder, settings = comparison.folder / "long", comparison.settings
     shape = dataclasses.asdict(settings.large_vocabulary)
     tokenizer = comparison.folder / "tokenizer"

@@ -1,4 +1,4 @@
-"""Measurements apart from other programs: disk, preparation and reloads."""
+"""Figures of this machine that need no other program: disk, preparation and reloads."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
 
 MIB, MB = 1 << 20, 10**6
 PREPARED_BYTES = 16 * MB
-"""Bytes of rows for the preparation: enough that its start does not count."""
+"""Bytes of text to prepare: so many that the time to start does not matter."""
 RELOADS, STEPS_PER_RELOAD = 3, 4
 
 
@@ -33,7 +33,7 @@ def measure_system(comparison: Comparison) -> None:
 
 
 def disk(comparison: Comparison) -> None:
-    """Checkpoints: bytes a second until durable and checked, compared with `dd` and fsync."""
+    """Measure bytes a second of a durable and checked checkpoint, and of `dd` with fsync."""
     size = (comparison.material.model / "model.safetensors").stat().st_size
     values = mx.random.normal((max(1, size // 4),), key=mx.random.key(0))
     mx.eval(values)
@@ -70,7 +70,7 @@ def dd_rate(path: Path, size: int) -> float:
 
 
 def preparation(comparison: Comparison) -> None:
-    """Preparation: MB of text a second, next to the tokenizer library's batch call alone."""
+    """Measure MB of text a second of the preparation, and of the tokenizer's batch call alone."""
     rows, texts, size = comparison.folder / comparison.part / "rows", list[str](), 0
     for number, text in enumerate(itertools.cycle(comparison.corpus.train)):
         if size >= PREPARED_BYTES:
@@ -96,7 +96,7 @@ def preparation(comparison: Comparison) -> None:
 
 
 def reloads(comparison: Comparison) -> None:
-    """Reloads: seconds from the last step of a process until the next process is ready."""
+    """Measure the seconds from the last step of a worker until the next worker is ready."""
     folder = comparison.folder / comparison.part / "reloads"
     common = overrides(comparison, STEPS_PER_RELOAD * (RELOADS + 1))
     interval = f"train.reload_interval_steps={STEPS_PER_RELOAD}"

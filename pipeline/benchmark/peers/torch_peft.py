@@ -1,4 +1,4 @@
-"""The program with torch and peft, used as usual: rows padded to the longest of their batch.
+"""The program with torch and peft: rows are padded to the longest of their batch, as is usual.
 
 Both libraries are optional, so they are imported by name when a job runs.
 """
@@ -67,7 +67,7 @@ def batches(rows: list[list[int]], job: Job) -> Iterator[list[list[int]]]:
 
 
 def train(job: Job) -> Outcome:
-    """Train, and time each step without the making of its batch."""
+    """Train, and time each step. The making of its batch is not timed."""
     torch, model = importlib.import_module("torch"), adapted_model(job)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -1,7 +1,7 @@
-"""The train stage as a user starts it, on the material of the benchmark.
+"""Runs of the train stage by its command, on the material of the comparison.
 
-`DVC_ROOT` names the folder of checkpoints and of other files that runs share. Here it is a
-temporary folder, so that the repository is neither read nor changed.
+The environment variable `DVC_ROOT` names the folder of checkpoints and other files that runs share.
+Here it is a temporary folder, so that those of the repository are neither read nor changed.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ VALIDATION_DOCUMENTS = 8
 
 
 def overrides(comparison: Comparison, num_steps: int) -> list[str]:
-    """Return the overrides that all these trainings share; the rest is from conf/."""
+    """Return the overrides that all these runs share; other keys have the values of conf/."""
     settings = comparison.settings
     return [
         f"seed={comparison.seed}",

@@ -1,4 +1,4 @@
-"""Others beside us: that all train the same, what follows from figures, what fails aloud."""
+"""The comparison: all programs train the same, ratios follow from figures, failures are shown."""
 
 import csv
 import dataclasses
@@ -61,7 +61,7 @@ def rows(tmp_path_factory):
 
 
 def settings_with(rows, *overrides):
-    """Give the settings of conf/, with models of a few thousand weights."""
+    """Return the settings of conf/, with models of a few thousand weights."""
     few = ["benchmark.num_steps=6", "benchmark.num_runs=1"]
     return peers_of(composed([*small(rows), *few, *overrides]).benchmark)
 
@@ -151,7 +151,7 @@ def test_torch_has_the_same_targets_in_an_epoch(rows, tmp_path, readers):
     assert min(outcome.seconds) > 0
 
 
-def test_mlx_lm_is_told_what_we_do():
+def test_mlx_lm_gets_the_settings_of_the_job():
     job = dataclasses.replace(
         Job("m", "r", "p", "o", 7, 3, 0.1, 5, 11), num_layers=2, grad_checkpoint=True
     )
@@ -391,7 +391,7 @@ def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monke
         raise error("it rained")
 
     def works(comparison):
-        done.append(comparison.place)
+        done.append(comparison.label)
 
     monkeypatch.setitem(compare.PARTS, "head", compare.Part(fails, ()))
     monkeypatch.setitem(compare.PARTS, "sweep", compare.Part(works, ()))
@@ -425,7 +425,7 @@ def test_what_was_measured_is_kept_when_something_breaks(rows, tmp_path, monkeyp
     missing = read_json(tmp_path / "metrics/benchmark.json")["not_measured"]
     for part in ("as_installed", "torch_peft"):
         assert missing[part] == f"{part} was not done when this was written"
-    assert f"what was measured of as_installed is kept in {tmp_path}: metrics/" in said[-1]
+    assert f"the figures of as_installed are in {tmp_path}: metrics/" in said[-1]
 
 
 def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatch):
@@ -437,7 +437,7 @@ def test_nothing_is_written_when_nothing_was_measured(rows, tmp_path, monkeypatc
     settings = settings_with(rows, "benchmark.peers.parts=[head]")
     with pytest.raises(AssertionError):
         compare.compare(settings, 3, Paths(tmp_path), said.append)
-    assert said[-1] == "[1/1 head] ended before anything was measured: nothing is written"
+    assert said[-1] == "[1/1 head] was stopped before anything was measured: nothing is written"
     assert not list(tmp_path.iterdir())
 
 
@@ -503,7 +503,7 @@ def test_the_table_has_every_figure_and_the_picture_is_reproducible(tmp_path):
     draw(tmp_path / "empty.png", [])
 
 
-def test_alone_we_stand_beside_the_bound():
+def test_alone_our_rate_is_shown_next_to_the_bound():
     metrics = {"train_tokens_per_second": 5.0, "roofline_tokens_per_second": 9.0}
     assert [(row[2], row[4]) for row in comparison_rows(metrics)] == [
         ("ours", 5.0),

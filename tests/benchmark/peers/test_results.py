@@ -8,7 +8,7 @@ from pipeline.benchmark.peers.results import (
 )
 
 
-def test_ratios_of_medians_have_the_noise_of_rounds_beside_them():
+def test_ratios_of_medians_have_the_range_of_rounds():
     found = quotient({1: 2.0, 2: 4.0, 3: 9.0}, {1: 1.0, 2: 1.0, 3: 3.0})
     assert (found.value, found.low, found.high) == (4.0, 2.0, 4.0)
     found = quotient({1: 2.0}, {2: 4.0, 3: 1.0})

@@ -19,7 +19,7 @@ from tests.support.small_peers import lay_out_rows, small
 
 
 def trains(process):
-    """Tell whether a process has become a program."""
+    """Whether a process has become a program."""
     try:
         return {"pipeline.benchmark.peers.ours", "pipeline.benchmark.peers.mlx_lm_lora"} & {
             *process.cmdline()[:3]
@@ -108,8 +108,8 @@ def test_sigterm_ends_all_and_keeps_what_was_measured(comparison):
     assert "all_blocks,targets_per_second,mlx_lm,1," in table
     assert (comparison.run / "metrics/benchmark.json").exists()
     said = comparison.log.read_text()
-    assert f"what was measured of all_blocks is kept in {comparison.run}: metrics/" in said
-    assert "Stopped: SIGTERM came: ended before its time" in said
+    assert f"the figures of all_blocks are in {comparison.run}: metrics/" in said
+    assert "Stopped: SIGTERM: the comparison was stopped. Started again" in said
     assert "Traceback" not in said
 
 
@@ -120,7 +120,7 @@ def test_sighup_before_anything_was_measured_leaves_nothing(comparison):
     assert not psutil.wait_procs(running, timeout=5)[1]
     assert comparison.left() == []
     assert not comparison.run.exists()
-    assert "ended before anything was measured" in comparison.log.read_text()
+    assert "was stopped before anything was measured" in comparison.log.read_text()
 
 
 @steps(FOREVER)
@@ -142,7 +142,10 @@ def test_what_runs_is_ended_before_we_go_on():
 def test_one_signal_breaks_off_and_more_change_nothing():
     before = signal.getsignal(signal.SIGTERM)
     done = []
-    with pytest.raises(Stopped, match="SIGTERM came") as caught, stop_at_signal():
+    with (
+        pytest.raises(Stopped, match="SIGTERM: the comparison was stopped") as caught,
+        stop_at_signal(),
+    ):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
