@@ -1,4 +1,4 @@
-"""Base and tuned model compared: perplexity, the conflicts suite, and samples of text."""
+"""The base and the tuned model compared: perplexity, the conflicts suite, samples of text."""
 
 import json
 import math
@@ -37,9 +37,9 @@ class EvaluationSettings:
     Attributes:
         dtype: `model.dtype`.
         arrangement: `data.arrangement`.
-        documents: held-out documents to measure at most; None is all.
-        num_samples: continuations to write down.
-        sample_tokens: their longest length, in tokens.
+        documents: how many held-out documents to measure at most; None: all.
+        num_samples: how many continuations to write.
+        sample_tokens: the most tokens of a continuation.
     """
 
     dtype: str
@@ -66,7 +66,8 @@ def held_out_losses(
 def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
     """Return loss and perplexity of both models with intervals, and their paired difference.
 
-    Documents are the independent units: errors are clustered by document.
+    Documents are independent of each other, and the tokens of one document are not. So errors are
+    clustered by document.
     """
     counts = base.num_targets.astype(np.float64)
     difference = ratio_estimate(tuned.loss_sums - base.loss_sums, counts)
@@ -120,7 +121,7 @@ def write_samples(
     folder: Path,
     settings: EvaluationSettings,
 ) -> None:
-    """Write greedy continuations of both models: from the start token, then of held-out rows."""
+    """Write greedy continuations by both models: of the start token, then of held-out rows."""
     prompts = [start_prompt(tokenizer)]
     for index in range(min(settings.num_samples - 1, len(store))):
         tokens = store.tokens(index)
@@ -137,26 +138,26 @@ def write_samples(
 
 
 def start_prompt(tokenizer: TokenizerWrapper) -> list[int]:
-    """Return the token that starts a text; the end token where a tokenizer has no start."""
+    """Return the token that starts a text; where the tokenizer has none, that which ends one."""
     start = tokenizer.bos_token_id
     return [tokenizer.eos_token_id if start is None else start]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSONL."""
+    """Write a JSONL file."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def evaluate(
     base: Path, trained: Path, prepared: Path, folder: Path, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Compare base and tuned model on held-out text, on the suite and by samples.
+    """Compare the base and the tuned model on held-out text, on the suite and by samples.
 
     Args:
         base: models/base.
         trained: models/trained.
         prepared: data/prepared.
-        folder: gets a row per document, per item and per sample.
+        folder: where files with a row per document, item and sample are written.
         settings: what to measure.
 
     Returns:

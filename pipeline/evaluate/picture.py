@@ -1,4 +1,4 @@
-"""One picture of a run: base and tuned model compared, and the losses while training."""
+"""One picture of a run: the base and the tuned model compared, and the losses of training."""
 
 import csv
 from pathlib import Path
@@ -20,7 +20,7 @@ STYLE: dict[Any, Any] = {
 }
 BAR_WIDTH = 0.36
 HEADROOM = 1.15
-"""How far the axis goes beyond the highest bar, for the number above it."""
+"""The axis ends at this multiple of the highest bar, so that the number above it has room."""
 KIND_LABELS = {
     "contest": "sources disagree:\nprimary source chosen",
     "two_primary": "control, two primaries:\nfirst chosen",
@@ -29,7 +29,7 @@ KIND_LABELS = {
 
 
 def draw(train: Path, validation: Path, metrics: dict[str, Any], path: Path) -> None:
-    """Draw base and tuned model next to each other, and the losses in a smaller panel.
+    """Draw the base and the tuned model next to each other, and the losses in a smaller panel.
 
     The models are compared by the shares of the conflicts suite or, where there is none, by their
     perplexities on held-out rows.
@@ -85,11 +85,11 @@ def draw_shares(axes: Axes, conflicts: dict[str, Any]) -> None:
     """Draw the share of each kind of item for both models, with 95 % intervals."""
     kinds = [kind for kind in KIND_LABELS if kind in conflicts]
     for side, (name, colour) in enumerate(MODELS):
-        for place, kind in enumerate(kinds):
+        for position, kind in enumerate(kinds):
             part = conflicts[kind][name]
-            where = place + (side - 0.5) * BAR_WIDTH
+            middle = position + (side - 0.5) * BAR_WIDTH
             interval = part["low"], part["share"], part["high"]
-            draw_bar(axes, where, interval, colour, f"{part['share']:.0%}")
+            draw_bar(axes, middle, interval, colour, f"{part['share']:.0%}")
         axes.bar(0, 0, color=colour, label=name)
     axes.axhline(0.5, color=INK, linewidth=0.6, linestyle=":")
     labels = [f"{KIND_LABELS[kind]}\nn = {conflicts[kind]['n']:,}" for kind in kinds]
@@ -104,11 +104,11 @@ def draw_shares(axes: Axes, conflicts: dict[str, Any]) -> None:
 def draw_perplexities(axes: Axes, held_out: dict[str, Any]) -> None:
     """Draw the perplexity of both models on held-out rows, with 95 % intervals, from 0 up."""
     parts = [(held_out[name], colour) for name, colour in MODELS]
-    for place, (part, colour) in enumerate(parts):
+    for position, (part, colour) in enumerate(parts):
         value = part["perplexity"]
         interval = part["perplexity_low"], value, part["perplexity_high"]
         draw_bar(
-            axes, place, interval, colour, f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+            axes, position, interval, colour, f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
         )
     axes.set_xticks([0, 1], [name for name, _ in MODELS])
     axes.set_xlim(-0.75, 1.75)
@@ -117,18 +117,18 @@ def draw_perplexities(axes: Axes, held_out: dict[str, Any]) -> None:
 
 
 def draw_bar(
-    axes: Axes, place: float | int, interval: tuple[float, float, float], colour: str, text: str
+    axes: Axes, position: float | int, interval: tuple[float, float, float], colour: str, text: str
 ) -> None:
     """Draw a bar with its interval, and its value above both.
 
     Args:
         axes: the panel.
-        place: its middle on the x axis.
+        position: the middle of the bar on the x axis.
         interval: the lower end, the value and the upper end.
         colour: of the bar.
-        text: the value as it is shown.
+        text: what is written above the bar.
     """
     low, value, high = interval
     error = [[value - low], [high - value]]
-    axes.bar(place, value, BAR_WIDTH * 0.94, yerr=error, color=colour, ecolor=INK)
-    axes.annotate(text, (place, high), (0, 3), textcoords="offset points", ha="center")
+    axes.bar(position, value, BAR_WIDTH * 0.94, yerr=error, color=colour, ecolor=INK)
+    axes.annotate(text, (position, high), (0, 3), textcoords="offset points", ha="center")

@@ -12,7 +12,7 @@ from pipeline.objective.likelihood import Z_95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error and 95 % interval."""
+    """A value with its standard error, its 95 % interval, and the number of clusters."""
 
     value: float
     standard_error: float
@@ -24,11 +24,11 @@ class Estimate:
 def ratio_estimate(
     sums: Float[np.ndarray, " clusters"], counts: Float[np.ndarray, " clusters"]
 ) -> Estimate:
-    """Estimate a quotient of totals; clusters (documents) are independent, tokens are not.
+    """Estimate a quotient of totals, such as loss per token, where documents are the clusters.
 
-    The error is that of a ratio estimator, by linearisation (Cochran, Sampling Techniques, §6.3):
-    tokens of one document share its difficulty, so an error that treats them as independent is too
-    small.
+    The tokens of a document share its difficulty, so an error that treats them as independent would
+    be too small. This is the error of a ratio estimator, by linearisation (Cochran, Sampling
+    Techniques, §6.3).
     """
     n = len(sums)
     value = float(sums.sum() / counts.sum())
@@ -43,9 +43,9 @@ def paired_share_difference(
     after: Bool[np.ndarray, " items"],
     clusters: np.ndarray,
 ) -> Estimate:
-    """Estimate how much a share moved between two models on the same items.
+    """Estimate by how much a share differs between two models on the same items.
 
-    Items of one cluster (one entity in both orders) are not independent; the error is clustered
+    Items of one cluster (one entity in both orders) are not independent, so the error is clustered
     (Miller 2024, arXiv 2411.00640, §2.2 and §4.2).
     """
     differences = after.astype(np.float64) - before.astype(np.float64)
@@ -55,7 +55,7 @@ def paired_share_difference(
 
 
 def mcnemar_p(before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"]) -> float:
-    """Return the exact two-sided p-value of equal models (McNemar 1947)."""
+    """Return the exact two-sided p-value under the hypothesis of equal models (McNemar 1947)."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     discordant = gained + lost
     tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1))
@@ -79,5 +79,5 @@ def difference_metrics(name: str, difference: Estimate) -> dict[str, Any]:
 
 
 def smallest_detectable_difference(estimate: Estimate) -> float:
-    """Return the difference that this many items show with 80 % power at the 5 % level."""
+    """Return the difference that so many items reveal with 80 % power at the 5 % level."""
     return (Z_95 + 0.8416212335729143) * estimate.standard_error

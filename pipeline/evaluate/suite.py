@@ -1,4 +1,4 @@
-"""The conflicts suite: which source a model follows on entities that training did not contain."""
+"""The conflicts suite: which source a model follows for entities that are not in the training."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,10 +16,11 @@ from pipeline.objective.likelihood import ConflictItem, Scores, wilson
 
 
 def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dict[str, Any]:
-    """Return shares with intervals for base and tuned model, and the change by tuning.
+    """Return shares with intervals for the base and the tuned model, and their difference.
 
-    For a contest the share is that of the primary source's value; for a control, where both
-    sources are of one class, that of the value quoted first. Controls should not move.
+    In a contest, the share of items is counted in which the primary source's value is chosen. In a
+    control both sources are of one class, and the value quoted first is counted. The shares of
+    controls should not change.
     """
     metrics: dict[str, Any] = {}
     for kind in sorted({item.kind for item in items}):
@@ -38,7 +39,7 @@ def summarize(items: Sequence[ConflictItem], base: Scores, tuned: Scores) -> dic
 def compare(
     before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"], clusters: np.ndarray
 ) -> dict[str, Any]:
-    """Compare two models on the same items, pair by pair."""
+    """Compare two models on the same items."""
     return {
         "n": len(before),
         "base": asdict(wilson(int(before.sum()), len(before))),

@@ -24,8 +24,8 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
     config = read_json(trained / CONFIG)
     if config.get("own_head"):
         raise ExportError(
-            "adapter: the trained head is a separate matrix, which mlx-lm cannot put onto this "
-            "base, whose head is the embedding or quantised.\n"
+            "adapter: the trained head is a separate matrix, and mlx-lm cannot load one for this "
+            "base, whose head is the embedding or is quantised.\n"
             "Use export.formats=[fused]."
         )
     weights = mx.load(str(trained / WEIGHTS))
@@ -34,7 +34,7 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
 
 
 def read_back(base: Path, folder: Path) -> nn.Module:
-    """Load base and adapter with mlx-lm's own code, in float32."""
+    """Load base and adapter by the code of mlx-lm, in float32."""
     with assembled(base) as assembled_folder:
         model, _ = load_model(assembled_folder, lazy=True, strict=True)
         load_adapters(model, str(folder))
@@ -44,7 +44,7 @@ def read_back(base: Path, folder: Path) -> nn.Module:
 
 
 def export(loaded: BaseModel, base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
-    """Write the adapter and read it back; nothing is rounded."""
+    """Write the adapter and read it back. Nothing is rounded."""
     del loaded
     write(trained, read_json(base / MANIFEST)["source"], folder)
     return read_back(base, folder), False

@@ -1,4 +1,4 @@
-"""Writes each format that is asked for, and refuses one that does not match when read back."""
+"""Writes the formats that are asked for, and refuses one that is read back as another model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PROOF_TOKENS = 128
 def export(
     base: Path, trained: Path, prepared: Path, formats: list[str], target: Callable[[str], Path]
 ) -> dict[str, Any]:
-    """Export a trained model; return the metrics of each format.
+    """Write a trained model in each format, and read it back.
 
     Args:
         base: models/base.
@@ -32,8 +32,11 @@ def export(
         formats: names from `WRITERS`.
         target: returns the folder of a format.
 
+    Returns:
+        How the model was trained, and the proof of each format.
+
     Raises:
-        ExportError: when a format read back is not the trained model.
+        ExportError: when what is read back is not the trained model.
     """
     config = read_json(trained / CONFIG)
     inputs = proof_inputs(held_out_store(prepared))
@@ -60,7 +63,7 @@ returns the model as another program reads it, and whether the format rounds flo
 
 
 def proof_inputs(store: TokenStore) -> mx.array:
-    """Take rows of held-out text, cut to one length; the padding after a row has no effect.
+    """Take rows of held-out text, cut or padded to one length.
 
     Returns:
         Token ids, (rows, seq_len), at most `PROOF_DOCUMENTS` by `PROOF_TOKENS`.

@@ -1,4 +1,4 @@
-"""Adapters folded into the weights they stand beside."""
+"""Adapters added to the weights that they change."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from pipeline.model.tree import adapted_layers
 
 
 def fuse(model: nn.Module) -> None:
-    """Fold every adapter into its weight, in float32, in place.
+    """Replace every adapted layer of a model by a plain one that computes the same, in float32.
 
-    LoRA: W' = W + scale · (A B)ᵀ (arXiv 2106.09685 §4.1). DoRA: the rows of that, each stretched
-    to its learnt length m (arXiv 2402.09353 eq. 5). A quantised weight is dequantised first:
-    requantising would round the adapter away.
+    LoRA: W' = W + scale · (A B)ᵀ (arXiv 2106.09685 §4.1). DoRA: the rows of W', each scaled to its
+    learnt length m (arXiv 2402.09353 eq. 5). A quantised weight is dequantised and stays so,
+    because quantising it again would round the adapter away.
     """
     fused = [(name, fused_layer(module)) for name, module in adapted_layers(model)]
     model.update_modules(tree_unflatten(fused))
@@ -20,9 +20,9 @@ def fuse(model: nn.Module) -> None:
 
 
 def fused_layer(layer: Any) -> nn.Module:  # noqa: ANN401
-    """Return a plain layer that does what a layer and its adapter do together."""
+    """Return a plain layer that computes what a layer and its adapter do together."""
     name = "embedding" if "embedding" in layer else "linear"
-    layer[name].set_dtype(mx.float32)  # scales too, hence what a weight unpacks to
+    layer[name].set_dtype(mx.float32)  # with the scales, which decide the type after dequantising
     upstream.dequantize_model(layer)
-    layer[name].set_dtype(mx.float32)  # some kinds of quantisation unpack to bfloat16
+    layer[name].set_dtype(mx.float32)  # some kinds of quantisation give bfloat16 all the same
     return layer.fuse()

@@ -21,10 +21,10 @@ COPIED = ("generation_config.json", *TOKENIZER_FILES)
 def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> None:
     """Fuse a tuned float32 model, and save it in the type in which its base is stored.
 
-    The numbers are rounded once, at the end. A quantised base is saved dequantised.
+    Weights are rounded once, at the end. A quantised base is saved dequantised.
 
     Args:
-        model: base and adapter; fused in place.
+        model: base and adapter; changed by the call.
         config: the base's config.json, untied where training gave the head a separate matrix.
         base: the folder with the base's tokenizer.
         folder: where to write.
@@ -43,7 +43,7 @@ def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) ->
 
 
 def read_back(folder: Path) -> nn.Module:
-    """Load the fused folder with mlx-lm's own code, in float32."""
+    """Load the fused folder by the code of mlx-lm, in float32."""
     model, _ = load_model(folder, lazy=True, strict=True)
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
@@ -51,7 +51,7 @@ def read_back(folder: Path) -> nn.Module:
 
 
 def export(loaded: BaseModel, base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
-    """Write and read back the fused model, from a second copy: fusing changes a model."""
+    """Write the fused model and read it back. A second copy is fused, because that changes it."""
     tuned = load_base(base, "float32")
     own_head = load_adapter(tuned.model, trained).get("own_head")
     config = untied(loaded.config) if own_head else loaded.config

@@ -1,4 +1,4 @@
-"""The proof of an export: another program reads back the model that was trained."""
+"""The proof of an export: another program reads it, and computes the same logits."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from pipeline.errors import ExportError
 
 Logits = Float32[mx.array, "rows seq_len vocab_size"]
 FLOAT32_TOLERANCE = 2e-5
-"""Allowed difference of float32 logits, relative to the larger of their standard deviation and the
-change by the adapter: the rounding of another order of summation is proportional to both."""
+"""Allowed difference of float32 logits, divided by the larger of their standard deviation and their
+change by the adapter. A different order of summation rounds differently, in proportion to both."""
 SHARE_TOLERANCE = 0.1
-"""Allowed distance of the adapter's share from 1, where weights are rounded to 16 bits."""
+"""Allowed distance of `Proof.adapter_share` from 1, where weights are rounded to 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Proof:
     Attributes:
         max_abs_logit_difference: between the trained model and the one read back.
         adapter_effect: greatest difference between the trained model and its base.
-        adapter_share: the part of the change from base to trained that the exported model shows,
-            by projection onto that change, which rounding noise hardly moves; 1 is all of it.
+        adapter_share: how much of the change from base to trained the exported model has; 1 is
+            all of it. It is the projection onto that change, on which rounding has little effect.
         logit_std: standard deviation of the trained model's logits.
     """
 
@@ -56,12 +56,12 @@ def projection(change: mx.array, wanted: mx.array) -> float:
 
 
 def require_agreement(name: str, proof: Proof, rounded: bool) -> None:
-    """Refuse an export that is not the trained model.
+    """Refuse an export that differs from the trained model by more than rounding.
 
     Args:
         name: of the format.
         proof: what was measured.
-        rounded: whether the format stores fewer bits than float32.
+        rounded: whether the format stores fewer bits than float32 has.
 
     Raises:
         ExportError: with the figures.
@@ -71,10 +71,12 @@ def require_agreement(name: str, proof: Proof, rounded: bool) -> None:
     if rounded:
         agrees = abs(proof.adapter_share - 1) <= SHARE_TOLERANCE
     if not agrees:
-        rule = f"{SHARE_TOLERANCE:.0%} of the share" if rounded else f"{allowed:.3g}"
+        rule = (
+            f"{SHARE_TOLERANCE:.0%} more or less" if rounded else f"a difference of {allowed:.3g}"
+        )
         raise ExportError(
             f"{name}: read back, its logits differ from the trained model's by "
-            f"{proof.max_abs_logit_difference:.3g}, and {proof.adapter_share:.1%} of what training "
-            f"changed (by up to {proof.adapter_effect:.3g}) is there; {rule} is allowed.\n"
+            f"{proof.max_abs_logit_difference:.3g}. It has {proof.adapter_share:.1%} of what "
+            f"training changed (by up to {proof.adapter_effect:.3g}). Allowed: {rule}.\n"
             "Nothing was written. Please report this with the model's config.json."
         )
