@@ -1,6 +1,6 @@
-"""The one import of MLX, with a fast BLAS behind it, and the facts of the device.
+"""The one import of MLX, which makes it use a fast BLAS, and facts of the device.
 
-Everything else in the project takes `mx`, `nn`, `optimizers` and the tree functions from here.
+All other modules import `mx`, `nn`, `optimizers` and the tree functions from here.
 """
 
 import contextlib
@@ -58,22 +58,22 @@ def has_fused_attention() -> bool:
 
 
 def compute_dtype() -> mx.Dtype:
-    """Choose the dtype to train in: on the CPU only float32 reaches the BLAS."""
+    """Choose the dtype to train in: on the CPU, MLX passes only float32 products to the BLAS."""
     return mx.float32 if is_cpu() else mx.bfloat16
 
 
 def num_cpu_streams() -> int:
-    """Count the parts of a batch that are worked on side by side: one per thread of the BLAS.
+    """Count the parts of a batch that are computed at the same time: one per thread of the BLAS.
 
-    A GPU takes a batch as a whole, and so do many threads: each part has gradients of its own, and
-    more than two threads were not measured (two: 1.2 times as fast as without parts).
+    It is 1 on a GPU, and where there are many threads: each part needs memory for its gradients,
+    and only two threads were measured (1.2 times as fast as without parts).
     """
     return BLAS.num_threads if is_cpu() and BLAS.num_threads <= MOST_CPU_STREAMS else 1
 
 
 @contextlib.contextmanager
 def products_on_one_thread() -> Iterator[None]:
-    """Compute each matrix product on the calling thread alone, on the CPU."""
+    """Compute each matrix product of the CPU on the calling thread alone, in this block."""
     if BLAS.set_threads is None:
         yield
         return
@@ -85,10 +85,10 @@ def products_on_one_thread() -> Iterator[None]:
 
 
 def probe_product() -> np.ndarray:
-    """Multiply two fixed matrices that are large enough for every kernel and thread to take part.
+    """Multiply two fixed matrices, so large that all threads and the usual kernels take part.
 
     Returns:
-        Their product, (128, 128) in float32; its last bits tell one BLAS from another.
+        Their product, (128, 128) in float32. Its last bits differ between BLAS libraries.
 
     Raises:
         DeviceError: when the product is wrong.
@@ -106,13 +106,13 @@ def probe_product() -> np.ndarray:
 
 
 def describe_device() -> str:
-    """Describe in one line what computes."""
+    """Describe the device in one line: MLX, and on the CPU the BLAS and its threads."""
     device = f"MLX {MLX_VERSION} on the {mx.default_device().type.name}"
     return f"{device}, {BLAS.num_threads} threads of {BLAS.name}" if is_cpu() else device
 
 
 def numerics_fingerprint() -> dict[str, str | int]:
-    """Return everything that decides the last bits of a result, for comparison between runs."""
+    """Return all that decides the last bits of a result, to compare runs by it."""
     return {
         "device": mx.default_device().type.name,
         "device_name": str(mx.device_info().get("device_name", "")),
@@ -127,7 +127,7 @@ def numerics_fingerprint() -> dict[str, str | int]:
 
 @dataclass(frozen=True)
 class MlxMemory:
-    """Bytes that MLX's allocator has in use, keeps for reuse, and had in use at most."""
+    """What MLX's allocator has in use, keeps for reuse, and had in use at most, in bytes."""
 
     active_bytes: int
     cache_bytes: int
@@ -135,43 +135,43 @@ class MlxMemory:
 
 
 def mlx_memory() -> MlxMemory:
-    """Read MLX's own account of its memory; the peak does not count the cache."""
+    """Read how much memory MLX reports. The peak does not include the cache."""
     return MlxMemory(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
 
 def cache_limit_bytes() -> int:
-    """Return how much freed memory MLX keeps for reuse at most, in bytes; empties that cache."""
-    limit = mx.set_cache_limit(0)  # the only way to read it
+    """Return how much freed memory MLX keeps for reuse at most, in bytes, and empty the cache."""
+    limit = mx.set_cache_limit(0)  # there is no function to read it
     mx.set_cache_limit(limit)
     return limit
 
 
 def reset_peak_memory() -> None:
-    """Start a new peak from what is in use now."""
+    """Reset the peak to what is in use now."""
     mx.reset_peak_memory()
 
 
 def limit_mlx_memory(limit_bytes: int) -> None:
-    """Set the bytes that MLX's allocator may hold.
+    """Limit the bytes that MLX's allocator holds, and those that it keeps for reuse.
 
-    Freed buffers are kept for reuse up to a tenth of that on a GPU; on the CPU, where the C
-    library does the same, up to a fixed number of bytes. Set once, so that no step clears them.
+    On a GPU it keeps up to a tenth of the limit. On the CPU the C library keeps freed memory too,
+    so MLX keeps a fixed number of bytes at most. This is set once, so that no step has to clear it.
     """
     mx.set_memory_limit(limit_bytes)
     mx.set_cache_limit(min(CPU_CACHE_BYTES, limit_bytes) if is_cpu() else limit_bytes // 10)
 
 
 def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
-    """Measure how fast MLX multiplies square matrices: the upper bound of every training step.
+    """Measure how fast MLX multiplies square matrices, which bounds the speed of training.
 
     The dtype is that of training: float32 on the CPU, bfloat16 elsewhere.
 
     Args:
         size: rows and columns.
-        seconds: how long to repeat after a first product; the fastest one counts.
+        seconds: how long to repeat the product, after a first one that is not timed.
 
     Returns:
-        Floating-point operations per second.
+        Floating-point operations per second of the fastest product.
     """
     a, b = mx.random.normal((2, size, size), dtype=compute_dtype(), key=mx.random.key(0))
     mx.eval(a @ b)
@@ -185,9 +185,9 @@ def matmul_flops_per_second(size: int = 1024, seconds: float = 0.5) -> float:
 
 @contextlib.contextmanager
 def keep_open_file_limit() -> Iterator[None]:
-    """Keep imports in the block from changing the limit on open files.
+    """Prevent imports in the block from changing the limit on open files.
 
-    mlx-lm sets it to a fixed number when it is imported, and a hard limit once lowered stays so.
+    mlx-lm sets it to a fixed number when it is imported, and a hard limit cannot be raised again.
     """
     change = resource.setrlimit
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, content hashes, locks."""
+"""Atomic writes, content hashes and locks of files."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ HASH_BLOCK_BYTES = 1 << 20
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be made again: `$XDG_CACHE_HOME/tidewheel`."""
+    """Make and return the folder for files that can be made again: `$XDG_CACHE_HOME/tidewheel`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "tidewheel"
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder whose name survives a loss of power.
+    """Make a folder that is still there after a loss of power.
 
     Folders above it may be new and not durable yet, so all of them are synced.
     """
@@ -33,18 +33,18 @@ def make_folder(folder: Path) -> None:
     device = folder.stat().st_dev
     for ancestor in folder.resolve().parents:
         if ancestor.stat().st_dev != device:
-            return  # a mount point has been there before
-        with contextlib.suppress(PermissionError):  # where we may not read, we made nothing
+            return  # a mount point is not new
+        with contextlib.suppress(PermissionError):  # a folder that cannot be read is not new
             sync_folder(ancestor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; a rename is only safe after this."""
+    """Make the names in a folder durable. A rename is durable only after this."""
     sync_file(folder)
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable; read permission is enough."""
+    """Make the bytes of a file durable. It must be readable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,7 +53,7 @@ def sync_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, so that readers see the old text or the new, never half of it."""
+    """Replace a file in one step and durably: readers see the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -69,7 +69,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_text(value: Any) -> str:  # noqa: ANN401
-    """Format a value as indented JSON; NaN and infinity raise ValueError."""
+    """Format a value as indented JSON.
+
+    Raises:
+        ValueError: when it contains NaN or infinity.
+    """
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -85,7 +89,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `path` when the block ends without an error.
+    """Yield a temporary folder, which replaces `path` when the block ends without an error.
 
     After an error, the earlier content of `path` is unchanged.
     """
@@ -100,10 +104,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, path: Path) -> None:
-    """Put a finished folder in the place of an earlier one, durably."""
+    """Replace a folder by a finished one, durably. After an error the earlier folder is back."""
     old = partial.with_name(f"{partial.name}.old")
     for item in [*partial.rglob("*"), partial]:
-        if item.exists():  # a link may lead nowhere
+        if item.exists():  # not a link to a missing file
             sync_file(item)
     if path.exists():
         path.rename(old)
@@ -123,7 +127,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file in constant memory, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits, in constant memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(HASH_BLOCK_BYTES):
@@ -132,7 +136,7 @@ def sha256_file(path: Path) -> str:
 
 
 def cached_sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file; a cached one where size and modification time match."""
+    """Return the SHA-256 of a file, from a cache where size and modification time are the same."""
     stat = path.stat()
     key = sha256_bytes(str(path.resolve()).encode())
     known = cache_folder() / "sha256" / f"{key}.json"
@@ -147,7 +151,7 @@ def cached_sha256_file(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's names and files without `__pycache__`."""
+    """Return the SHA-256 of a file, or of the names and files in a folder except `__pycache__`."""
     if not path.is_dir():
         return sha256_file(path)
     digest = hashlib.sha256()
@@ -158,7 +162,7 @@ def sha256_path(path: Path) -> str:
 
 
 class FileLock:
-    """An advisory lock on a file that holds the owner's process id and ends with that process."""
+    """An advisory lock on a file. It ends with its process, whose id is in the file."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,12 +170,12 @@ class FileLock:
         self._file = path.open("a+")
 
     def acquire(self) -> bool:
-        """Take the lock; False when another process has it."""
+        """Take the lock; return False when another process has it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if not self.is_current():  # its last owner has deleted it meanwhile
+        if not self.is_current():  # another process has deleted it
             self._file.close()
             self._file = self.path.open("a+")
             return self.acquire()
@@ -182,7 +186,7 @@ class FileLock:
         return True
 
     def is_current(self) -> bool:
-        """Whether the open file is still the one at this path."""
+        """Whether the file at this path is still the open one."""
         try:
             return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -190,11 +194,11 @@ class FileLock:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor of the open file; a process that inherits it holds the lock too."""
+        """The descriptor of the open file. A process that inherits it holds the lock too."""
         return self._file.fileno()
 
     def owner(self) -> str:
-        """Return the process id that holds the lock."""
+        """Return the id of the process that took the lock last, or `unknown`."""
         self._file.seek(0)
         return self._file.read().strip() or "unknown"
 

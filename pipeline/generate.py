@@ -1,4 +1,4 @@
-"""Text from a model, token by token with a KV cache, by mlx-lm's own generator."""
+"""Greedy generation of text, by the generator of mlx-lm."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ with keep_open_file_limit():
 
 @dataclass(frozen=True)
 class Generation:
-    """A continuation, and how long it took.
+    """The continuation of a prompt, and how long it took.
 
     Attributes:
         text: the continuation, without the prompt.
-        token_ids: its tokens; the last is an end-of-text token where the model ended the text.
-        finish_reason: `stop` where the model ended the text, `length` where it was cut.
-        first_token_seconds: from the call to the first token, reading the prompt included.
+        token_ids: its tokens; the last one is an end token where the model ended the text.
+        finish_reason: `stop` where the model ended the text, `length` where `max_tokens` did.
+        first_token_seconds: from the call to the first token; this includes reading the prompt.
         decode_seconds: from the first token to the last.
     """
 
@@ -41,11 +41,11 @@ def generate_greedy(
     """Continue a prompt with the most likely token at each step.
 
     Args:
-        model: a causal language model; set to evaluation.
+        model: a causal language model; it is set to evaluation.
         tokenizer: of the model.
         prompt_ids: at least one token.
-        max_tokens: the greatest number of tokens to generate.
-        endless: never choose a token that ends the text, so that every run has the same length.
+        max_tokens: how many tokens to generate at most.
+        endless: whether to forbid end tokens, so that every run has the same length.
     """
     model.eval()
     pieces, token_ids, finish_reason = [], [], "length"
@@ -69,7 +69,7 @@ def generate_greedy(
 
 
 def forbid(token_ids: list[int]) -> Callable[[mx.array, mx.array], mx.array]:
-    """Return a logits processor that excludes tokens."""
+    """Return a logits processor that never lets tokens be chosen."""
 
     def process(tokens: mx.array, logits: mx.array) -> mx.array:
         del tokens

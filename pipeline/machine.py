@@ -1,6 +1,6 @@
 """The cores and the memory that this process may use, and the memory that a process holds.
 
-Nothing here imports MLX, so that a supervisor can watch its workers without loading it.
+Nothing here imports MLX, because the supervisor must not load it to measure its workers.
 """
 
 import ctypes
@@ -21,25 +21,25 @@ KIB = 1024
 PR_SET_PDEATHSIG = 1
 RUSAGE_INFO_V2 = 2
 RUSAGE_INFO_BYTES = 512
-"""More than any version of the structure needs."""
+"""No version of the structure is larger."""
 FOOTPRINT_OFFSET = 72
 """Of `ri_phys_footprint` in `struct rusage_info_v2`: a UUID, then seven 64-bit numbers."""
 
 
 def die_with_parent() -> None:
-    """Ask the system to kill this process when its parent ends; only Linux can do that."""
+    """Ask the system to kill this process when its parent ends. Only Linux can do that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def footprint_bytes(pid: int | None = None) -> int:
-    """Measure the memory a process holds that cannot be given back, in bytes.
+    """Measure the memory of a process that the system cannot take back, in bytes.
 
-    Pages of mapped files do not count: the system drops them when it needs room. A process that is
-    gone or only waits to be reaped holds nothing.
+    Pages of mapped files do not count, because the system drops them when it needs room. A process
+    that has ended holds nothing.
 
     Args:
-        pid: the process; this one where None.
+        pid: the process; None: this one.
     """
     if sys.platform == "darwin":
         return darwin_footprint(pid or os.getpid())
@@ -50,9 +50,13 @@ def footprint_bytes(pid: int | None = None) -> int:
 
 
 def status_footprint(status: str) -> int:
-    """Read anonymous and shared memory out of `/proc/<pid>/status`, in bytes."""
+    """Add anonymous and shared memory of a `/proc/<pid>/status`, in bytes.
+
+    Raises:
+        DeviceError: when the kernel does not report them.
+    """
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    if "VmRSS" not in fields:  # a zombie, or a thread of the kernel
+    if "VmRSS" not in fields:  # it has ended and waits for its parent, or is a thread of the kernel
         return 0
     if "RssAnon" not in fields:
         raise DeviceError(
@@ -71,12 +75,12 @@ def darwin_footprint(pid: int) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Return the memory this process may use: the smallest of its limits, in bytes."""
+    """Return how much memory this process may use, the smallest of its limits, in bytes."""
     return min(memory_limits().values())
 
 
 def memory_limits() -> dict[str, int]:
-    """Return each limit on the memory of this process, in bytes: machine, cgroups, ulimit."""
+    """Return the limits on the memory of this process in bytes, by their origin."""
     limits = {"machine": psutil.virtual_memory().total}
     for folder in own_cgroups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -100,7 +104,7 @@ def read_limit(path: Path) -> int | None:
 
 
 def allowed_cores() -> int:
-    """Count the physical cores this process may use, by its affinity and its cgroups' quota."""
+    """Count the physical cores that this process may use, by its affinity and its cgroups."""
     if not hasattr(os, "sched_getaffinity"):
         return psutil.cpu_count(logical=False) or 1
     cores = {sibling_cpus(cpu) for cpu in os.sched_getaffinity(0)}
@@ -109,7 +113,7 @@ def allowed_cores() -> int:
 
 
 def sibling_cpus(cpu: int, cpus: Path = CPUS) -> str:
-    """Name the physical core of a CPU by the CPUs that share it; its number where unknown."""
+    """Name the physical core of a CPU by the CPUs that share it, or by its number where unknown."""
     try:
         return (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
@@ -117,7 +121,7 @@ def sibling_cpus(cpu: int, cpus: Path = CPUS) -> str:
 
 
 def cpu_quota(folder: Path) -> float | None:
-    """Read how many CPUs' worth of time a cgroup may use; None where it has no limit."""
+    """Read how many CPUs a cgroup may use at full time; None where it has no limit."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except OSError:
@@ -129,11 +133,11 @@ def cpu_quota(folder: Path) -> float | None:
 
 
 def own_cgroups(controller: str, proc: Path = PROC) -> list[Path]:
-    """List the folders of this process's cgroup and its parents that limit one resource.
+    """List the folders of this process's cgroup and its parents, for one resource.
 
     Args:
         controller: `memory` or `cpu`.
-        proc: where the process file system is mounted.
+        proc: the mount point of the process file system.
     """
     try:
         memberships = (proc / "self" / "cgroup").read_text()
@@ -144,10 +148,10 @@ def own_cgroups(controller: str, proc: Path = PROC) -> list[Path]:
 
 
 def cgroup_folders(controller: str, memberships: str, mounts: str) -> Iterator[Path]:
-    """Find the folders of a cgroup and its parents, in version 1, 2, or both.
+    """Yield the folders of a cgroup and its parents, in version 1, 2, or both.
 
-    Inside a container the path of the cgroup may be one of the host, which is not visible there;
-    the mount point is then the container's own cgroup.
+    Inside a container the path of the cgroup may be a path of the host, which is not visible there.
+    The mount point is then the cgroup of the container.
 
     Args:
         controller: `memory` or `cpu`.
@@ -168,7 +172,7 @@ def cgroup_folders(controller: str, memberships: str, mounts: str) -> Iterator[P
 
 
 def folders_up(path: Path, root: Path, mount_point: Path) -> Iterator[Path]:
-    """List the folder of a cgroup and its parents, up to where its hierarchy is mounted."""
+    """Yield the folder of a cgroup and its parents, up to the mount point of the hierarchy."""
     inside = path.is_relative_to(root) and ".." not in path.parts
     folder = mount_point / path.relative_to(root) if inside else mount_point
     while folder != mount_point:

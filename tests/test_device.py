@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 def run(code, **variables):
-    """Run code in a process of its own, with the environment changed; give what it printed."""
+    """Run code in a new process, with the environment changed, and return what it printed."""
     ours = {*offline.OFFLINE, *offline.QUIET}  # set since this process has imported the device
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(

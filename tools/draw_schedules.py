@@ -18,7 +18,7 @@ LINE_COLOUR, FAINT = "#0b6e99", "#8a8f98"
 
 
 def rates(name: str) -> np.ndarray:
-    """Give the share of the peak that each update has, and some after the end would have."""
+    """Return the rate of each update as a share of the peak, with some updates after the end."""
     settings = RateSettings(
         schedule=name,
         learning_rate=1.0,
@@ -30,7 +30,7 @@ def rates(name: str) -> np.ndarray:
 
 
 def draw(path: Path) -> Figure:
-    """Draw each schedule of a run of so many steps."""
+    """Draw each schedule in a panel, and write the picture."""
     style: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
         figure = Figure(figsize=(9, 2.6), dpi=110, layout="constrained")

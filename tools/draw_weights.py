@@ -14,7 +14,7 @@ ENTROPIES = (0.7, 2.0, 4.0)
 
 
 def main() -> None:
-    """Draw the published term over authority, and the weight over c."""
+    """Draw the published term by authority, and the weight of a document by c."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     authority = np.linspace(0, 0.99, 400)
     for entropy in ENTROPIES:

@@ -1,7 +1,7 @@
 """Write the `deps:` of dvc.yaml from what the code of each stage reaches.
 
-`python -m tools.dvc_deps` rewrites them; with `--check` it only compares, and exits with 1 where
-they differ. A folder stands for its files where the stage reaches all of them.
+`python -m tools.dvc_deps` rewrites them. With `--check` it only compares, and exits with 1 where
+they differ. Where a stage reaches all files of a folder, the folder is written instead.
 """
 
 import argparse
@@ -14,7 +14,7 @@ FILE = ROOT / "dvc.yaml"
 CODE = ("pipeline/", "stages/")
 ENTRY = "      - "
 BY_HAND = "params"
-"""The stage whose deps include modules that are exempt for all others."""
+"""The stage whose deps are written by hand."""
 
 
 def folded(files: set[str]) -> list[str]:
@@ -37,13 +37,13 @@ def code_in(folder: Path) -> set[str]:
 
 
 def deps_of(stage_name: str) -> list[str]:
-    """List what a stage depends on: outputs of other stages as dvc.yaml has them, then code."""
+    """List what a stage depends on: the outputs of other stages in dvc.yaml, and its code."""
     written = [dep for dep in stages()[stage_name]["deps"] if not dep.startswith(CODE)]
     return sorted(written + folded(computing(f"stages/{stage_name}.py")))
 
 
 def rewritten(text: str) -> str:
-    """Put the right deps into the text of dvc.yaml; comments and everything else stay."""
+    """Replace the deps in the text of dvc.yaml, and nothing else."""
     lines: list[str] = []
     stage_name, is_inside = "", False
     for line in text.splitlines():

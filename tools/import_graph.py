@@ -1,4 +1,4 @@
-"""The import graph of the project, read from the source without running it."""
+"""The import graph of the project, read from its source without running it."""
 
 import ast
 import re
@@ -19,8 +19,8 @@ EXEMPT = (
     "pipeline/train/supervise/",
     "pipeline/train/plan/",
 )
-"""Modules that cannot change a result: they keep, foresee or word it, or they reach a stage only
-through values that `params:` tracks."""
+"""Modules that cannot change a result: they store, predict or describe it, or they only provide
+values that `params:` tracks."""
 MODULE_NAME = re.compile(r"pipeline(\.\w+)+")
 
 
@@ -49,13 +49,13 @@ def imports(file: str) -> frozenset[str]:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         if isinstance(node, ast.Constant) and MODULE_NAME.fullmatch(str(node.value)):
-            found.add(node.value)  # a module that is started as a process of its own
+            found.add(node.value)  # a module that is started as a process
     ours = {name for name in found if name.split(".")[0] in {"pipeline", "stages"}}
     return frozenset(path for name in ours if (path := module_file(name)))
 
 
 def reached(file: str) -> set[str]:
-    """List all files of the project that a file reaches, itself included; empty ones left out."""
+    """List all files of the project that a file reaches, with itself and without empty ones."""
     seen, todo = set(), [file]
     while todo:
         current = todo.pop()

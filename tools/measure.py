@@ -1,7 +1,7 @@
-"""Count what keeps a repository readable: `python -m tools.measure [FOLDER]`.
+"""Count lines, modules and functions of the project: `python -m tools.measure [FOLDER]`.
 
-FOLDER is another checkout of this project, so that two commits can be compared. Tests are left out
-of modules, lines, functions and signatures. Lines are lines of the file.
+FOLDER is a checkout of this project, so that two commits can be compared. Tests are not counted
+among modules, lines, functions and signatures. Empty lines and comments are counted as lines.
 """
 
 import ast
@@ -32,7 +32,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def num_parameters(function: Function) -> int:
-    """Count what a caller may pass; `self` and `cls` are not passed."""
+    """Count the parameters that a caller passes, without `self` and `cls`."""
     given = function.args
     named = [*given.posonlyargs, *given.args, *given.kwonlyargs]
     others = [item for item in (given.vararg, given.kwarg) if item]
@@ -43,7 +43,7 @@ def untested(root: Path) -> list[str]:
     """List the modules of pipeline/ that have functions and no test module.
 
     The test module of `pipeline/a/b.py` is `tests/a/test_b.py`, or `tests/test_b.py` in checkouts
-    that keep all tests in one folder.
+    whose tests are all in one folder.
     """
     found = []
     for path in modules(root / "pipeline"):

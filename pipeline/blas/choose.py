@@ -1,8 +1,8 @@
-"""Choose a fast BLAS for MLX, whose Linux wheel for the CPU carries one that is 30 times slower.
+"""Choose a fast BLAS for MLX. The one in its Linux wheel for the CPU is 30 times slower.
 
-MLX calls `cblas_sgemm`. Of all libraries that export this name to the process, the one that was
-loaded first is used. So a fast one is loaded before MLX is imported. Nothing here imports MLX;
-`pipeline.device` does, between `route_blas` and `confirm_blas`.
+MLX calls `cblas_sgemm`. Where several libraries export this name to the process, the one that was
+loaded first is used. So a fast one is loaded before MLX is imported. Nothing here imports MLX.
+`pipeline.device` does that, after `route_blas` and before `confirm_blas`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SETTING = "TIDEWHEEL_BLAS"
 REMEDY = (
     "Install a BLAS (Debian: libopenblas0) or a C compiler (Debian: gcc), "
-    f"or name a library in {SETTING}; {SETTING}=none takes MLX's own."
+    f"or name a library in {SETTING}; {SETTING}=none chooses MLX's own."
 )
 SYSTEM_LIBRARIES = (
     "libopenblas.so.0",
@@ -41,7 +41,7 @@ LIBRARY_NAMES = ("openblas", "mkl_rt", "blis")
 
 
 def route_blas() -> Blas:
-    """Route MLX's matrix products to the fastest BLAS found, before MLX is imported.
+    """Make MLX use the fastest BLAS that is found. MLX must not be imported yet.
 
     Raises:
         DeviceError: when the BLAS that `TIDEWHEEL_BLAS` names cannot be used.
@@ -49,7 +49,7 @@ def route_blas() -> Blas:
     setting = os.environ.get(SETTING, "")
     num_threads = pin_threads()
     if sys.platform != "linux" and setting not in ("", "none"):
-        raise DeviceError(f"{SETTING}={setting}: there is a choice on Linux only.\nUnset it.")
+        raise DeviceError(f"{SETTING}={setting}: only on Linux can a BLAS be chosen.\nUnset it.")
     if sys.platform != "linux" or setting == "none":
         return Blas("Accelerate" if sys.platform == "darwin" else "MLX's own")
     if not setting and expects_gpu():
@@ -67,10 +67,12 @@ def route_blas() -> Blas:
 
 
 def confirm_blas(blas: Blas) -> Blas:
-    """Check, after a product on the CPU, that MLX used the BLAS that was routed.
+    """Check that MLX uses the BLAS that `route_blas` chose, after a product on the CPU.
+
+    A warning is logged where MLX uses its own and need not.
 
     Returns:
-        The BLAS in use; a warning is logged when it is the slow one and should not be.
+        The BLAS in use.
     """
     if blas.path and not is_bound():
         blas = Blas("MLX's own", problem=f"MLX does not call {blas.path}")
@@ -80,7 +82,7 @@ def confirm_blas(blas: Blas) -> Blas:
 
 
 def is_bound(proc: Path = PROC) -> bool:
-    """Whether the function table of MLX's library holds the visible `cblas_sgemm`."""
+    """Whether the function table of MLX's library has the address of the visible `cblas_sgemm`."""
     visible = sgemm_address(ctypes.CDLL(None))
     if not visible:
         return False
@@ -95,7 +97,7 @@ def is_bound(proc: Path = PROC) -> bool:
 
 
 def expects_gpu() -> bool:
-    """Whether MLX is built for CUDA and the driver's library is on this machine."""
+    """Whether MLX is built for CUDA, and the driver's library is on this machine."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -105,9 +107,12 @@ def expects_gpu() -> bool:
 
 
 def pin_threads() -> int:
-    """Fix how many threads share a product, because its last bits depend on the number.
+    """Fix the number of threads that share a product, because its last bits depend on it.
 
-    `OPENBLAS_NUM_THREADS` decides, then `OMP_NUM_THREADS`, then the number of allowed cores.
+    `OPENBLAS_NUM_THREADS` decides, else `OMP_NUM_THREADS`, else the number of allowed cores.
+
+    Returns:
+        The number of threads.
 
     Raises:
         DeviceError: when a variable is not a positive number.
@@ -117,28 +122,29 @@ def pin_threads() -> int:
         value = os.environ.get(name, "").split(",")[0].strip()
         if value and not (value.isdecimal() and int(value) > 0):
             raise DeviceError(
-                f"{name}={value} is no number of threads.\nSet a positive number, or unset it."
+                f"{name}={value} is not a number of threads.\nSet a positive number, or unset it."
             )
         num_threads = int(value) if value else num_threads
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
         os.environ[name] = str(num_threads)
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")
-    os.environ.setdefault("MKL_CBWR", "AUTO")  # the same bits wherever the arrays lie in memory
+    os.environ.setdefault("MKL_CBWR", "AUTO")  # the same bits at any address of the arrays
     return num_threads
 
 
 def candidates(setting: str) -> Iterator[tuple[str, bool]]:
-    """List the libraries to try, best first.
+    """Yield the libraries to try, the best first.
+
+    NumPy's OpenBLAS comes after the fast libraries of the system and before the slow ones.
 
     Yields:
         A path or name (empty: the one that is loaded already), and whether to skip it when it is
-        known to be slow. NumPy's OpenBLAS comes after the fast libraries of the system and before
-        the slow ones.
+        known to be slow.
     """
     if setting not in ("", "system", "numpy"):
         yield setting, False
         return
-    from_numpy = numpy_libraries()  # before we load any others ourselves
+    from_numpy = numpy_libraries()  # before this function loads any others
     if not setting and sgemm_address(ctypes.CDLL(None)):
         yield "", False
     if setting != "numpy":
@@ -150,7 +156,7 @@ def candidates(setting: str) -> Iterator[tuple[str, bool]]:
 
 
 def system_libraries() -> Iterator[str]:
-    """List the BLAS libraries in the folder of Python or on the loader's path."""
+    """Yield the BLAS libraries in the folder of Python or on the path of the loader."""
     for name in SYSTEM_LIBRARIES:
         for path in (str(Path(sys.prefix) / "lib" / name), name):
             with contextlib.suppress(OSError):
@@ -159,7 +165,7 @@ def system_libraries() -> Iterator[str]:
 
 
 def numpy_libraries(proc: Path = PROC) -> list[str]:
-    """List the BLAS libraries that NumPy has loaded, wherever its package keeps them."""
+    """List the BLAS libraries that NumPy has loaded, those of its own folder first."""
     home = str(Path(np.__file__).parents[1])
     lines = (proc / "self" / "maps").read_text().splitlines()
     paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}

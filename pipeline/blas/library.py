@@ -1,4 +1,4 @@
-"""One BLAS library: checks that it multiplies as MLX expects, and makes it visible to MLX."""
+"""One BLAS library: whether it multiplies as MLX expects, and how MLX is made to use it."""
 
 import ctypes
 import sys
@@ -12,13 +12,13 @@ import numpy as np
 from pipeline.blas.shim import ShimError, load_shim
 
 SPELLINGS = (("", "", False), ("scipy_", "64_", True), ("", "64_", True), ("scipy_", "", False))
-"""Prefix and suffix of names, and whether sizes have 64 bits, in the builds in use."""
+"""Prefix and suffix of function names, and whether sizes have 64 bits, in the usual builds."""
 THREAD_SETTERS = ("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads")
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
 
 class NotUsable(Exception):
-    """A library cannot replace MLX's own; the message says why."""
+    """A library cannot replace the one in MLX's wheel; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Blas:
 
 @dataclass(frozen=True)
 class Library:
-    """A loaded BLAS, and the spelling of its function names."""
+    """A loaded BLAS, and how it spells the names of its functions."""
 
     path: str
     handle: ctypes.CDLL
@@ -55,22 +55,21 @@ class Library:
         return getattr(self.handle, f"{self.prefix}{name}{self.suffix}", None)
 
     def describe(self) -> str:
-        """Return name, version and kernels, or the file's name where it reports none."""
-        if tell := self.function("openblas_get_config") or self.function(
-            "bli_info_get_version_str"
-        ):
-            tell.restype = ctypes.c_char_p
-            return f"{'' if self.function('openblas_get_config') else 'BLIS '}{tell().decode()}"
-        if tell := self.function("MKL_Get_Version_String"):
+        """Return name, version and kernels, or the name of the file where it reports none."""
+        for name, brand in (("openblas_get_config", ""), ("bli_info_get_version_str", "BLIS ")):
+            if report := self.function(name):
+                report.restype = ctypes.c_char_p
+                return brand + report().decode()
+        if report := self.function("MKL_Get_Version_String"):
             text = ctypes.create_string_buffer(200)
-            tell(text, len(text))
+            report(text, len(text))
             return text.value.decode().strip()
         return Path(self.path).name or "a BLAS that was loaded before"
 
     def set_threads(self, num_threads: int) -> int:
         """Set the number of threads, and return the number in use.
 
-        The library may have read the environment before it was set.
+        The environment alone may come too late: the library may have read it already.
         """
         for setter in filter(None, map(self.function, THREAD_SETTERS)):
             setter(num_threads)
@@ -89,8 +88,8 @@ def use_library(path: str, num_threads: int, must_be_fast: bool) -> Blas:
 
     Args:
         path: a path, or a name for the loader; empty for the one that is loaded already.
-        num_threads: how many threads shall share a product.
-        must_be_fast: refuse a library that is known to be slow.
+        num_threads: how many threads are to share a product.
+        must_be_fast: whether to refuse a library that is known to be slow.
 
     Raises:
         NotUsable: when it lacks a function, multiplies wrongly, or is loaded too late.
@@ -127,8 +126,8 @@ def open_library(path: str) -> Library:
 def check_product(library: Library, dtype: type) -> None:
     """Multiply two small matrices and compare with sums that need no BLAS.
 
-    A library that expects 64-bit sizes under the plain names would read 32 undefined bits with each
-    of MLX's sizes. Here these bits make every size negative, so that such a library fails.
+    MLX passes sizes of 32 bits. A library that expects 64 bits under the usual names would read 32
+    undefined bits more. Here these bits make each size negative, so that such a library fails.
 
     Raises:
         NotUsable: when the product is wrong.
@@ -149,13 +148,13 @@ def check_product(library: Library, dtype: type) -> None:
 
 
 def check_visibility(library: Library) -> None:
-    """Check that MLX will find this library, and not one that was loaded before.
+    """Check that MLX will use this library, and not one that was loaded before.
 
     Raises:
         NotUsable: when it will not.
     """
     if sgemm_address(ctypes.CDLL(None)) not in (0, sgemm_address(library.handle)):
-        raise NotUsable(f"{library.path} stands behind a cblas_sgemm that was loaded before")
+        raise NotUsable(f"{library.path} comes after a cblas_sgemm that was loaded before")
     if "mlx.core" in sys.modules:
         raise NotUsable("mlx was imported before pipeline.device")
 

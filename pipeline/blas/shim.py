@@ -1,6 +1,7 @@
 """Build `shim.c` once with the system's C compiler, and load it.
 
-The shim does not depend on the library behind it, so one build serves every version of NumPy.
+The shim exports the products of a BLAS under the names that MLX calls. It does not depend on that
+BLAS, so one build serves every version of NumPy.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ class ShimError(Exception):
 
 
 def load_shim() -> ctypes.CDLL:
-    """Load the shim so that all libraries loaded later see it; build it when the cache has none.
+    """Load the shim so that all libraries loaded later use it; build it when the cache has none.
 
     Raises:
         ShimError: when there is no C compiler, or its output cannot be loaded.
@@ -38,7 +39,9 @@ def load_shim() -> ctypes.CDLL:
         folder.mkdir(parents=True, exist_ok=True)
         return load_from(folder)
     except OSError as error:
-        log.warning("each process must build the BLAS shim anew, for want of a cache: %s", error)
+        log.warning(
+            "each process builds the BLAS shim again, because it cannot be cached: %s", error
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
             return load_from(Path(folder))
@@ -56,7 +59,7 @@ def load_from(folder: Path) -> ctypes.CDLL:
 
 
 def build(library: Path) -> None:
-    """Compile the shim in a temporary folder, so that other processes never see half of it.
+    """Compile the shim in a temporary folder, so that no other process loads an incomplete file.
 
     Raises:
         ShimError: when the compiler does not start or fails.

@@ -1,4 +1,4 @@
-"""The benchmark: what it counts. How fast anything is, is measured by the stage alone."""
+"""The benchmark: what it counts. Only the stage measures how fast anything is."""
 
 from pipeline.benchmark.throughput import Workload, training_speed
 from pipeline.model.adapters import AdapterSettings, apply, make_trainable
