@@ -468,12 +468,7 @@ def test_wide_lines_and_cells_are_noticed():
 
 # Tests
 
-COMPARED = "a part of the comparison: tests/benchmark/peers/test_compare.py runs it"
-PROGRAM = "a program that is started: tests/benchmark/peers/test_compare.py trains with it"
 UNTESTED = {
-    "pipeline/benchmark/peers/prefix_cache.py": COMPARED,
-    "pipeline/benchmark/peers/speed.py": COMPARED,
-    "pipeline/benchmark/peers/torch_peft.py": PROGRAM,
     "pipeline/config/declare.py": "declares keys: tests/config/test_rules.py checks values by it",
     "pipeline/config/optimizers.py": "declares keys: tests/optim/test_optimizer.py sets them all",
     "pipeline/config/schema.py": "declares keys: tests/config/test_rules.py checks values by it",

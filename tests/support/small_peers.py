@@ -4,6 +4,11 @@ import json
 
 import numpy as np
 
+from pipeline.benchmark.peers import compare
+from pipeline.config.stage import Paths
+from stages.benchmark import peers_of
+from stages.params import composed
+
 SHAPE = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -31,7 +36,7 @@ def lay_out_rows(folder):
 
 
 def small(rows):
-    """Give overrides for models of a few thousand weights."""
+    """Return overrides for models of a few thousand weights."""
     shapes = [
         f"benchmark.peers.{model}.{name}={value}"
         for model in ("model", "large_vocabulary")
@@ -39,3 +44,17 @@ def small(rows):
     ]
     common = [f"benchmark.peers.rows={rows}", "benchmark.peers.learning_rate=0.03"]
     return ["benchmark=peers", *shapes, *common]
+
+
+def settings_with(rows, *overrides):
+    """Return the settings of conf/, with small models, few steps and one round."""
+    few = ["benchmark.num_steps=6", "benchmark.num_runs=1"]
+    return peers_of(composed([*small(rows), *few, *overrides]).benchmark)
+
+
+def set_up(rows, folder, *overrides, part="all_blocks"):
+    """Make the material of a comparison, and choose the part that is running."""
+    settings = settings_with(rows, *overrides)
+    comparison = compare.set_up(settings, 3, folder, Paths(folder / "out"), lambda text: None)
+    comparison.part = part
+    return comparison

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.benchmark.bars import draw, write_table
-from pipeline.benchmark.peers import compare, prefix_cache, rounds, speed
+from pipeline.benchmark.peers import compare, rounds
 from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.corpus import SAMPLES, find_corpus, joined
 from pipeline.benchmark.peers.job import Job, Outcome
@@ -26,7 +26,6 @@ from pipeline.benchmark.peers.results import (
     COLUMNS,
     RATIOS,
     Results,
-    ratio,
     seconds_to_loss,
 )
 from pipeline.benchmark.peers.results import summary as summary_of
@@ -36,9 +35,8 @@ from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.files import read_json
-from stages.benchmark import peers_of
 from stages.params import composed
-from tests.support.small_peers import SHAPE, lay_out_rows, small
+from tests.support.small_peers import SHAPE, lay_out_rows, set_up, settings_with
 
 WANTED = (
     "speedup_vs_mlx_lm",
@@ -58,19 +56,6 @@ WANTED = (
 def rows(tmp_path_factory):
     """A folder of rows, as `benchmark.peers.rows` names it."""
     return lay_out_rows(tmp_path_factory.mktemp("rows"))
-
-
-def settings_with(rows, *overrides):
-    """Return the settings of conf/, with models of a few thousand weights."""
-    few = ["benchmark.num_steps=6", "benchmark.num_runs=1"]
-    return peers_of(composed([*small(rows), *few, *overrides]).benchmark)
-
-
-def set_up(rows, folder, *overrides, part="all_blocks"):
-    settings = settings_with(rows, *overrides)
-    comparison = compare.set_up(settings, 3, folder, Paths(folder / "out"), lambda text: None)
-    comparison.part = part
-    return comparison
 
 
 def metrics_of(settings, folder, tell=lambda text: None):
@@ -368,21 +353,6 @@ def test_keys_of_rows(rows, tmp_path):
     assert len(TokenStore(comparison.material.prepared / "validation")) == 3
 
 
-def test_the_sweep_differs_in_its_cache_alone(rows, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(prefix_cache, "run_train_stage", lambda *call: calls.append(call[2]))
-    comparison, kept = set_up(rows, tmp_path, "benchmark.peers.sweep_rows=8", part="sweep"), []
-    comparison.keep = lambda: kept.append(len(calls))
-    prefix_cache.sweep(comparison)
-    assert kept == [1, 2]
-    without, with_cache = calls
-    assert without == [*with_cache, "train.prefix_cache_gb=0"]
-    assert "lora.rank=4,8,16" in without
-    assert "train.reload_interval_steps=0,2" in without  # an epoch
-    assert "train.num_steps=6" in without
-    composed([item.split(",")[0] for item in without[3:] if "targets" not in item])
-
-
 @pytest.mark.parametrize("error", [NotMeasured, ModelError])
 def test_parts_are_chosen_and_what_fails_leaves_the_others(rows, tmp_path, monkeypatch, error):
     done = []
@@ -509,29 +479,3 @@ def test_alone_our_rate_is_shown_next_to_the_bound():
         ("ours", 5.0),
         ("machine", 9.0),
     ]
-
-
-def test_bisection_finds_the_first_snapshot_that_is_good_enough(rows, tmp_path, monkeypatch):
-    comparison = set_up(rows, tmp_path)
-    losses = {"step-00000002": 8.0, "step-00000004": 7.0, "step-00000006": 6.0, MLX_LM: 6.5}
-    scored = []
-
-    def loss(material, adapter):
-        scored.append(adapter.name if adapter else "base")
-        return losses.get(scored[-1], 5.0) if adapter else 9.0
-
-    monkeypatch.setattr(speed, "validation_loss", loss)
-    outcomes = {OURS: Outcome([1.0] * 8, [1] * 8), MLX_LM: Outcome([3.0] * 8, [1] * 8)}
-    speed.record_seconds(comparison, 1, outcomes, interval=2)
-    found = ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)(comparison.results)
-    assert found.value == pytest.approx(21 / 4)  # of 7 steps each; half way from step 4 to 6
-    assert scored == [MLX_LM, "step-00000004", "step-00000008", "step-00000006"]  # each once
-
-
-def test_a_loss_that_we_do_not_reach_is_the_reason_for_no_seconds(rows, tmp_path, monkeypatch):
-    comparison = set_up(rows, tmp_path)
-    monkeypatch.setattr(speed, "validation_loss", lambda material, adapter: 9.0 - (adapter is None))
-    outcomes = {OURS: Outcome([1.0] * 8, [1] * 8), MLX_LM: Outcome([3.0] * 8, [1] * 8)}
-    speed.record_seconds(comparison, 1, outcomes, interval=2)
-    with pytest.raises(NotMeasured, match=r"a loss of 9\.0000 is no lower than that at the begin"):
-        ratio("all_blocks", "seconds_to_loss", MLX_LM, OURS)(comparison.results)

@@ -4,21 +4,15 @@ import dataclasses
 
 import pytest
 
-from pipeline.benchmark.peers import compare
 from pipeline.benchmark.peers.ours import train
-from pipeline.config.stage import Paths
 from pipeline.errors import ModelError
-from stages.benchmark import peers_of
-from stages.params import composed
-from tests.support.small_peers import lay_out_rows, small
+from tests.support.small_peers import lay_out_rows, set_up
 
 
 @pytest.fixture
 def job(tmp_path):
     (tmp_path / "rows").mkdir()
-    settings = peers_of(composed(small(lay_out_rows(tmp_path / "rows"))).benchmark)
-    paths = Paths(tmp_path / "out")
-    comparison = compare.set_up(settings, 3, tmp_path / "work", paths, lambda text: None)
+    comparison = set_up(lay_out_rows(tmp_path / "rows"), tmp_path / "work")
     return comparison.job(comparison.material, 4, num_layers=1)
 
 

@@ -5,21 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.benchmark.peers import compare, rounds
+from pipeline.benchmark.peers import rounds
 from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.job import Outcome
-from pipeline.config.stage import Paths
-from stages.benchmark import peers_of
-from stages.params import composed
-from tests.support.small_peers import lay_out_rows, small
+from tests.support.small_peers import lay_out_rows, set_up
 
 
 @pytest.fixture
 def comparison(tmp_path):
     (tmp_path / "rows").mkdir()
-    settings = peers_of(composed(small(lay_out_rows(tmp_path / "rows"))).benchmark)
-    paths = Paths(tmp_path / "out")
-    return compare.set_up(settings, 3, tmp_path / "work", paths, lambda text: None)
+    return set_up(lay_out_rows(tmp_path / "rows"), tmp_path / "work")
 
 
 @pytest.fixture

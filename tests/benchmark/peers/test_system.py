@@ -2,25 +2,18 @@
 
 import pytest
 
-from pipeline.benchmark.peers import compare, system
+from pipeline.benchmark.peers import system
 from pipeline.benchmark.peers.child import NotMeasured
 from pipeline.benchmark.peers.programs import OURS
 from pipeline.benchmark.peers.results import ratio
-from pipeline.config.stage import Paths
 from pipeline.errors import DataError
-from stages.benchmark import peers_of
-from stages.params import composed
-from tests.support.small_peers import lay_out_rows, small
+from tests.support.small_peers import lay_out_rows, set_up
 
 
 @pytest.fixture
 def comparison(tmp_path):
     (tmp_path / "rows").mkdir()
-    overrides = [*small(lay_out_rows(tmp_path / "rows")), "benchmark.num_runs=1"]
-    settings, paths = peers_of(composed(overrides).benchmark), Paths(tmp_path / "out")
-    found = compare.set_up(settings, 3, tmp_path / "work", paths, lambda text: None)
-    found.part = "surroundings"
-    return found
+    return set_up(lay_out_rows(tmp_path / "rows"), tmp_path / "work", part="surroundings")
 
 
 def test_the_disk_and_the_preparation_are_measured(comparison, monkeypatch):
