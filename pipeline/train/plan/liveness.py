@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.train.plan.schedule import stage_orders
+from pipeline.train.plan.evaluation_order import stage_orders
 from pipeline.train.plan.trace import ArrayShape, Graph, Node
 
 LAG = 110

@@ -1,7 +1,7 @@
 """In which order MLX evaluates a graph (`eval_impl` of its `transforms.cpp`)."""
 
 from pipeline.device import mx, nn
-from pipeline.train.plan.schedule import stage_orders
+from pipeline.train.plan.evaluation_order import stage_orders
 from pipeline.train.plan.trace import trace
 
 
