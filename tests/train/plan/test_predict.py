@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.support.plans import request_of, write_llama
 
 NUM_STEPS = 20
-TOLERANCE = 0.1
+MARGIN, MARGIN_OF_STREAMS = 0.01, 0.06
 
 SMALL, WIDE = {"hidden": 64, "blocks": 2}, {"hidden": 128, "blocks": 3}
 MEASURED = {
@@ -51,6 +51,26 @@ MEASURED = {
         {"mode": "full", "rows": 1, "longest": 17},
     ),
 }
+RATIOS = {
+    "lora, recomputed": 1.025,
+    "lora, last block only": 0.984,
+    "lora, others stored, packed, recomputed, accumulated, validation": 0.935,
+    "dora": 1.01,
+    "tensors": 0.989,
+    "full, muon": 1.038,
+    "two streams, lora, long rows": 1.05,
+    "two streams, recomputed": 1.12,  # peaks of streams are added up, and need not coincide
+}
+"""Predicted by measured peak, where approximations of the planner make it other than 1."""
+MARGINS = {
+    "lora, recomputed": 0.025,
+    "lora, others stored, packed, recomputed, accumulated, validation": 0.025,
+    "head, blocks stored": 0.025,
+    "full, adam": 0.015,
+    "two streams, recomputed": 0.12,
+}
+"""Timing decides how far the device lags behind, and how the peaks of streams fall together, so
+that these peaks vary more than others from run to run."""
 MORE = (
     "lora, dropout",
     "lora, several chunks",
@@ -80,6 +100,7 @@ BESIDE = {
         SMALL | {"vocab": 128256},
         {"rows": 2, "longest": 33, "streams": 2},
     ),
+    "recomputed": (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "streams": 2}),
     "head": (WIDE, {"mode": "head", "rows": 4, "streams": 2}),
     "full": (WIDE, {"mode": "full", "rows": 4, "streams": 2}),
     "full, short": (WIDE, {"mode": "full", "rows": 2, "longest": 17, "streams": 2}),
@@ -89,11 +110,11 @@ BESIDE = {
         {"mode": "full", "rows": 2, "longest": 17, "streams": 2},
     ),
 }
-FIRST = ("lora, three streams, accumulated, validation", "full, accumulated")
+FIRST = ("lora, three streams, accumulated, validation", "recomputed", "full, accumulated")
 
 
 def measured_peak(folder, asked, num_steps=NUM_STEPS, **environment):
-    """Train in a process of its own; give its peak in bytes."""
+    """Train in a separate process, and return its peak in bytes."""
     command = [sys.executable, "-m", "tests.support.measured_step"]
     facts = json.dumps({"folder": str(folder), **asked})
     done = subprocess.run(
@@ -107,39 +128,39 @@ def measured_peak(folder, asked, num_steps=NUM_STEPS, **environment):
     return int(done.stdout)
 
 
-def compare(tmp_path, shape, asked, num_steps=NUM_STEPS, **environment):
-    """Predict and measure; give both."""
+def compare(tmp_path, case, shape, asked, num_steps=NUM_STEPS, **environment):
+    """Predict and measure; require the ratio that the case is known to have."""
     folder = write_llama(tmp_path, **shape)
     found = predict(request_of(folder, **asked))
     assert found.problem == ""
     measured = measured_peak(folder, asked, num_steps, **environment)
     print(f"predicted {found.peak_bytes / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB, ", end="")
     print(f"ratio {found.peak_bytes / measured:.3f}, {found.peak_phase}")
-    return found, measured
+    margin = MARGINS.get(case, MARGIN_OF_STREAMS if "streams" in asked else MARGIN)
+    assert found.peak_bytes / measured == pytest.approx(RATIOS.get(case, 1), abs=margin)
+    return measured
 
 
 @pytest.mark.parametrize(
-    ("shape", "asked"),
+    ("case", "shape", "asked"),
     [
-        pytest.param(*case, id=name, marks=[pytest.mark.exhaustive] if name in MORE else [])
+        pytest.param(name, *case, id=name, marks=[pytest.mark.exhaustive] if name in MORE else [])
         for name, case in MEASURED.items()
     ],
 )
-def test_the_peak_is_predicted(tmp_path, shape, asked):
-    found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
-    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+def test_the_peak_is_predicted(tmp_path, case, shape, asked):
+    compare(tmp_path, case, shape, asked, MLX_DISABLE_COMPILE="1")
 
 
 @pytest.mark.parametrize(
-    ("shape", "asked"),
+    ("case", "shape", "asked"),
     [
-        pytest.param(*case, id=name, marks=[] if name in FIRST else [pytest.mark.exhaustive])
+        pytest.param(name, *case, id=name, marks=[] if name in FIRST else [pytest.mark.exhaustive])
         for name, case in BESIDE.items()
     ],
 )
-def test_the_peak_of_streams_is_predicted(tmp_path, shape, asked):
-    found, measured = compare(tmp_path, shape, asked, MLX_DISABLE_COMPILE="1")
-    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+def test_the_peak_of_streams_is_predicted(tmp_path, case, shape, asked):
+    compare(tmp_path, f"two streams, {case}", shape, asked, MLX_DISABLE_COMPILE="1")
 
 
 def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tmp_path):
@@ -156,29 +177,17 @@ def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tm
     assert two.phases["frozen blocks"] - held == 2 * own
 
 
-RECOMPUTED_BESIDE = (WIDE | {"blocks": 4}, {"rows": 4, "checkpoint": True, "streams": 2})
-
-
-def test_the_peak_of_recomputed_streams_is_not_predicted_too_low(tmp_path):
-    # It is up to 22 % too high: peaks of parts are added up, and need not coincide.
-    found, measured = compare(tmp_path, *RECOMPUTED_BESIDE, MLX_DISABLE_COMPILE="1")
-    assert found.peak_bytes > measured
-
-
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["adam", "lion", "adafactor"])
 def test_the_peak_of_other_optimizers_is_predicted(tmp_path, name):
     asked = {"mode": "full", "optim": name, "longest": 17}
-    found, measured = compare(tmp_path, WIDE, asked, MLX_DISABLE_COMPILE="1")
-    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+    compare(tmp_path, f"full, {name}", WIDE, asked, MLX_DISABLE_COMPILE="1")
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("shape", "asked"), LARGE.values(), ids=LARGE)
-def test_the_peak_of_a_large_step_is_predicted(tmp_path, shape, asked):
-    found, measured = compare(tmp_path, shape, asked, LARGE_STEPS)
-    assert measured > 2e9
-    assert found.peak_bytes == pytest.approx(measured, rel=TOLERANCE)
+@pytest.mark.parametrize("case", LARGE)
+def test_the_peak_of_a_large_step_is_predicted(tmp_path, case):
+    assert compare(tmp_path, case, *LARGE[case], LARGE_STEPS) > 2e9
 
 
 def test_scoring_contests_counts_only_where_steps_leave_blocks_out(tmp_path):
