@@ -5,19 +5,22 @@ from collections.abc import Mapping, Sequence
 from pipeline.train.plan.trace import Graph, Node
 
 MAX_WIDTH = 20
-"""Operations that wait side by side before MLX goes deeper (`MLX_BFS_MAX_WIDTH`)."""
+"""Operations that may wait before MLX goes deeper (`MLX_BFS_MAX_WIDTH`)."""
 
 
-def stage_orders(graph: Graph, stages: Sequence[Sequence[str]]) -> list[list[Node]]:
-    """Give the operations that evaluate each stage, without those of earlier ones, in their order.
+def group_orders(graph: Graph, groups: Sequence[Sequence[str]]) -> list[list[Node]]:
+    """Return the operations that evaluate each group of results, in MLX's order.
 
     Args:
         graph: what `trace` recorded.
-        stages: names of the results that are evaluated together, one stage after the other.
+        groups: names of the results that are evaluated together, one group after the other.
+
+    Returns:
+        A list for each group, without the operations of earlier groups.
     """
     makers = {name: node for node in graph.nodes for name in node.outputs}
     orders = []
-    for names in stages:
+    for names in groups:
         orders.append(evaluation_order(names, makers))
         for node in orders[-1]:
             for name in node.outputs:
@@ -26,14 +29,15 @@ def stage_orders(graph: Graph, stages: Sequence[Sequence[str]]) -> list[list[Nod
 
 
 def evaluation_order(names: Sequence[str], makers: Mapping[str, Node]) -> list[Node]:
-    """Give the operations in the order in which `mx.eval` of results carries them out.
+    """Return the operations in the order in which `mx.eval` carries them out.
 
-    MLX walks from the results towards the inputs, breadth first and at most so wide. It takes up
-    an operation when all that need its results have been, and evaluates from the end.
+    MLX walks from the results towards the inputs, breadth first, with at most `MAX_WIDTH`
+    operations waiting. It visits an operation after all operations that need its results, and
+    evaluates in the reverse order of these visits.
 
     Args:
         names: the results.
-        makers: the operation that makes each array; those that are there already have none.
+        makers: the operation that makes each array; arrays that exist already have none.
     """
     end = Node("Synchronizer", (), tuple(names), ())
     uses = count_uses(end, makers)
@@ -46,12 +50,12 @@ def evaluation_order(names: Sequence[str], makers: Mapping[str, Node]) -> list[N
             index += 1
         else:
             node, first = waiting.pop()
-        for place in range(first, len(node.inputs)):
-            maker = makers.get(node.inputs[place])
+        for index_of_input in range(first, len(node.inputs)):
+            maker = makers.get(node.inputs[index_of_input])
             if maker is None:
                 continue
             if len(tape) - index >= MAX_WIDTH:
-                waiting.append((node, place))
+                waiting.append((node, index_of_input))
                 break
             uses[id(maker)] -= 1
             if not uses[id(maker)]:
@@ -60,7 +64,7 @@ def evaluation_order(names: Sequence[str], makers: Mapping[str, Node]) -> list[N
 
 
 def count_uses(end: Node, makers: Mapping[str, Node]) -> dict[int, int]:
-    """Count how often the results of each operation that the end needs are used."""
+    """Count the uses of the results of each operation that the end depends on."""
     uses: dict[int, int] = {}
     todo = [end]
     while todo:

@@ -1,4 +1,4 @@
-"""Refuses a training that cannot fit into memory, and says which changes would make it fit."""
+"""Refuses a training that does not fit into memory, and proposes changes that make it fit."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -8,22 +8,22 @@ from pipeline.train.plan.predict import PlanRequest, predict
 from pipeline.train.plan.report import BASE_BITS, GB, Plan, may_be_quantized
 
 SHORTEST_TOKENS = 64
-"""Documents are never proposed to be cut shorter than this."""
+"""No proposal cuts documents shorter than this."""
 
 Change = tuple[str, PlanRequest]
-"""How a change is asked for, and what is trained then."""
+"""A setting as it is written on the command line, and the request with it."""
 
 
 def require_fit(plan: Plan, limit_bytes: int, others_bytes: int) -> None:
-    """Refuse what needs more memory than there may be.
+    """Refuse a training whose footprint is over the limit.
 
     Args:
-        plan: what is to be trained.
-        limit_bytes: what all processes of the run may hold.
-        others_bytes: what those hold that do not train.
+        plan: of the training.
+        limit_bytes: what all processes of the run together may hold.
+        others_bytes: what the processes hold that do not train.
 
     Raises:
-        DeviceError: with the numbers, and the smallest changes that make it fit.
+        DeviceError: with the figures, and the smallest changes that make it fit.
     """
     room_bytes = limit_bytes - others_bytes
     if plan.footprint_bytes <= room_bytes:
@@ -41,19 +41,19 @@ def require_fit(plan: Plan, limit_bytes: int, others_bytes: int) -> None:
 
 
 def remedies(plan: Plan, room_bytes: int) -> list[str]:
-    """Say which changes make it fit; a step of fewer documents only where no other change does."""
+    """List changes that make it fit; a step of fewer documents only where no other change does."""
     found = [fitting(changes, plan, room_bytes) for changes in kinds(plan.request)]
     proposals = [line for line in found if line]
     if proposals:
         return ["Each of these makes it fit, peak of MLX as predicted:", *proposals]
     smaller = fitting(with_fewer_documents(plan.request), plan, room_bytes)
     if smaller:
-        return ["Only a step of fewer documents makes it fit, which trains otherwise:", smaller]
+        return ["Only a step of fewer documents makes it fit, which changes the training:", smaller]
     return ["Nothing that can be set makes it fit: use a smaller model or more memory."]
 
 
 def fitting(changes: Iterable[Change], plan: Plan, room_bytes: int) -> str:
-    """Describe the first of some changes of a plan, the smallest first, for which there is room."""
+    """Describe the first change for which there is room; empty where there is none."""
     for text, request in changes:
         peak = predict(request).peak_bytes
         if plan.footprint_at(peak) <= room_bytes:
@@ -62,7 +62,7 @@ def fitting(changes: Iterable[Change], plan: Plan, room_bytes: int) -> str:
 
 
 def kinds(request: PlanRequest) -> Iterator[Iterable[Change]]:
-    """List changes by kind, those that leave the result as it is first."""
+    """List changes by kind; those that do not change the result come first."""
     if len(request.stream_rows) > 1:
         yield [("OPENBLAS_NUM_THREADS=1", dataclasses.replace(request, num_streams=1))]
     yield accumulated(request)
@@ -74,7 +74,7 @@ def kinds(request: PlanRequest) -> Iterator[Iterable[Change]]:
 
 
 def accumulated(request: PlanRequest) -> Iterator[Change]:
-    """Split a step into more micro-batches; the result stays the same."""
+    """Propose more micro-batches; the result stays the same."""
     steps = request.num_micro_batches
     while steps < request.batch_size:
         steps = min(2 * steps, request.batch_size)
@@ -82,20 +82,20 @@ def accumulated(request: PlanRequest) -> Iterator[Change]:
 
 
 def micro_batched(request: PlanRequest, steps: int) -> PlanRequest:
-    """Split a step into so many micro-batches; batches of the validation become smaller with them.
+    """Divide a step into so many micro-batches.
 
-    That is as `TrainSettings.evaluation_tokens` has it.
+    Batches of the validation become smaller with them, as in `TrainSettings.evaluation_tokens`.
     """
     changed = dataclasses.replace(request, grad_accumulation_steps=steps)
     if request.validation_batch_tokens is None:
         return changed
-    places = max(changed.rows * request.longest_tokens, request.least_validation_tokens)
-    places = min(places, request.validation_batch_tokens)
-    return dataclasses.replace(changed, validation_batch_tokens=places)
+    tokens = max(changed.rows * request.longest_tokens, request.least_validation_tokens)
+    tokens = min(tokens, request.validation_batch_tokens)
+    return dataclasses.replace(changed, validation_batch_tokens=tokens)
 
 
 def checkpointed(request: PlanRequest) -> Iterator[Change]:
-    """Recompute blocks, alone or with smaller micro-batches; the result stays the same."""
+    """Propose recomputation, alone or with smaller micro-batches; the result stays the same."""
     if request.grad_checkpoint:
         return
     text, changed = "train.grad_checkpoint=true", dataclasses.replace(request, grad_checkpoint=True)
@@ -105,19 +105,19 @@ def checkpointed(request: PlanRequest) -> Iterator[Change]:
 
 
 def shortened(request: PlanRequest) -> Iterator[Change]:
-    """Cut documents shorter, alone or with all that leaves the result as it is."""
+    """Propose shorter documents, alone or with all changes that keep the result."""
     *_, (text, least) = [("", request), *accumulated(request)]
     *_, (text, least) = [(text, least), *checkpointed(request)]
     length = request.longest_tokens // 2
     while length >= SHORTEST_TOKENS:
-        for prefix, base in (("", request), (f"{text} " if text else "", least)):
+        for others, base in (("", request), (f"{text} " if text else "", least)):
             changed = dataclasses.replace(base, longest_tokens=length)
-            yield f"{prefix}data.max_seq_len={length}", changed
+            yield f"{others}data.max_seq_len={length}", changed
         length //= 2
 
 
 def with_fewer_documents(request: PlanRequest) -> Iterator[Change]:
-    """Make the step itself smaller, in one micro-batch: no gradients are added up then."""
+    """Propose a smaller step in one micro-batch, so that no gradients are added up."""
     documents = request.batch_size // 2
     while documents:
         text = f"train.batch_size={documents}"

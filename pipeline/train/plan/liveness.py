@@ -1,21 +1,21 @@
 """How much memory the evaluation of a traced graph takes: from when until when each array is held.
 
 An operation takes new memory for its result, writes it over an input that nothing else needs, or
-only looks at the memory of its input in another way. A device works behind the program, so memory
-is given back a while after its last use. `docs/plan.md` compares this with measurements.
+is a view of its input. The device works behind the program, so memory is given back some tasks
+after its last use. `docs/plan.md` compares this with measurements.
 """
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.train.plan.evaluation_order import stage_orders
+from pipeline.train.plan.evaluation_order import group_orders
 from pipeline.train.plan.trace import ArrayShape, Graph, Node
 
 LAG = 110
-"""Tasks that the device may be behind: ten groups of ten, and one in the making (MLX's
+"""Tasks that the device may be behind: ten batches of ten, and one that is being filled (MLX's
 `transforms.cpp` and `backend/cpu/encoder.h`). A view is one task; an operation is two, itself and
-the release of what it has read."""
+the release of the arrays that it has read."""
 VIEWS = {
     "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "Depends", "ExpandDims",
     "Flatten", "Reshape", "Slice", "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten",
@@ -38,7 +38,7 @@ OVERWRITING = UNARY | BINARY | {"Scatter", "ScatterAxis", "Select", "SliceUpdate
 
 @dataclass(frozen=True)
 class Saved:
-    """Memory of an array that earlier stages leave for the last one."""
+    """Memory of an array that earlier groups leave for the last one."""
 
     array: ArrayShape
     num_bytes: int
@@ -50,7 +50,7 @@ class Memory:
 
     Attributes:
         peak_bytes: memory in use at most, arguments included.
-        saved: what is in memory when the stages are over, once per buffer; arguments are left out.
+        saved: what is in memory before the last group, once per buffer, without the arguments.
     """
 
     peak_bytes: int
@@ -61,7 +61,7 @@ def memory_of(
     graph: Graph,
     held: Collection[str] = (),
     num_evaluated: int | None = None,
-    stages: Sequence[Sequence[str]] = (),
+    groups: Sequence[Sequence[str]] = (),
     num_streams: int = 1,
 ) -> Memory:
     """Compute the memory that evaluating the results of a graph takes.
@@ -69,40 +69,41 @@ def memory_of(
     Args:
         graph: what `trace` recorded.
         held: arguments that stay in memory, because something else refers to them.
-        num_evaluated: how many results are evaluated, the first ones; the others are only referred
-            to. None: all.
-        stages: results that are evaluated before, one stage after the other, and then forgotten.
-        num_streams: so many such graphs are evaluated side by side, and share the tasks of `LAG`.
+        num_evaluated: how many results are evaluated, from the first on; the caller only keeps
+            references to the others. None: all.
+        groups: results that are evaluated earlier, one group after the other, and then forgotten.
+        num_streams: so many such graphs are evaluated at the same time, and share the tasks of
+            `LAG`.
     """
-    early = {name for stage in stages for name in stage}
+    early = {name for group in groups for name in group}
     results = [name for name in graph.outputs if name not in early]
     last = results[:num_evaluated]
     held = [*held, *results[len(last) :]]
-    evaluation = Evaluation(graph, [*stages, last], held, LAG // num_streams)
+    evaluation = Evaluation(graph, [*groups, last], held, LAG // num_streams)
     return Memory(evaluation.run(), evaluation.saved)
 
 
 class Evaluation:
-    """Counts the memory in use while a graph is evaluated, stage by stage.
+    """Counts the memory in use while a graph is evaluated, group by group.
 
-    An array is known by the name of the one whose memory it shares, its source.
+    A view counts under the name of the array whose memory it shares, its source.
 
     Attributes:
         peak_bytes: in use at most so far.
-        saved: what was in memory before the last stage.
+        saved: what was in memory before the last group.
     """
 
     def __init__(
-        self, graph: Graph, stages: Sequence[Sequence[str]], held: Iterable[str], lag: int
+        self, graph: Graph, groups: Sequence[Sequence[str]], held: Iterable[str], lag: int
     ) -> None:
-        self.arrays, self.lag, self.stages = graph.arrays, lag, stages
-        self.orders = stage_orders(graph, stages)
+        self.arrays, self.lag, self.groups = graph.arrays, lag, groups
+        self.orders = group_orders(graph, groups)
         nodes = [node for order in self.orders for node in order]
         self.sources: dict[str, str] = {}
         for node in nodes:
             self.sources |= {name: self.source(seen) for name, seen in seen_by(node).items()}
         needed = [name for node in nodes if node.primitive not in VIEWS for name in node.inputs]
-        needed += [*held, *(name for stage in stages for name in stage)]
+        needed += [*held, *(name for group in groups for name in group)]
         self.references = Counter(map(self.source, needed))
         self.saved: tuple[Saved, ...] = ()
         self.active_bytes = self.peak_bytes = 0
@@ -117,9 +118,9 @@ class Evaluation:
         return self.sources.get(name, name)
 
     def run(self) -> int:
-        """Evaluate all stages; return the peak in bytes."""
+        """Evaluate all groups; return the peak in bytes."""
         *early, last = self.orders
-        for names, order in zip(self.stages, early, strict=False):
+        for names, order in zip(self.groups, early, strict=False):
             self.evaluate(order)
             self.drop(map(self.source, names))
         self.saved = tuple(
@@ -161,9 +162,9 @@ class Evaluation:
         self.hand_over([*read, *unused])
 
     def result_bytes(self, node: Node, read: Sequence[str]) -> int:
-        """Count the bytes of a result: one of broadcast inputs is broadcast too.
+        """Count the bytes of a result; of a broadcast input it is broadcast too.
 
-        That holds for one input, and for two of which one is a single number.
+        This holds for operations on one array, and on two of which one is a single number.
         """
         result = self.arrays[node.outputs[0]]
         pairs = zip(read, node.inputs, strict=True)
@@ -172,23 +173,23 @@ class Evaluation:
         return min(result.size, max(sizes)) * result.itemsize if is_broadcast else result.num_bytes
 
     def can_be_overwritten(self, name: str, num_bytes: int) -> bool:
-        """Whether an array has the right size, and no other operation or task needs it."""
+        """Whether an array has this size, and no other operation or task needs it."""
         return self.references[name] == 1 and self.num_bytes[name] == num_bytes
 
     def hand_over(self, names: Collection[str]) -> None:
-        """Hand a task to the device; when it is done, arrays are no longer needed by it."""
+        """Hand a task to the device, which needs some arrays until it is done."""
         self.tasks.append(names)
         if len(self.tasks) > self.lag:
             self.drop(self.tasks.popleft())
 
     def take(self, name: str, num_bytes: int) -> None:
-        """Note memory that is in use from now on."""
+        """Count memory that is in use from now on."""
         self.num_bytes[name] = num_bytes
         self.active_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.active_bytes)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Note that each of some arrays is needed once less."""
+        """Count one use less of each array; free those that are no longer used."""
         for name in names:
             self.references[name] -= 1
             if not self.references[name]:
@@ -196,7 +197,7 @@ class Evaluation:
 
 
 def seen_by(node: Node) -> dict[str, str]:
-    """Return which input each result of a view shares memory with; nothing for other operations."""
+    """Return the input whose memory each result of a view shares; nothing for other operations."""
     if node.primitive not in VIEWS:
         return {}
     if node.primitive == "Split":

@@ -32,20 +32,20 @@ class PlanRequest:
         folder: holds config.json; no weights are needed.
         dtype: `model.dtype`.
         adapter: `train.mode`, the `lora` section, and `train.tensors`.
-        optim: what the optimizer is told.
+        optim: settings of the optimizer.
         batch_size: documents of one optimizer step.
         grad_accumulation_steps: micro-batches they are split into.
         longest_tokens: of the longest document; every row is taken to be as wide.
         arrangement: how documents lie in rows.
         grad_checkpoint: whether blocks are recomputed in the backward pass.
         label_smoothing: share of each target that is spread over the vocabulary.
-        validation_batch_tokens: places of one batch of the validation; None: there is none.
-        least_validation_tokens: places of such a batch however small the micro-batches are.
+        validation_batch_tokens: tokens of one batch of the validation; None: there is none.
+        least_validation_tokens: tokens of such a batch however small the micro-batches are.
         cached_prefix: whether frozen blocks are left out of the steps.
         scores_conflicts: whether batches as large as those of the validation go through all blocks.
-        num_streams: parts of a micro-batch that are worked on side by side.
-        base_bits: think of the base as quantised to so many bits.
-        fused_attention: think of attention that never holds its scores.
+        num_streams: batches of a micro-batch, which run at the same time.
+        base_bits: plan as if the base were quantised to so many bits; None: as config.json says.
+        fused_attention: plan as if attention never held its scores.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class PlanRequest:
 
     @property
     def num_micro_batches(self) -> int:
-        """Count the micro-batches of a step; each has a document at least."""
+        """Count the micro-batches of a step; each has at least one document."""
         return min(self.grad_accumulation_steps, self.batch_size)
 
     @property
@@ -78,34 +78,35 @@ class PlanRequest:
 
     @property
     def stream_rows(self) -> list[int]:
-        """Count the rows of each part of the largest micro-batch."""
+        """Count the rows of each batch of the largest micro-batch."""
         ends = share_ends(self.rows, streams_for(self.rows, self.num_streams))
         return [end - start for start, end in itertools.pairwise(ends)]
 
     @property
     def width(self) -> int:
-        """Give the places of a row."""
+        """Count the tokens of a row, padding included."""
         lengths = np.array([self.longest_tokens])
         return RowLayout(self.arrangement, self.longest_tokens).row_width(lengths, [[0]])
 
     @property
     def tokens(self) -> int:
-        """Count the places of the largest micro-batch."""
+        """Count the tokens of the largest micro-batch, padding included."""
         return self.rows * self.width
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run takes.
+    """The memory that a run takes.
 
     Attributes:
         shape: of the model.
-        weight_bytes: of the base, frozen weights.
-        trainable_bytes: of what is trained.
-        state_bytes: of the optimizer.
-        phases: memory in use at most, by what is done.
-        saved: what the forward pass keeps for the backward pass.
-        problem: why the graph could not be traced, if so; then phases are an estimate.
+        weight_bytes: of the frozen weights.
+        trainable_bytes: of the trained weights.
+        state_bytes: of the optimizer's state.
+        phases: the peak of each evaluation, by its name.
+        saved: arrays that the forward pass keeps for the backward pass.
+        problem: why the graph could not be traced, so that `phases` is an estimate; empty where it
+            was traced.
     """
 
     shape: Shape
@@ -118,12 +119,12 @@ class Prediction:
 
     @property
     def peak_bytes(self) -> int:
-        """Give what `mx.get_peak_memory` will show."""
+        """The peak that `mx.get_peak_memory` will report."""
         return max(self.phases.values())
 
     @property
     def peak_phase(self) -> str:
-        """Say when that will be."""
+        """Name the evaluation of the peak."""
         return max(self.phases, key=lambda name: self.phases[name])
 
     @property
@@ -167,7 +168,7 @@ def predict(request: PlanRequest) -> Prediction:
 
 
 def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> Prediction:
-    """Trace each evaluation of a step, and add what else is in memory meanwhile."""
+    """Trace each evaluation of a step, and add what else is in memory at that time."""
     if request.fused_attention:
         rehearsal.change = lambda graph: without_scores(graph, request.width)
     stream_rows = request.stream_rows
@@ -200,7 +201,7 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
 def summing(
     request: PlanRequest, found: Prediction, rehearsal: Rehearsal, forward_backward: int
 ) -> dict[str, int]:
-    """Say what it takes to add up gradients: of micro-batches, and of their parts."""
+    """Predict the peaks of adding gradients: of micro-batches, and of the batches in them."""
     is_accumulated, num_streams = request.num_micro_batches > 1, len(request.stream_rows)
     if num_streams == 1:
         if not is_accumulated:
@@ -216,7 +217,7 @@ def summing(
 
 
 def estimate(request: PlanRequest, found: Prediction, problem: str) -> Prediction:
-    """Fall back to the closed formula where the graph cannot be traced."""
+    """Estimate the peak by a formula, for a graph that cannot be traced."""
     peak = estimated_bytes(
         found.shape,
         found.held_bytes,
@@ -238,7 +239,7 @@ def blank_batch(request: PlanRequest, rows: int) -> Batch:
 
 
 def without_scores(graph: Graph, width: int) -> Graph:
-    """Let arrays of width x width in each row and head take no memory."""
+    """Change a graph so that arrays of width x width in each row and head take no memory."""
 
     def changed(array: ArrayShape) -> ArrayShape:
         return dataclasses.replace(array, itemsize=0) if is_score(array, width) else array
@@ -248,7 +249,7 @@ def without_scores(graph: Graph, width: int) -> Graph:
 
 
 def is_score(array: ArrayShape, width: int) -> bool:
-    """Tell whether an array holds a number for every pair of places."""
+    """Whether an array has a number for every pair of positions in a row."""
     return len(array.shape) >= 3 and array.shape[-2:] == (width, width)
 
 
@@ -259,7 +260,7 @@ def num_bytes(arrays: dict[str, mx.array]) -> int:
 
 @contextlib.contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Leave the random numbers as if none had been drawn: an unused model asks for some."""
+    """Restore the state of the random numbers at the end of the `with`: building a model draws."""
     before = random_key()
     try:
         yield

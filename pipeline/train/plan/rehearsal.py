@@ -1,7 +1,7 @@
 """A training step on a model without weights: each of its evaluations is traced.
 
-What is traced is the step itself, on the device at hand, so that whatever a model, an adapter,
-checkpointing or a backend does to memory is in the graph.
+The functions of the step itself are traced, on this machine's device, so that the graph contains
+whatever a model, an adapter, recomputation or a backend does to memory.
 """
 
 import itertools
@@ -22,24 +22,24 @@ from pipeline.train.plan.trace import Graph, trace
 from pipeline.train.step import TrainStep, add, means
 
 Run = Callable[..., tuple[list[mx.array], EvalOrder]]
-"""What is rehearsed: gives results, and what is evaluated before them."""
+"""A part of a step: returns its results, and the arrays that are evaluated before them."""
 NUM_TARGETS = 2
-"""By which gradients are divided; any number takes the same memory."""
+"""Gradients are divided by this; any number takes the same memory."""
 
 
 class Rehearsal:
-    """Goes through a step; nothing is computed, and the model is left as it was.
+    """Traces the evaluations of a step; nothing is computed, and the model keeps its arrays.
 
     Args:
-        model: trainable as it should be trained, its blocks not checkpointed.
-        optim: what the optimizer is told.
+        model: trainable as it will be trained, its blocks not checkpointed.
+        optim: settings of the optimizer.
         checkpointed: whether each block is recomputed in the backward pass.
         label_smoothing: share of each target that is spread over the vocabulary.
         depth: how many frozen blocks are left out of the steps.
 
     Attributes:
-        prefix: the blocks that are left out; None where none are.
-        change: what is done to a graph before its memory is counted.
+        prefix: the blocks that are left out; None where no block is.
+        change: changes a graph before its memory is counted.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Rehearsal:
 
         Args:
             batch: only its shape counts.
-            num_streams: graphs that are evaluated side by side, of which this is one.
-            is_first: whether no gradients of earlier micro-batches are added to.
+            num_streams: graphs that are evaluated at the same time, of which this is one.
+            is_first: whether there are no gradients yet to which these are added.
         """
         held = self.held(batch)
         sums = [mx.array(0.0), *([] if is_first else self.trainable.values())]
@@ -88,7 +88,7 @@ class Rehearsal:
         return self.memory(run, [*held, *sums], len(held), num_streams=num_streams)
 
     def adding(self, count: int) -> Memory:
-        """Add gradients that were made side by side, as `TrainStep.accumulate` does."""
+        """Add the gradients of several streams, as `TrainStep.accumulate` does."""
 
         def run(*arrays: mx.array) -> tuple[list[mx.array], EvalOrder]:
             zero = mx.array(0.0)
@@ -99,7 +99,7 @@ class Rehearsal:
         return self.memory(run, [*self.trainable.values()] * count, num_held=0)
 
     def clipping(self) -> Memory:
-        """Take the mean of the gradients and measure it, as `TrainStep.__call__` does."""
+        """Take the mean of the gradients and its norm, as `TrainStep.__call__` does."""
 
         def run(loss_sum: mx.array, *sums: mx.array) -> tuple[list[mx.array], EvalOrder]:
             *numbers, tree = means(loss_sum, self.tree(sums), NUM_TARGETS)
@@ -112,7 +112,8 @@ class Rehearsal:
         """Clip the gradients and update weights and optimizer with them, weight by weight.
 
         MLX merges equal operations of a graph that it traces, which would change their order. So
-        each weight gets a norm, a learning rate and a step of its own here.
+        here each weight has a separate norm, learning rate and step, and the loop of the optimizer
+        cannot be called.
         """
         weights, count = list(self.trainable.values()), len(self.trainable)
         remembered = {name: self.optimizer.state[name] for name in self.trainable}
@@ -163,14 +164,14 @@ class Rehearsal:
         return self.memory(run, arguments, len(arguments))
 
     def held(self, batch: Batch) -> list[mx.array]:
-        """Give what is in memory while a batch is worked on: weights, and its activations."""
+        """List what is in memory during a batch: weights, and the activations it starts from."""
         if self.prefix is None:
             return list(self.weights.values())
         like = self.prefix.record(mx.array(batch.inputs))
         return [*self.weights.values(), mx.zeros(like.shape, like.dtype)]
 
     def take(self, arguments: Sequence[mx.array]) -> None:
-        """Work with what `held` gave."""
+        """Put the arrays that `held` lists into the model."""
         self.put(arguments[: len(self.weights)])
         if self.prefix is not None:
             self.prefix.hidden = arguments[len(self.weights)]
@@ -183,13 +184,21 @@ class Rehearsal:
         num_evaluated: int | None = None,
         num_streams: int = 1,
     ) -> Memory:
-        """Trace a function and count its memory; the first arguments are needed elsewhere too."""
+        """Trace a part of a step and count its memory.
+
+        Args:
+            run: what is traced.
+            arguments: of `run`.
+            num_held: how many arguments stay in memory, from the first on.
+            num_evaluated: how many results are evaluated; None: all.
+            num_streams: graphs that are evaluated at the same time, of which this is one.
+        """
         sizes: list[int] = []
 
         def flat(*arrays: mx.array) -> list[mx.array]:
-            results, stages = run(*arrays)
-            sizes[:] = map(len, stages)
-            return [*results, *(array for stage in stages for array in stage)]
+            results, order = run(*arrays)
+            sizes[:] = map(len, order)
+            return [*results, *itertools.chain(*order)]
 
         try:
             graph = trace(flat, arguments)
@@ -198,16 +207,16 @@ class Rehearsal:
             if self.prefix is not None:
                 self.prefix.hidden = None
         names = iter(graph.outputs[len(graph.outputs) - sum(sizes) :])
-        stages = [tuple(itertools.islice(names, size)) for size in sizes]
+        groups = [tuple(itertools.islice(names, size)) for size in sizes]
         held = graph.inputs[:num_held]
-        return memory_of(self.change(graph), held, num_evaluated, stages, num_streams)
+        return memory_of(self.change(graph), held, num_evaluated, groups, num_streams)
 
     def put(self, arrays: Iterable[mx.array]) -> None:
         """Replace all weights of the model."""
         put_arrays(self.model, dict(zip(self.weights, arrays, strict=True)))
 
     def tree(self, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401
-        """Make a tree of gradients, one for each trained weight; None of no arrays."""
+        """Make a tree of gradients, one for each trained weight; None where there are none."""
         named = list(zip(self.trainable, arrays, strict=True)) if arrays else []
         return tree_unflatten(named) if named else None
 

@@ -1,6 +1,6 @@
-"""The plan of a training: what it will take, made before anything is loaded.
+"""The memory plan of a training, made before any weights are loaded.
 
-Bytes are predicted from `config.json` alone (`predict.py`); GB are 1e9 bytes.
+Bytes are predicted from `config.json` alone (`predict.py`); a GB is 1e9 bytes.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from pipeline.train.plan.roofline import (
 )
 
 BASE_BITS = 4
-"""What a base is quantised to where that is thought of."""
+"""Bits of a weight where quantising the base is proposed."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the plan: how many bytes, and how they come about."""
+    """One line of the plan: a number of bytes, and how it is computed."""
 
     name: str
     num_bytes: int
@@ -43,18 +43,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training takes.
+    """The memory that a training takes, and its operations.
 
     Attributes:
-        request: what was asked.
-        rows: what the peak is made of, the peak of each evaluation, and what follows.
-        peak_bytes: what `mx.get_peak_memory` will show.
-        peak_phase: during what.
-        floor_bytes: the least that a step as large could take, by a formula.
+        request: what is to be trained.
+        rows: the parts of the peak, the peak of each evaluation, and what follows from them.
+        peak_bytes: the peak that `mx.get_peak_memory` will report.
+        peak_phase: the evaluation of the peak.
+        floor_bytes: the least memory that a step of this size could take, by a formula.
         cache_bytes: freed memory that MLX may keep for reuse.
-        process_bytes: what this process holds besides, now.
+        process_bytes: what this process holds now, without the memory of MLX.
         flops: floating-point operations of one optimizer step.
-        problem: why the numbers are an estimate only; empty where they are not.
+        problem: why the numbers are only an estimate; empty where they are not.
     """
 
     request: PlanRequest
@@ -69,33 +69,33 @@ class Plan:
 
     @property
     def footprint_bytes(self) -> int:
-        """Give what the training process will hold."""
+        """The memory that the training process will hold."""
         return self.footprint_at(self.peak_bytes)
 
     def footprint_at(self, peak_bytes: int) -> int:
-        """Give what the process would hold with a lower peak: no more than that is ever freed."""
+        """Compute the footprint with a lower peak; MLX never keeps more than the peak for reuse."""
         return peak_bytes + min(self.cache_bytes, peak_bytes) + self.process_bytes
 
     def step_seconds(self, flops_per_second: float) -> float:
-        """Give the time that a step takes at least.
+        """Compute the least time of a step in seconds.
 
         Args:
-            flops_per_second: how fast matrices are multiplied (`matmul_flops_per_second`).
+            flops_per_second: of matrix products on this machine (`matmul_flops_per_second`).
         """
         return self.flops / flops_per_second
 
     @cached_property
     def alternatives(self) -> tuple[Row, ...]:
-        """Predict the peak of a step, validation left out, where one thing is otherwise."""
+        """Predict the peak of a step without validation, with one setting changed at a time."""
         asked = dataclasses.replace(self.request, validation_batch_tokens=None)
         found = [(name, predict(other)) for name, other in other_requests(asked)]
         return tuple(Row(f"if: {name}", each.peak_bytes, each.problem) for name, each in found)
 
     def table(self, alternatives: bool = False) -> str:
-        """Write the plan down, a line for each row.
+        """Format the plan, a line for each row.
 
         Args:
-            alternatives: also what other settings would take, which is several times the work.
+            alternatives: whether to predict other settings too, which takes several times longer.
         """
         rows = [*self.rows, *(self.alternatives if alternatives else ())]
         width = max(len(row.name) for row in rows)
@@ -108,7 +108,7 @@ class Plan:
 
 
 def make_plan(request: PlanRequest) -> Plan:
-    """Predict what a training takes; nothing is loaded or computed.
+    """Plan a training; nothing is loaded or computed.
 
     Raises:
         ModelError: when config.json cannot be read or its architecture is unknown.
@@ -138,10 +138,10 @@ def make_plan(request: PlanRequest) -> Plan:
 
 
 def parts(request: PlanRequest, found: Prediction) -> list[Row]:
-    """Say what the peak of forward and backward is made of."""
+    """List the parts of the peak of forward and backward."""
     shape, trained = found.shape, f"{found.shape.num_trainable:,} weights"
     scores, others = sort_saved(found.saved, request.width)
-    per_place = f"{request.rows} x {request.width} places x {{:,.0f}} bytes"
+    per_token = f"{request.rows} x {request.width} tokens x {{:,.0f}} bytes"
     blocks = "recomputed" if request.grad_checkpoint else "kept"
     per_weight = found.state_bytes / shape.num_trainable
     rows = [
@@ -150,8 +150,8 @@ def parts(request: PlanRequest, found: Prediction) -> list[Row]:
         Row(
             "optimizer", found.state_bytes, f"{request.optim.name}, {per_weight:.2f} bytes a weight"
         ),
-        Row("activations", others, f"{per_place.format(others / request.tokens)}, blocks {blocks}"),
-        Row("score matrices", scores, per_place.format(scores / request.tokens)),
+        Row("activations", others, f"{per_token.format(others / request.tokens)}, blocks {blocks}"),
+        Row("score matrices", scores, per_token.format(scores / request.tokens)),
     ]
     rest = found.phases[FORWARD_BACKWARD] - sum(row.num_bytes for row in rows)
     gradients = f"gradients are {found.trainable_bytes / GB:.3f} GB in the end"
@@ -159,17 +159,17 @@ def parts(request: PlanRequest, found: Prediction) -> list[Row]:
 
 
 def sort_saved(saved: tuple[Saved, ...], width: int) -> tuple[int, int]:
-    """Add up what the backward pass needs: score matrices, all else; in bytes."""
+    """Add up the bytes that the backward pass needs: score matrices, and all other arrays."""
     scores = sum(item.num_bytes for item in saved if is_score(item.array, width))
     return scores, sum(item.num_bytes for item in saved) - scores
 
 
 def totals(plan: Plan, found: Prediction) -> list[Row]:
-    """List the peak of each evaluation, and what follows from the greatest."""
+    """List the peak of each evaluation, and what follows from the highest one."""
     shape, request = found.shape, plan.request
     chunk = f"{CHUNK_COPIES} x {shape.rows_at_once(request.tokens)} x {shape.vocab_size:,}"
     floor = (
-        f"{found.held_bytes / GB:.3f} GB of weights, gradients, optimizer; {request.tokens} places "
+        f"{found.held_bytes / GB:.3f} GB of weights, gradients, optimizer; {request.tokens} tokens "
         f"x ({shape.num_trained} x {shape.width} + {shape.kept_per_token()} of one block) "
         f"x {shape.itemsize} bytes; logits {chunk} x {FLOAT32_BYTES} bytes"
     )
@@ -182,14 +182,14 @@ def totals(plan: Plan, found: Prediction) -> list[Row]:
 
 
 def may_be_quantized(request: PlanRequest) -> bool:
-    """Tell whether the base could be quantised: for LoRA, if it is not yet, and its layers fit."""
+    """Whether the base could be quantised: for LoRA, if it is not yet, and its layers fit."""
     config = read_config(request.folder)
     fits = request.adapter.mode == "lora" and request.base_bits is None
     return fits and quantizable(config, GROUP_SIZE)
 
 
 def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
-    """List what could be otherwise, first of all nothing."""
+    """List requests with one setting changed, by name; the first one is unchanged."""
     other, flipped = dataclasses.replace, not asked.grad_checkpoint
     found = [
         ("a step", asked),

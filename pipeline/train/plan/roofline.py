@@ -1,7 +1,7 @@
-"""What a step takes by closed formulas: at least so much memory, and so many operations.
+"""Closed formulas for a step: the least memory it needs, and its floating-point operations.
 
-They need only shapes. The graph of the step itself gives more exact numbers; these are the bound
-that it is compared with, and stand in for it where it cannot be traced.
+They need only shapes. The traced graph gives more exact numbers; these formulas are a bound to
+compare them with, and replace them where the graph cannot be traced.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix that tokens are multiplied by; of experts, as many count as a token sees."""
+    """A matrix that tokens are multiplied by; of experts, only those count that a token uses."""
 
     inputs: int
     outputs: int
@@ -30,23 +30,23 @@ class Linear:
 
     @property
     def size(self) -> int:
-        """Count the weights that a token meets."""
+        """Count the weights that a token is multiplied by."""
         return self.inputs * self.outputs * self.num_seen
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model the formulas need.
+    """Sizes of a model that the formulas need.
 
     Attributes:
         blocks: their matrices.
-        first_trained: the first block that is differentiated; their number if none is.
+        first_trained: the first block that is differentiated; the number of blocks if none is.
         head: weights of the output head.
         chunk_rows: rows whose logits are held at a time; None: all.
         vocab_size: logits of a token.
         num_heads: heads of attention.
         num_trainable: weights that are trained.
-        trains_matrices: whether those are the matrices themselves, and no adapters.
+        trains_matrices: whether the matrices themselves are trained, not adapters.
         itemsize: bytes of an activation.
     """
 
@@ -62,7 +62,7 @@ class Shape:
 
     @property
     def width(self) -> int:
-        """Give the width of the residual stream: what most matrices read."""
+        """The width of the residual stream, from which most matrices read."""
         return Counter(linear.inputs for linear in self.blocks[0]).most_common(1)[0][0]
 
     @property
@@ -71,18 +71,18 @@ class Shape:
         return len(self.blocks) - self.first_trained
 
     def weights(self, first: int = 0) -> int:
-        """Count the weights that a token meets from a block on, head included."""
+        """Count the weights that a token is multiplied by from a block on, head included."""
         return sum(linear.size for block in self.blocks[first:] for linear in block) + self.head
 
     def rows_at_once(self, tokens: int) -> int:
-        """Count the rows of so many whose logits are held at a time."""
+        """Count the rows, of so many tokens, whose logits are held at a time."""
         return tokens if self.chunk_rows is None else min(self.chunk_rows, tokens)
 
     def kept_per_token(self) -> int:
-        """Count the numbers that one block keeps of a token where attention is fused.
+        """Count the numbers that one block keeps for a token where attention is fused.
 
-        The results of its matrices, what they read, and twice the residual stream: for a Llama
-        6h + 2h_kv + 3f.
+        These are the results of its matrices, their inputs, and twice the residual stream: for a
+        Llama 6h + 2h_kv + 3f.
         """
         block = max(self.blocks, key=lambda block: sum(linear.outputs for linear in block))
         results = sum(linear.outputs * linear.num_seen for linear in block)
@@ -91,7 +91,7 @@ class Shape:
 
 
 def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) -> Shape:
-    """Read the shape of a model, adapters attached, from its modules."""
+    """Read the shape of a model with its adapters from its modules."""
     text = {**config, **(config.get("text_config") or {})}
     seen = int(text.get("num_experts_per_tok") or 1)
     layers = [tuple(linears(block, seen)) for block in blocks(model)]
@@ -118,7 +118,7 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
 
 
 def is_table(module: nn.Module) -> bool:
-    """Tell an embedding, which may carry an adapter."""
+    """Whether a module is an embedding; it may carry an adapter."""
     return isinstance(module, EMBEDDINGS) or "embedding" in module
 
 
@@ -137,18 +137,18 @@ def size(layer: Any) -> int:  # noqa: ANN401
 
 
 def chunk_bytes(shape: Shape, tokens: int) -> int:
-    """Count the bytes that the loss needs: a chunk of logits, and a gradient per token."""
+    """Count the bytes of the loss: a chunk of logits, and a gradient per token."""
     logits = CHUNK_COPIES * shape.rows_at_once(tokens) * shape.vocab_size * FLOAT32_BYTES
     return logits + tokens * shape.width * shape.itemsize
 
 
 def floor_bytes(shape: Shape, held_bytes: int, tokens: int) -> int:
-    """Give the least memory of a step: with recomputation and fused attention.
+    """Compute the least memory of a step in bytes, with recomputation and fused attention.
 
     Args:
         shape: of the model.
         held_bytes: weights, gradients and the optimizer's state.
-        tokens: places of one micro-batch.
+        tokens: of one micro-batch, padding included.
     """
     inputs = tokens * shape.width * shape.num_trained * shape.itemsize
     block = tokens * shape.kept_per_token() * shape.itemsize
@@ -158,7 +158,7 @@ def floor_bytes(shape: Shape, held_bytes: int, tokens: int) -> int:
 def estimated_bytes(
     shape: Shape, held_bytes: int, rows: int, width: int, checkpointed: bool, fused: bool
 ) -> int:
-    """Estimate the peak of a step whose graph cannot be traced; scores are whole."""
+    """Estimate the peak in bytes of a step whose graph cannot be traced."""
     tokens = rows * width
     scores = 0 if fused else SCORE_COPIES * tokens * width * shape.num_heads * shape.itemsize
     block = tokens * shape.kept_per_token() * shape.itemsize + round(scores)
@@ -168,10 +168,10 @@ def estimated_bytes(
 
 
 def matrix_passes(shape: Shape) -> int:
-    """Count the multiplications of a token with the weights of matrices in a step.
+    """Count the multiplications of a token with weights in a step.
 
-    Once each going forward. From the first trained block on, once more for the gradient of the
-    activations, and again where the matrices are trained.
+    Each weight counts once in the forward pass. From the first trained block on it counts once more
+    for the gradient of the activations, and again where matrices are trained.
     """
     trained = shape.weights(shape.first_trained)
     return shape.weights() + trained * (2 if shape.trains_matrices else 1)
@@ -184,7 +184,7 @@ def step_flops(
 
     Forward 2P a token; backward 2P for activations from the first trained block on, and as much
     again where matrices are trained; recomputation is a second forward pass of those blocks.
-    Frozen blocks are run once for all epochs where what they give is kept (`cached`).
+    Frozen blocks do not count where their outputs are stored (`cached`).
     Adapters take 6 operations a weight; causal attention 2 · s · h of a block and pass.
     """
     passes = matrix_passes(shape)

@@ -1,7 +1,7 @@
-"""The graph of a computation, read without computing it: the arrays, and what needs which.
+"""The graph of a computation, recorded without computing it.
 
-The one place that uses `mx.export_function`, an experimental part of MLX; its contract is tested.
-Compiled functions are traced as they run under a gradient: operation by operation.
+Only this module uses `mx.export_function`, an experimental part of MLX; a test states what it must
+do. Compiled functions are traced operation by operation, as they run under a gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from pipeline.device import mx
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """What an array will be: its shape, and the bytes of one element."""
+    """The shape of an array, and the bytes of one element."""
 
     shape: tuple[int, ...]
     itemsize: int
@@ -34,7 +34,7 @@ class ArrayShape:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: its name and arguments as MLX has them, and arrays by their names."""
+    """One operation: name and arguments as in MLX, inputs and outputs by the names of arrays."""
 
     primitive: str
     arguments: tuple[Any, ...]
@@ -49,9 +49,9 @@ class Graph:
     Attributes:
         inputs: names of its arguments, in order.
         outputs: names of its results, in order.
-        constants: names of arrays that it holds by itself.
-        nodes: operations, each after those it needs.
-        arrays: what each name is.
+        constants: names of arrays that belong to the function.
+        nodes: operations, each after those whose results it reads.
+        arrays: shape and size by name.
     """
 
     inputs: tuple[str, ...]
@@ -65,8 +65,11 @@ def trace(function: Callable[..., list[mx.array]], arguments: Sequence[mx.array]
     """Record the graph that a function builds.
 
     Args:
-        function: takes arrays one by one, and must not look at their values.
+        function: takes arrays as separate arguments, and does not read their values.
         arguments: only their shapes and types count; they are not evaluated.
+
+    Raises:
+        ValueError: when the graph contains an operation that MLX cannot export.
     """
     events: list[dict[str, Any]] = []
     mx.export_function(events.append, function, *arguments)

@@ -1,7 +1,7 @@
 """In which order MLX evaluates a graph (`eval_impl` of its `transforms.cpp`)."""
 
 from pipeline.device import mx, nn
-from pipeline.train.plan.evaluation_order import stage_orders
+from pipeline.train.plan.evaluation_order import group_orders
 from pipeline.train.plan.trace import trace
 
 
@@ -11,7 +11,7 @@ def test_every_operation_comes_after_those_it_needs():
 
     graph = trace(run, [mx.zeros((8, 8))])
     known = {*graph.inputs, *graph.constants}
-    [order] = stage_orders(graph, [graph.outputs])
+    [order] = group_orders(graph, [graph.outputs])
     assert sorted(map(id, order)) == sorted(map(id, graph.nodes))
     for node in order:
         assert known.issuperset(node.inputs)
@@ -20,5 +20,5 @@ def test_every_operation_comes_after_those_it_needs():
 
 def test_the_last_result_is_evaluated_first():
     graph = trace(lambda x: [mx.exp(x), mx.sin(x)], [mx.zeros(2)])
-    [order] = stage_orders(graph, [graph.outputs])
+    [order] = group_orders(graph, [graph.outputs])
     assert [node.primitive for node in order] == ["Sin", "Exp"]

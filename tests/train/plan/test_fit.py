@@ -190,7 +190,7 @@ def test_a_smaller_step_is_proposed_where_nothing_else_is_enough(folder):
     assert target < plan.peak_bytes
     text = refusal(plan, plan.footprint_at(target))
     assert text.endswith(
-        "Only a step of fewer documents makes it fit, which trains otherwise:\n"
+        "Only a step of fewer documents makes it fit, which changes the training:\n"
         f"  train.batch_size=1 train.grad_accumulation_steps=1: {target / GB:.3f} GB"
     )
 

@@ -126,7 +126,7 @@ def test_what_a_forward_pass_keeps_is_found():
         return [loss, gradient]
 
     graph = trace(run, [mx.zeros(X)])
-    saved = memory_of(graph, graph.inputs, stages=[graph.outputs[:1]]).saved
+    saved = memory_of(graph, graph.inputs, groups=[graph.outputs[:1]]).saved
     assert [item.num_bytes for item in saved] == [1 << 20] * 2  # both factors, and not x
 
 
