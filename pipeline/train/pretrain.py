@@ -17,8 +17,8 @@ from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
 from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.plan.request import plan_request
 from pipeline.train.protocol import Go, RunSpec, plain
-from pipeline.train.request import plan_request
 from pipeline.train.settings import TrainSettings
 
 NUM_VALIDATIONS = 5
