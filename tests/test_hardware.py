@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.model.adapters import AdapterSettings
 from pipeline.train.finetune import optim_settings
-from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import GB, make_plan
+from pipeline.train.plan.request import PlanRequest
 from stages.params import composed
 from tests.conftest import ROOT
 from tests.support.published import write_config

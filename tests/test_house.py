@@ -477,7 +477,7 @@ UNTESTED = {
     "pipeline/data/sources/stdlib.py": "tests/external/test_stdlib.py reads rows with it",
     "pipeline/model/prefix.py": "tests/train/prefix/test_replay.py replays it",
     "pipeline/train/pretrain.py": "tests/test_stages.py pretrains with it",
-    "pipeline/train/plan/request.py": "tests/train/supervise/test_supervisor.py plans its runs with it",
+    "pipeline/train/plan/request.py": "tests/train/supervise/test_supervisor.py plans runs with it",
     "pipeline/train/worker/link.py": "tests/train/supervise/test_supervisor.py runs both ends",
     "pipeline/train/worker/serve.py": "tests/train/supervise/test_supervisor.py runs it",
 }

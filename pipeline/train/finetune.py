@@ -21,8 +21,7 @@ from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
 from pipeline.train.observer import Observer
-from pipeline.train.plan.predict import PlanRequest
-from pipeline.train.plan.request import plan_request
+from pipeline.train.plan.request import PlanRequest, plan_request
 from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.protocol import Go, RunSpec
 from pipeline.train.settings import TrainSettings

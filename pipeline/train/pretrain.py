@@ -16,8 +16,7 @@ from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
-from pipeline.train.plan.predict import PlanRequest
-from pipeline.train.plan.request import plan_request
+from pipeline.train.plan.request import PlanRequest, plan_request
 from pipeline.train.protocol import Go, RunSpec, plain
 from pipeline.train.settings import TrainSettings
 

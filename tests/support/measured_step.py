@@ -21,7 +21,7 @@ from pipeline.model.forward import checkpoint_blocks
 from pipeline.model.prefix import FrozenPrefix, find_prefix
 from pipeline.objective.likelihood import document_losses
 from pipeline.optim.optimizer import make_optimizer
-from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.plan.request import PlanRequest
 from pipeline.train.prefix.replay import NoPrefix, Replay
 from pipeline.train.step import TrainStep
 from tests.support.plans import request_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.model.adapters import AdapterSettings
 from pipeline.model.scratch import llama_config
 from pipeline.train.finetune import optim_settings
-from pipeline.train.plan.predict import PlanRequest
+from pipeline.train.plan.request import PlanRequest
 from stages import params
 
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from pipeline.errors import DeviceError
-from pipeline.train.plan.predict import PlanRequest, predict
+from pipeline.train.plan.predict import predict
 from pipeline.train.plan.report import BASE_BITS, GB, Plan, may_be_quantized
+from pipeline.train.plan.request import PlanRequest
 
 SHORTEST_TOKENS = 64
 """No proposal cuts documents shorter than this."""

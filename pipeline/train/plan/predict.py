@@ -2,96 +2,24 @@
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.batches import Arrangement, Batch, RowLayout, share_ends, streams_for
+from pipeline.data.batches import Batch
 from pipeline.device import is_cpu, mx
 from pipeline.errors import ModelError
-from pipeline.model.adapters import AdapterSettings, attach
+from pipeline.model.adapters import attach
 from pipeline.model.blueprint import blueprint
 from pipeline.model.folder import read_config
 from pipeline.model.forward import random_key, set_random_key
 from pipeline.model.tree import named_arrays, trainable_arrays
-from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.plan.liveness import Saved
 from pipeline.train.plan.rehearsal import Rehearsal
+from pipeline.train.plan.request import PlanRequest
 from pipeline.train.plan.roofline import Shape, estimated_bytes, shape_of
 from pipeline.train.plan.trace import ArrayShape, Graph
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What is to be trained, and how.
-
-    Attributes:
-        folder: holds config.json; no weights are needed.
-        dtype: `model.dtype`.
-        adapter: `train.mode`, the `lora` section, and `train.tensors`.
-        optim: settings of the optimizer.
-        batch_size: documents of one optimizer step.
-        grad_accumulation_steps: micro-batches they are split into.
-        longest_tokens: of the longest document; every row is taken to be as wide.
-        arrangement: how documents lie in rows.
-        grad_checkpoint: whether blocks are recomputed in the backward pass.
-        label_smoothing: share of each target that is spread over the vocabulary.
-        validation_batch_tokens: tokens of one batch of the validation; None: there is none.
-        least_validation_tokens: tokens of such a batch however small the micro-batches are.
-        cached_prefix: whether frozen blocks are left out of the steps.
-        scores_conflicts: whether batches as large as those of the validation go through all blocks.
-        num_streams: batches of a micro-batch, which run at the same time.
-        base_bits: plan as if the base were quantised to so many bits; None: as config.json says.
-        fused_attention: plan as if attention never held its scores.
-    """
-
-    folder: Path
-    dtype: str
-    adapter: AdapterSettings
-    optim: OptimSettings
-    batch_size: int
-    grad_accumulation_steps: int
-    longest_tokens: int
-    arrangement: Arrangement
-    grad_checkpoint: bool
-    label_smoothing: float = 0.0
-    validation_batch_tokens: int | None = None
-    least_validation_tokens: int = 0
-    cached_prefix: bool = False
-    scores_conflicts: bool = False
-    num_streams: int = 1
-    base_bits: int | None = None
-    fused_attention: bool = False
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Count the micro-batches of a step; each has at least one document."""
-        return min(self.grad_accumulation_steps, self.batch_size)
-
-    @property
-    def rows(self) -> int:
-        """Count the rows of the largest micro-batch."""
-        return -(-self.batch_size // self.num_micro_batches)
-
-    @property
-    def stream_rows(self) -> list[int]:
-        """Count the rows of each batch of the largest micro-batch."""
-        ends = share_ends(self.rows, streams_for(self.rows, self.num_streams))
-        return [end - start for start, end in itertools.pairwise(ends)]
-
-    @property
-    def width(self) -> int:
-        """Count the tokens of a row, padding included."""
-        lengths = np.array([self.longest_tokens])
-        return RowLayout(self.arrangement, self.longest_tokens).row_width(lengths, [[0]])
-
-    @property
-    def tokens(self) -> int:
-        """Count the tokens of the largest micro-batch, padding included."""
-        return self.rows * self.width
 
 
 @dataclass(frozen=True)

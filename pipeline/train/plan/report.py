@@ -17,11 +17,11 @@ from pipeline.train.memory import GB
 from pipeline.train.plan.liveness import Saved
 from pipeline.train.plan.predict import (
     FORWARD_BACKWARD,
-    PlanRequest,
     Prediction,
     is_score,
     predict,
 )
+from pipeline.train.plan.request import PlanRequest
 from pipeline.train.plan.roofline import (
     FLOAT32_BYTES,
     floor_bytes,

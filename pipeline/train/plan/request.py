@@ -1,14 +1,93 @@
-"""What the plan is asked, from what the training loop is told."""
+"""What is to be planned, and how it follows from the settings of a training."""
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.batches import resolve_arrangement
+import numpy as np
+
+from pipeline.data.batches import (
+    Arrangement,
+    RowLayout,
+    resolve_arrangement,
+    share_ends,
+    streams_for,
+)
 from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.model.adapters import AdapterSettings
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
-from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.settings import EVALUATION_LOGITS, TrainSettings
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What is to be trained, and how.
+
+    Attributes:
+        folder: holds config.json; no weights are needed.
+        dtype: `model.dtype`.
+        adapter: `train.mode`, the `lora` section, and `train.tensors`.
+        optim: settings of the optimizer.
+        batch_size: documents of one optimizer step.
+        grad_accumulation_steps: micro-batches they are split into.
+        longest_tokens: of the longest document; every row is taken to be as wide.
+        arrangement: how documents lie in rows.
+        grad_checkpoint: whether blocks are recomputed in the backward pass.
+        label_smoothing: share of each target that is spread over the vocabulary.
+        validation_batch_tokens: tokens of one batch of the validation; None: there is none.
+        least_validation_tokens: tokens of such a batch however small the micro-batches are.
+        cached_prefix: whether frozen blocks are left out of the steps.
+        scores_conflicts: whether batches as large as those of the validation go through all blocks.
+        num_streams: batches of a micro-batch, which run at the same time.
+        base_bits: plan as if the base were quantised to so many bits; None: as config.json says.
+        fused_attention: plan as if attention never held its scores.
+    """
+
+    folder: Path
+    dtype: str
+    adapter: AdapterSettings
+    optim: OptimSettings
+    batch_size: int
+    grad_accumulation_steps: int
+    longest_tokens: int
+    arrangement: Arrangement
+    grad_checkpoint: bool
+    label_smoothing: float = 0.0
+    validation_batch_tokens: int | None = None
+    least_validation_tokens: int = 0
+    cached_prefix: bool = False
+    scores_conflicts: bool = False
+    num_streams: int = 1
+    base_bits: int | None = None
+    fused_attention: bool = False
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Count the micro-batches of a step; each has at least one document."""
+        return min(self.grad_accumulation_steps, self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Count the rows of the largest micro-batch."""
+        return -(-self.batch_size // self.num_micro_batches)
+
+    @property
+    def stream_rows(self) -> list[int]:
+        """Count the rows of each batch of the largest micro-batch."""
+        ends = share_ends(self.rows, streams_for(self.rows, self.num_streams))
+        return [end - start for start, end in itertools.pairwise(ends)]
+
+    @property
+    def width(self) -> int:
+        """Count the tokens of a row, padding included."""
+        lengths = np.array([self.longest_tokens])
+        return RowLayout(self.arrangement, self.longest_tokens).row_width(lengths, [[0]])
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens of the largest micro-batch, padding included."""
+        return self.rows * self.width
 
 
 def plan_request(
@@ -19,14 +98,14 @@ def plan_request(
     optim: OptimSettings,
     data: TrainingData,
 ) -> PlanRequest:
-    """Ask for a plan of what a trainer with these settings would do.
+    """Describe the training of these settings for the planner.
 
     Args:
         folder: holds config.json.
         dtype: `model.dtype`.
         adapter: what is trained.
-        settings: the loop's parameters.
-        optim: the optimizer's parameters.
+        settings: of the loop.
+        optim: settings of the optimizer.
         data: of the run.
     """
     longest, vocab_size = data.longest_tokens, data.train.vocab_size

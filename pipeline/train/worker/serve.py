@@ -26,8 +26,8 @@ from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB, MemoryGuard
 from pipeline.train.observer import Observer
 from pipeline.train.plan.fit import require_fit
-from pipeline.train.plan.predict import PlanRequest
 from pipeline.train.plan.report import Plan, make_plan
+from pipeline.train.plan.request import PlanRequest
 from pipeline.train.pretrain import Pretrain
 from pipeline.train.protocol import (
     Ended,
