@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.batches import MicroBatch, RowLayout, arrange, resolve_arrangement
-from pipeline.data.order import BatchPlan
+from pipeline.data.order import BatchOrder
 from pipeline.data.store import TokenStore
 from pipeline.device import (
     has_fused_attention,
@@ -65,7 +65,7 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
         counted as a token. A target is a token whose loss counts. Occupancy is the share of the
         batches that is not padding.
     """
-    plan = BatchPlan(
+    order = BatchOrder(
         store.lengths, batch_size=work.batch_size, batch_tokens=work.batch_tokens, seed=work.seed
     )
     optim = OptimSettings(learning_rate=1e-4, weight_decay=0.0, warmup_fraction=0.0)
@@ -73,7 +73,7 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
     optimizer.init(model.trainable_parameters())
     train_step = TrainStep(model, optimizer, max_grad_norm=1.0)
     steps = [
-        step_micro_batches(store, plan, work, step)
+        step_micro_batches(store, order, work, step)
         for step in range(1, WARMUP_STEPS + work.num_steps + 1)
     ]
     model.train()
@@ -95,11 +95,11 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
 
 
 def step_micro_batches(
-    store: TokenStore, plan: BatchPlan, work: Workload, step: int
+    store: TokenStore, order: BatchOrder, work: Workload, step: int
 ) -> list[MicroBatch]:
     """Arrange the documents of one step in micro-batches."""
     width = int(store.lengths.max())
-    documents = plan.documents(step)
+    documents = order.documents(step)
     return arrange(
         store,
         documents,

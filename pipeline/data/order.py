@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 POOL_BATCHES = 16
 
 
-class BatchPlan:
+class BatchOrder:
     """Chooses the documents of each step.
 
     An epoch uses every document once. Documents are shuffled, pooled by 16 batches, sorted by
@@ -45,7 +45,7 @@ class BatchPlan:
         probabilities: Float32[np.ndarray, " documents"] | None = None,
     ) -> None:
         assert (batch_size is None) != (batch_tokens is None), "one of the two says what fits"
-        assert len(lengths), "a plan needs documents"
+        assert len(lengths), "an order needs documents"
         self.lengths, self.seed = lengths, seed
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.probabilities = probabilities

@@ -15,7 +15,7 @@ from pipeline.data.batches import (
     evaluation_batches,
     resolve_arrangement,
 )
-from pipeline.data.order import BatchPlan
+from pipeline.data.order import BatchOrder
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.objective.distrust import NOTHING, Distrust
@@ -59,21 +59,21 @@ class Feed:
     Attributes:
         arrangement: how documents lie in rows.
         width: tokens of the longest document.
-        plan: which documents make up each step.
+        order: which documents make up each step.
     """
 
     data: TrainingData
     settings: TrainSettings
     arrangement: Arrangement = field(init=False)
     width: int = field(init=False)
-    plan: BatchPlan = field(init=False)
+    order: BatchOrder = field(init=False)
 
     def __post_init__(self) -> None:
-        """Choose the arrangement, and plan the order."""
+        """Choose the arrangement and the order."""
         settings, data = self.settings, self.data
         self.arrangement = resolve_arrangement(settings.arrangement, has_fused_attention())
         self.width = data.longest_tokens
-        self.plan = BatchPlan(
+        self.order = BatchOrder(
             data.train.lengths,
             batch_size=settings.batch_size,
             batch_tokens=settings.batch_tokens,
@@ -83,7 +83,7 @@ class Feed:
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """Arrange the documents of a step; the first step is 1."""
-        documents = self.plan.documents(1 if self.settings.overfit_one_batch else step)
+        documents = self.order.documents(1 if self.settings.overfit_one_batch else step)
         return arrange(
             self.data.train,
             documents,

@@ -72,7 +72,7 @@ class Trainer:
             check_packable(model)
         if settings.grad_checkpoint:
             checkpoint_blocks(model)
-        num_epochs = settings.num_steps / self.feed.plan.steps_in_epoch(0)
+        num_epochs = settings.num_steps / self.feed.order.steps_in_epoch(0)
         self.progress = Progress()
         self.prefix = make_prefix(model, data.activations, self.progress, self.observer, num_epochs)
         self.optimizer = make_optimizer(optim, settings.num_steps)

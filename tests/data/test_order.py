@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.order import BatchPlan, random_keys
+from pipeline.data.order import BatchOrder, random_keys
 from pipeline.errors import ConfigError
 
 LONGEST = 90
@@ -21,30 +21,30 @@ quick = settings(deadline=None, max_examples=50)
 @quick
 @given(lengths_of_documents, sizes, st.integers(0, 2**32), st.integers(0, 3))
 def test_an_epoch_has_every_document_once(lengths, size, seed, epoch):
-    plan = BatchPlan(lengths, seed=seed, **size)
-    before = sum(plan.steps_in_epoch(earlier) for earlier in range(epoch))
-    steps = range(before + 1, before + plan.steps_in_epoch(epoch) + 1)
-    assert [plan.locate(step) for step in steps] == [(epoch, i) for i in range(len(steps))]
-    found = np.concatenate([plan.documents(step) for step in steps])
+    order = BatchOrder(lengths, seed=seed, **size)
+    before = sum(order.steps_in_epoch(earlier) for earlier in range(epoch))
+    steps = range(before + 1, before + order.steps_in_epoch(epoch) + 1)
+    assert [order.locate(step) for step in steps] == [(epoch, i) for i in range(len(steps))]
+    found = np.concatenate([order.documents(step) for step in steps])
     assert sorted(found.tolist()) == list(range(len(lengths)))
 
 
 @quick
 @given(lengths_of_documents, sizes, st.integers(0, 99), st.permutations(range(1, 25)))
 def test_a_step_is_a_pure_function(lengths, size, seed, steps):
-    in_order = BatchPlan(lengths, seed=seed, **size)
+    in_order = BatchOrder(lengths, seed=seed, **size)
     expected = {step: in_order.documents(step).tolist() for step in sorted(steps)}
-    any_order = BatchPlan(lengths, seed=seed, **size)
+    any_order = BatchOrder(lengths, seed=seed, **size)
     assert {step: any_order.documents(step).tolist() for step in steps} == expected
-    last = BatchPlan(lengths, seed=seed, **size).documents(24)
+    last = BatchOrder(lengths, seed=seed, **size).documents(24)
     assert last.tolist() == expected[24]
 
 
 @quick
 @given(lengths_of_documents, sizes)
 def test_batches_have_the_size_asked_for(lengths, size):
-    plan = BatchPlan(lengths, seed=0, **size)
-    batches = [plan.documents(step) for step in range(1, plan.steps_in_epoch(0) + 1)]
+    order = BatchOrder(lengths, seed=0, **size)
+    batches = [order.documents(step) for step in range(1, order.steps_in_epoch(0) + 1)]
     if "batch_size" in size:
         assert sorted(map(len, batches), reverse=True)[:-1] == (
             [size["batch_size"]] * (len(batches) - 1)
@@ -57,17 +57,17 @@ def test_membership_and_order_are_new_every_epoch_and_with_every_seed():
     lengths = np.full(64, 10)
     epochs = {}
     for seed in (0, 1):
-        plan = BatchPlan(lengths, seed=seed, batch_size=8)
+        order = BatchOrder(lengths, seed=seed, batch_size=8)
         for epoch in (0, 1):
             steps = range(8 * epoch + 1, 8 * epoch + 9)
-            epochs[seed, epoch] = {frozenset(plan.documents(step).tolist()) for step in steps}
+            epochs[seed, epoch] = {frozenset(order.documents(step).tolist()) for step in steps}
     assert len(set.union(*epochs.values())) == 32, "no batch came twice"
 
 
 def test_a_batch_holds_like_lengths():
     lengths = np.random.default_rng(0).integers(2, 1000, 4096)
-    plan = BatchPlan(lengths, seed=0, batch_size=16)
-    batches = [lengths[plan.documents(step)] for step in range(1, 257)]
+    order = BatchOrder(lengths, seed=0, batch_size=16)
+    batches = [lengths[order.documents(step)] for step in range(1, 257)]
     assert np.mean([batch.mean() / batch.max() for batch in batches]) > 0.9
     means = np.array([batch.mean() for batch in batches])
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2, "their order is shuffled"
@@ -75,21 +75,21 @@ def test_a_batch_holds_like_lengths():
 
 def test_token_batches_are_nearly_full():
     lengths = np.random.default_rng(0).integers(2, 100, 4096)
-    plan = BatchPlan(lengths, seed=0, batch_tokens=2000)
-    sizes = [lengths[plan.documents(step)].sum() for step in range(1, plan.steps_in_epoch(0) + 1)]
+    order = BatchOrder(lengths, seed=0, batch_tokens=2000)
+    sizes = [lengths[order.documents(step)].sum() for step in range(1, order.steps_in_epoch(0) + 1)]
     assert np.mean(sizes) > 0.9 * 2000
 
 
 def test_a_document_that_no_batch_can_hold():
     with pytest.raises(ConfigError, match=r"train.batch_tokens=8: the longest document has 9 tok"):
-        BatchPlan(np.array([4, 9]), seed=0, batch_tokens=8)
+        BatchOrder(np.array([4, 9]), seed=0, batch_tokens=8)
 
 
 def test_the_order_stays_as_it_was_published():
     """Resumed runs rely on it; NumPy keeps the raw stream of PCG64 the same for ever."""
     assert random_keys(7, 2, 2).tolist() == [5127646655721812508, 8211625751441680169]
-    plan = BatchPlan(np.arange(2, 12), seed=7, batch_size=3)
-    assert [plan.documents(step).tolist() for step in range(1, 5)] == [
+    order = BatchOrder(np.arange(2, 12), seed=7, batch_size=3)
+    assert [order.documents(step).tolist() for step in range(1, 5)] == [
         [6, 7, 8],
         [3, 4, 5],
         [0, 1, 2],

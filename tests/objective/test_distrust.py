@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.order import BatchPlan, resample
+from pipeline.data.order import BatchOrder, resample
 from pipeline.objective.distrust import (
     DistrustSettings,
     distrust,
@@ -144,29 +144,29 @@ def test_each_document_is_drawn_as_often_as_its_share_says(shares, key):
     assert (np.abs(counts - expected) < 1 + 1e-5).all()
 
 
-def epochs(plan, count):
-    steps = [plan.documents(step) for step in range(1, count * plan.steps_in_epoch(0) + 1)]
-    return np.bincount(np.concatenate(steps), minlength=len(plan.lengths))
+def epochs(order, count):
+    steps = [order.documents(step) for step in range(1, count * order.steps_in_epoch(0) + 1)]
+    return np.bincount(np.concatenate(steps), minlength=len(order.lengths))
 
 
 def test_over_many_epochs_the_mean_is_the_share():
     lengths = np.random.default_rng(0).integers(4, 60, 40)
     shares = np.random.default_rng(1).uniform(0.1, 1.9, 40).astype(np.float32)
-    plan = BatchPlan(lengths, seed=3, batch_size=8, probabilities=shares)
-    counts = epochs(plan, 1000) / 1000
+    order = BatchOrder(lengths, seed=3, batch_size=8, probabilities=shares)
+    counts = epochs(order, 1000) / 1000
     np.testing.assert_allclose(counts, shares / shares.mean(), atol=0.07)
 
 
 def test_equal_shares_draw_each_document_once_in_an_epoch():
     lengths = np.arange(4, 44)
-    plan = BatchPlan(lengths, seed=3, batch_size=8, probabilities=np.ones(40, dtype=np.float32))
-    assert epochs(plan, 1).tolist() == [1] * 40
+    order = BatchOrder(lengths, seed=3, batch_size=8, probabilities=np.ones(40, dtype=np.float32))
+    assert epochs(order, 1).tolist() == [1] * 40
 
 
 def test_a_step_draws_the_same_whenever_it_is_asked():
     lengths = np.arange(4, 44)
     shares = np.linspace(0.1, 1.9, 40).astype(np.float32)
-    one, other = (BatchPlan(lengths, seed=3, batch_size=8, probabilities=shares) for _ in "ab")
+    one, other = (BatchOrder(lengths, seed=3, batch_size=8, probabilities=shares) for _ in "ab")
     for step in (1, 2, 7):
         one.documents(step)
     for step in (12, 3):
@@ -176,5 +176,5 @@ def test_a_step_draws_the_same_whenever_it_is_asked():
 def test_other_seeds_draw_other_documents():
     lengths = np.arange(4, 44)
     shares = np.linspace(0.1, 1.9, 40).astype(np.float32)
-    one, other = (BatchPlan(lengths, seed=s, batch_size=40, probabilities=shares) for s in (1, 2))
+    one, other = (BatchOrder(lengths, seed=s, batch_size=40, probabilities=shares) for s in (1, 2))
     assert sorted(one.documents(1)) != sorted(other.documents(1))

@@ -403,7 +403,7 @@ def test_a_run_that_ends_early_does_so_with_the_same_bits_when_it_was_stopped(ru
 def test_batch_tokens_are_the_other_way_to_size_a_step(run):
     trainer = run("a", batch_size=None, batch_tokens=60, num_steps=4)
     for step in (1, 2, 3, 4):
-        documents = trainer.feed.plan.documents(step)
+        documents = trainer.feed.order.documents(step)
         assert trainer.feed.data.train.lengths[documents].sum() <= 60
 
 
@@ -439,7 +439,7 @@ def test_a_non_finite_gradient_stops_and_names_the_documents(run, tmp_path, pois
     with pytest.raises(TrainingError, match=message):
         run("a")
     written = json.loads((tmp_path / "a/non_finite-00000003.json").read_text())
-    assert written["documents"] == sorted(run("b", num_steps=1).feed.plan.documents(3).tolist())
+    assert written["documents"] == sorted(run("b", num_steps=1).feed.order.documents(3).tolist())
 
 
 def test_a_non_finite_step_can_be_skipped_and_is_counted(run, poison):
