@@ -16,8 +16,8 @@ from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.device import mx
 from pipeline.model.adapters import AdapterSettings, apply
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.scratch import initialize, llama_config
-from pipeline.model.split import Split
 from pipeline.objective.likelihood import masked_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
@@ -99,7 +99,7 @@ def target_losses(model, batches):
     """Give loss and weight of every target, by document and in order."""
     found = {}
     for (batch,) in batches:
-        losses = np.asarray(masked_losses(Split(model), batch))
+        losses = np.asarray(masked_losses(BodyAndHead(model), batch))
         for number, document in enumerate(batch.documents.tolist(), start=1):
             places = (batch.segment_ids == number) & (batch.loss_mask > 0)
             found[document] = (losses[places], batch.weights[places])

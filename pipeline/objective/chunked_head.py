@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
 from pipeline.device import is_cpu, mx
-from pipeline.model.split import Split
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.objective.cross_entropy import Losses, losses_and_slopes, token_losses
 
 CHUNK_LOGITS_CPU, CHUNK_LOGITS_GPU = 1 << 21, 1 << 24
@@ -56,27 +56,27 @@ def counted(batch: Batch) -> Int[np.ndarray, " targets"]:
     return np.flatnonzero(batch.loss_mask)
 
 
-def counted_states(split: Split, batch: Batch) -> Float[mx.array, "targets width"]:
+def counted_states(body_and_head: BodyAndHead, batch: Batch) -> Float[mx.array, "targets width"]:
     """Run a model up to its head, and pick the hidden states whose target counts."""
     segment_ids = mx.array(batch.segment_ids) if batch.is_packed else None
-    hidden = split.hidden(mx.array(batch.inputs), segment_ids).flatten(0, 1)
+    hidden = body_and_head.hidden(mx.array(batch.inputs), segment_ids).flatten(0, 1)
     places = counted(batch)
     return hidden if len(places) == len(hidden) else hidden[mx.array(places.astype(np.int32))]
 
 
 def target_losses(
-    split: Split, batch: Batch
+    body_and_head: BodyAndHead, batch: Batch
 ) -> tuple[Sequence[Float[mx.array, " chunk"]], EvalOrder]:
     """Return the losses of the targets that count in nats, chunk by chunk; no gradient.
 
     Returns:
         The losses, in the order of `counted`, and the order in which to evaluate them.
     """
-    rows, targets = counted_states(split, batch), batch.targets.ravel()[counted(batch)]
-    size = chunk_rows(split.vocab_size)
+    rows, targets = counted_states(body_and_head, batch), batch.targets.ravel()[counted(batch)]
+    size = chunk_rows(body_and_head.vocab_size)
     losses = [
         token_losses(
-            split.head(rows[start : start + size]), mx.array(targets[start : start + size])
+            body_and_head.head(rows[start : start + size]), mx.array(targets[start : start + size])
         )
         for start in range(0, len(targets), size)
     ]
@@ -84,7 +84,7 @@ def target_losses(
 
 
 def loss_sums(
-    split: Split, batch: Batch, label_smoothing: float = 0.0, num_streams: int = 1
+    body_and_head: BodyAndHead, batch: Batch, label_smoothing: float = 0.0, num_streams: int = 1
 ) -> tuple[Float[mx.array, ""], Float[mx.array, ""], EvalOrder]:
     """Sum the cross-entropy over the targets that count, as it is minimised and as it is reported.
 
@@ -92,7 +92,7 @@ def loss_sums(
     dividing: a mean of means would favour short answers.
 
     Args:
-        split: a model.
+        body_and_head: of the model.
         batch: `loss_mask` says which targets count, `weights` how much.
         label_smoothing: share of each target that is spread over the vocabulary.
         num_streams: batches that are worked on side by side, of which this is one.
@@ -101,10 +101,10 @@ def loss_sums(
         The weighted and smoothed sum, which is minimised and can be differentiated; the plain sum;
         both in nats; and what to evaluate before the gradients, in order.
     """
-    rows, places = counted_states(split, batch), counted(batch)
+    rows, places = counted_states(body_and_head, batch), counted(batch)
     if not len(places):
         return mx.array(0.0), mx.array(0.0), []
-    chunks = Chunks(split, label_smoothing, num_streams)
+    chunks = Chunks(body_and_head, label_smoothing, num_streams)
     targets, weights = (part.ravel()[places] for part in (batch.targets, batch.weights))
     gradient, order = chunks.run(rows, targets, weights)
     minimised = mx.stop_gradient(chunks.minimised) + with_slope(rows, gradient)
@@ -123,10 +123,12 @@ class Chunks:
         weight_gradients: of those, summed so far in float32.
     """
 
-    def __init__(self, split: Split, label_smoothing: float, num_streams: int) -> None:
-        self.split, self.label_smoothing = split, label_smoothing
-        self.size = chunk_rows(split.vocab_size, split.num_trained, num_streams)
-        self.weights = split.trainable()
+    def __init__(
+        self, body_and_head: BodyAndHead, label_smoothing: float, num_streams: int
+    ) -> None:
+        self.body_and_head, self.label_smoothing = body_and_head, label_smoothing
+        self.size = chunk_rows(body_and_head.vocab_size, body_and_head.num_trained, num_streams)
+        self.weights = body_and_head.trainable()
         self.minimised = self.plain = mx.array(0.0)
         self.weight_gradients: list[mx.array] = []
 
@@ -160,7 +162,7 @@ class Chunks:
 
         def total(arrays: list[mx.array]) -> tuple[mx.array, Losses]:
             rows, *values = arrays
-            logits = self.split.head_with(rows, own, values)
+            logits = self.body_and_head.head_with(rows, own, values)
             found = losses_and_slopes(mx.stop_gradient(logits), targets, self.label_smoothing)
             slope = found.slope * weights[:, None] if own else found.slope
             return carry(logits, slope.astype(logits.dtype)), found

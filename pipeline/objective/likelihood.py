@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
 from pipeline.device import nn
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.forward import evaluation_mode
-from pipeline.model.split import Split, proven_split
 from pipeline.objective.chunked_head import counted, evaluate, target_losses
 
 Z_95 = 1.959963984540054
@@ -52,25 +52,27 @@ def document_losses(model: nn.Module, batches: Iterable[Batch]) -> DocumentLosse
         model: a causal language model.
         batches: as `evaluation_batches` gives them.
     """
-    split = proven_split(model)
+    body_and_head = BodyAndHead.proven(model)
     with evaluation_mode(model):
-        found = [losses_of(split, batch) for batch in batches]
+        found = [losses_of(body_and_head, batch) for batch in batches]
     documents, sums, counts = zip(*found, strict=True)
     return DocumentLosses(np.concatenate(documents), np.concatenate(sums), np.concatenate(counts))
 
 
-def losses_of(split: Split, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def losses_of(
+    body_and_head: BodyAndHead, batch: Batch
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """List the documents of a batch with the sum of their losses in nats and their targets."""
-    losses = masked_losses(split, batch).astype(np.float64).ravel()
+    losses = masked_losses(body_and_head, batch).astype(np.float64).ravel()
     size, segments = len(batch.documents) + 1, batch.segment_ids.ravel()
     sums = np.bincount(segments, losses, size)[1:]
     counts = np.bincount(segments, batch.loss_mask.ravel(), size)[1:].astype(np.int64)
     return batch.documents, sums, counts
 
 
-def masked_losses(split: Split, batch: Batch) -> Float[np.ndarray, "rows seq_len"]:
+def masked_losses(body_and_head: BodyAndHead, batch: Batch) -> Float[np.ndarray, "rows seq_len"]:
     """Compute the loss of every target in nats, and 0 where none counts."""
-    losses, order = target_losses(split, batch)
+    losses, order = target_losses(body_and_head, batch)
     evaluate(order)
     found = np.zeros(batch.loss_mask.shape, np.float32)
     found.flat[counted(batch)] = np.concatenate([*map(np.asarray, losses), found[:0, 0]])
@@ -164,18 +166,18 @@ def option_log_likelihoods(
     flat = [(prompt, option) for prompt, options in items for option in options]
     order = sorted(range(len(flat)), key=lambda index: len(flat[index][0]) + len(flat[index][1]))
     scores = np.zeros(len(flat))
-    split = proven_split(model)
+    body_and_head = BodyAndHead.proven(model)
     with evaluation_mode(model):
         for start in range(0, len(order), rows):
             before_batch()
             chosen = order[start : start + rows]
-            scores[chosen] = continuation_scores(split, [flat[index] for index in chosen])
+            scores[chosen] = continuation_scores(body_and_head, [flat[index] for index in chosen])
     ends = np.cumsum([len(options) for _, options in items])
     return [part.tolist() for part in np.split(scores, ends[:-1])]
 
 
 def continuation_scores(
-    split: Split, pairs: Sequence[tuple[list[int], list[int]]]
+    body_and_head: BodyAndHead, pairs: Sequence[tuple[list[int], list[int]]]
 ) -> Float[np.ndarray, " rows"]:
     """Score continuations of similar length in one padded batch."""
     width = max(len(prompt) + len(option) for prompt, option in pairs) - 1
@@ -189,7 +191,7 @@ def continuation_scores(
     places = np.arange(len(pairs), dtype=np.int64)
     segment_ids = np.repeat(places[:, None] + 1, width, axis=1).astype(np.int32)
     batch = Batch(inputs, targets, mask, segment_ids, mask, places)
-    return -masked_losses(split, batch).sum(axis=1, dtype=np.float64)
+    return -masked_losses(body_and_head, batch).sum(axis=1, dtype=np.float64)
 
 
 def wilson(successes: int, n: int) -> Share:

@@ -99,8 +99,8 @@ class Trainer:
             None if terms is None else terms * train.num_targets,
             self.prefix.for_store(train),
         )
-        if step.split.problem and not self.observer.reloads:
-            self.observer.note(whole_logits(step.split.problem))
+        if step.body_and_head.problem and not self.observer.reloads:
+            self.observer.note(whole_logits(step.body_and_head.problem))
         return step
 
     def restore(self, code: dict[str, str] | None = None, if_changed: str = "refuse") -> list[str]:

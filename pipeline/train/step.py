@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.data.batches import Batch, MicroBatch
 from pipeline.device import mx, nn, optimizers, tree_map
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.intercept import outputs_noted
-from pipeline.model.split import Split, proven_split
 from pipeline.model.tree import blocks, named_arrays
 from pipeline.objective.chunked_head import EvalOrder, evaluate, loss_sums
 from pipeline.train.cpu_streams import BatchGraph, CpuStreams
@@ -53,8 +53,8 @@ class TrainStep:
         label_smoothing: share of each target that is spread over the vocabulary.
         distrust_sums: per document of the store, what is added to the minimised sum, in nats.
         prefix: puts activations in place of frozen blocks.
-        split_is_proven: whether the split is checked by running the model, with its weights.
-        split: the model in two parts.
+        is_proven: compare the divided model with the whole one; needs loaded weights.
+        body_and_head: the model in two parts: embedding and blocks, and the head.
     """
 
     model: nn.Module
@@ -64,12 +64,14 @@ class TrainStep:
     label_smoothing: float = 0.0
     distrust_sums: np.ndarray | None = None
     prefix: Replay = field(default_factory=NoPrefix)
-    split_is_proven: bool = True
-    split: Split = field(init=False)
+    is_proven: bool = True
+    body_and_head: BodyAndHead = field(init=False)
 
     def __post_init__(self) -> None:
         """Prepare what all steps share."""
-        self.split = proven_split(self.model) if self.split_is_proven else Split(self.model)
+        self.body_and_head = (
+            BodyAndHead.proven(self.model) if self.is_proven else BodyAndHead(self.model)
+        )
         self.loss_and_grad: LossAndGrad = nn.value_and_grad(self.model, self.losses)
         self.streams = CpuStreams()
 
@@ -130,7 +132,7 @@ class TrainStep:
         """Return the minimised sum and the plain sum, in nats, and what to evaluate first."""
         with outputs_noted(blocks(self.model) if num_streams > 1 else []) as outputs:
             minimised, plain, order = loss_sums(
-                self.split, batch, self.label_smoothing, num_streams
+                self.body_and_head, batch, self.label_smoothing, num_streams
             )
         order = [*([output] for output in outputs), *order]
         return minimised + self.distrust_sum(batch), plain, order

@@ -8,16 +8,16 @@ import pytest
 from pipeline.data.batches import Batch
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory, tree_map
 from pipeline.model.adapters import apply
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.build import build
 from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize
-from pipeline.model.split import Split, proven_split
 from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective import chunked_head
 from pipeline.objective.chunked_head import chunk_rows, counted, evaluate, loss_sums, target_losses
 from pipeline.objective.likelihood import masked_losses
 from pipeline.train.plan.trace import trace
-from tests.model.test_split import LIKE_LLAMA, PositionedHead, made
+from tests.model.test_body_and_head import LIKE_LLAMA, PositionedHead, made
 from tests.support import plain
 from tests.support.modes import settings_of
 from tests.test_gradients import moved_away
@@ -48,8 +48,8 @@ def plain_sums(model, batch, label_smoothing=0.0):
 
 def both(model, batch, label_smoothing=0.0):
     """Give sums and gradients by chunks, and the plain ones."""
-    split = proven_split(model)
-    by_chunks = nn.value_and_grad(model, lambda: loss_sums(split, batch, label_smoothing))
+    body_and_head = BodyAndHead.proven(model)
+    by_chunks = nn.value_and_grad(model, lambda: loss_sums(body_and_head, batch, label_smoothing))
     (*sums, stages), gradients = by_chunks()
     evaluate(stages)
     wanted, others = nn.value_and_grad(model, lambda: plain_sums(model, batch, label_smoothing))()
@@ -133,7 +133,7 @@ def test_borders_of_chunks(tiny_config, short_chunks, count, packed):
 def test_a_model_that_cannot_be_split_is_trained_all_the_same(tiny_model, short_chunks):
     model = PositionedHead(tiny_model)
     model.unfreeze()
-    assert proven_split(model).problem
+    assert BodyAndHead.proven(model).problem
     assert_equal(*both(model, batch_of(17)))
 
 
@@ -142,14 +142,14 @@ def test_where_nothing_counts_the_loss_is_zero_and_so_is_its_gradient(tiny_confi
     model = initialize(tiny_config, seed=0)
     apply(model, settings_of(mode), seed=1)
     moved_away(model)
-    split, batch = proven_split(model), batch_of(0)
-    (*sums, stages), tree = nn.value_and_grad(model, lambda: loss_sums(split, batch))()
+    body_and_head, batch = BodyAndHead.proven(model), batch_of(0)
+    (*sums, stages), tree = nn.value_and_grad(model, lambda: loss_sums(body_and_head, batch))()
     assert [float(value) for value in sums] == [0.0, 0.0]
     gradients = named_arrays(tree)
     assert gradients.keys() == trainable_arrays(model).keys()
     assert not any(mx.any(value != 0) for value in gradients.values())  # NaN is not 0 either
     assert stages == []
-    assert not masked_losses(split, batch).any()
+    assert not masked_losses(body_and_head, batch).any()
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
@@ -170,43 +170,45 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_form(tiny_config, short_chu
 
 
 def test_weights_count_and_the_reported_sum_does_not_have_them(tiny_model):
-    split, batch = Split(tiny_model), batch_of(17)
+    body_and_head, batch = BodyAndHead(tiny_model), batch_of(17)
     doubled = dataclasses.replace(batch, weights=2 * batch.weights)
-    (one, reported, _), (two, same, _) = (loss_sums(split, each) for each in (batch, doubled))
+    (one, reported, _), (two, same, _) = (
+        loss_sums(body_and_head, each) for each in (batch, doubled)
+    )
     assert float(two) == pytest.approx(2 * float(one), rel=1e-6)
     assert float(reported) == float(same)
 
 
 def test_losses_of_places_are_those_of_the_plain_form(tiny_model, short_chunks):
     batch = batch_of(17, packed=True)
-    found = masked_losses(Split(tiny_model), batch)
+    found = masked_losses(BodyAndHead(tiny_model), batch)
     logits = forward(tiny_model, mx.array(batch.inputs), mx.array(batch.segment_ids))
     wanted = np.array(plain.token_losses(logits, mx.array(batch.targets))) * batch.loss_mask
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_only_rows_that_count_reach_the_head(tiny_model, short_chunks, monkeypatch):
-    sizes, head = [], Split.head
+    sizes, head = [], BodyAndHead.head
 
     def counting(self, hidden):
         sizes.append(len(hidden))
         return head(self, hidden)
 
-    split = Split(tiny_model)
-    monkeypatch.setattr(Split, "head", counting)
-    loss_sums(split, batch_of(17))
+    body_and_head = BodyAndHead(tiny_model)
+    monkeypatch.setattr(BodyAndHead, "head", counting)
+    loss_sums(body_and_head, batch_of(17))
     assert sizes == [CHUNK, CHUNK, CHUNK, 2]
     sizes.clear()
-    target_losses(split, batch_of(6))
+    target_losses(body_and_head, batch_of(6))
     assert sizes == [CHUNK, 1]
     assert len(counted(batch_of(6))) == 6
 
 
 def test_what_does_not_count_may_be_anything(tiny_model):
-    split, batch = Split(tiny_model), batch_of(17)
+    body_and_head, batch = BodyAndHead(tiny_model), batch_of(17)
     wild = np.where(batch.loss_mask > 0, batch.targets, 1 << 30).astype(np.int32)
     other = dataclasses.replace(batch, targets=wild)
-    one, two = (float(loss_sums(split, each)[0]) for each in (batch, other))
+    one, two = (float(loss_sums(body_and_head, each)[0]) for each in (batch, other))
     assert one == two
 
 
@@ -215,11 +217,13 @@ def test_every_exponential_is_computed_once(tiny_config, short_chunks, mode):
     """The head has a softmax for each chunk, and no other exponential."""
     model = initialize(tiny_config, seed=0)
     apply(model, settings_of(mode), seed=1)
-    split = Split(model)
+    body_and_head = BodyAndHead(model)
 
     def primitives(batch):
         def run(_):
-            (_, reported, _), tree = nn.value_and_grad(model, lambda: loss_sums(split, batch))()
+            (_, reported, _), tree = nn.value_and_grad(
+                model, lambda: loss_sums(body_and_head, batch)
+            )()
             return [reported, *named_arrays(tree).values()]
 
         return [node.primitive for node in trace(run, [mx.zeros(1)]).nodes]
@@ -282,10 +286,10 @@ def peaks_by_tokens(model, function):
 )
 def test_the_peak_does_not_grow_with_vocabulary_times_tokens(tiny_config, mode, form):
     model = large_head(tiny_config, mode)
-    split = Split(model)
+    body_and_head = BodyAndHead(model)
 
     def by_chunks(batch):
-        losses, gradients = nn.value_and_grad(model, lambda: loss_sums(split, batch))()
+        losses, gradients = nn.value_and_grad(model, lambda: loss_sums(body_and_head, batch))()
         stages = losses[2]
         del losses
         evaluate(stages)
@@ -299,23 +303,25 @@ def test_the_peak_does_not_grow_with_vocabulary_times_tokens(tiny_config, mode, 
         assert growth > 1.5  # what is measured can grow
     else:
         assert growth < 0.1
-        assert few < 4 * max(chunk_rows(VOCAB) * VOCAB, split.num_trained) * 4 + 4_000_000
+        assert few < 4 * max(chunk_rows(VOCAB) * VOCAB, body_and_head.num_trained) * 4 + 4_000_000
 
 
 def test_nor_does_that_of_a_validation(tiny_config):
     model = large_head(tiny_config)
-    split = Split(model)
-    few, growth = peaks_by_tokens(model, lambda batch: masked_losses(split, batch))
+    body_and_head = BodyAndHead(model)
+    few, growth = peaks_by_tokens(model, lambda batch: masked_losses(body_and_head, batch))
     assert growth < 0.1
     assert few < 4 * chunk_rows(VOCAB) * VOCAB * 4
 
 
 def test_nothing_of_a_micro_batch_is_left(tiny_config):
     model = large_head(tiny_config)
-    split, batch = Split(model), batch_of(64, rows=2, width=32)
+    body_and_head, batch = BodyAndHead(model), batch_of(64, rows=2, width=32)
 
     def work():
-        (*_, stages), gradients = nn.value_and_grad(model, lambda: loss_sums(split, batch))()
+        (*_, stages), gradients = nn.value_and_grad(
+            model, lambda: loss_sums(body_and_head, batch)
+        )()
         evaluate(stages)
         mx.eval(tree_map(lambda value: value, gradients))
 

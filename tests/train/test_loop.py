@@ -26,7 +26,7 @@ from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
 from pipeline.train.settings import TrainSettings
 from stages.params import composed
-from tests.model.test_split import PositionedHead
+from tests.model.test_body_and_head import PositionedHead
 from tests.support.modes import MODES, settings_of
 
 SETTINGS = TrainSettings(

@@ -56,7 +56,7 @@ class Rehearsal:
         self.optimizer = make_optimizer(optim, 1)
         self.optimizer.init(model.trainable_parameters())
         self.step = TrainStep(
-            model, self.optimizer, 1.0, label_smoothing=label_smoothing, split_is_proven=False
+            model, self.optimizer, 1.0, label_smoothing=label_smoothing, is_proven=False
         )
         if checkpointed:
             self.step.loss_and_grad = self.recomputed
@@ -146,7 +146,7 @@ class Rehearsal:
         def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             take = self.put if runs_prefix else self.take
             take(arguments)
-            return [], target_losses(self.step.split, batch)[1]
+            return [], target_losses(self.step.body_and_head, batch)[1]
 
         arguments = list(self.weights.values()) if runs_prefix else self.held(batch)
         with evaluation_mode(self.model):

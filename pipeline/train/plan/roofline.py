@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.device import mx, nn
-from pipeline.model.split import Split
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.targets import EMBEDDINGS, LINEAR
 from pipeline.model.tree import blocks, dimensions, named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import CHUNK_COPIES, chunk_rows
@@ -102,13 +102,15 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
     tables = [size(module) for module in outside if isinstance(module, EMBEDDINGS)]
     head = sum(heads) or max(tables, default=0)
     weights = named_arrays(model.parameters()).values()
-    split = Split(model)
+    body_and_head = BodyAndHead(model)
     front = any(is_table(module) and trainable_arrays(module) for module in outside)
     return Shape(
         blocks=tuple(layers),
         first_trained=0 if front else min(trained, default=len(layers)),
         head=head,
-        chunk_rows=chunk_rows(split.vocab_size, split.num_trained) if split.body else None,
+        chunk_rows=chunk_rows(body_and_head.vocab_size, body_and_head.num_trained)
+        if body_and_head.body
+        else None,
         vocab_size=int(text["vocab_size"]),
         num_heads=int(text.get("num_attention_heads") or 0),
         num_trainable=sum(value.size for value in trainable_arrays(model).values()),

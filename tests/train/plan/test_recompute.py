@@ -9,8 +9,8 @@ from pipeline.data.batches import Batch
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model.adapters import AdapterSettings, apply
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.scratch import initialize
-from pipeline.model.split import Split
 from pipeline.model.tree import blocks, named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import loss_sums
 from pipeline.train.plan import recompute
@@ -19,10 +19,10 @@ from pipeline.train.plan.recompute import block_gradients, checkpointed_gradient
 TOKENS = np.array([[1, 5, 9, 33, 7, 2]], np.int32)
 
 
-def losses_of(split):
+def losses_of(body_and_head):
     ones = np.ones(TOKENS.shape, np.float32)
     segments = ones.astype(np.int32)
-    return loss_sums(split, Batch(TOKENS, TOKENS, ones, segments, ones, np.arange(1)))
+    return loss_sums(body_and_head, Batch(TOKENS, TOKENS, ones, segments, ones, np.arange(1)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -45,9 +45,9 @@ def test_gradients_are_those_of_the_whole_model(tiny_config, mode, changes, tied
     apply(model, dataclasses.replace(settings, **changes), seed=1)
     for name, value in trainable_arrays(model).items():
         value += mx.random.normal(value.shape, scale=0.1, key=mx.random.key(len(name)))
-    kinds, split = [type(block) for block in blocks(model)], Split(model)
-    (loss, *_), found = checkpointed_gradients(model, lambda: losses_of(split))
-    (wanted, *_), tree = nn.value_and_grad(model, lambda: losses_of(split))()
+    kinds, body_and_head = [type(block) for block in blocks(model)], BodyAndHead(model)
+    (loss, *_), found = checkpointed_gradients(model, lambda: losses_of(body_and_head))
+    (wanted, *_), tree = nn.value_and_grad(model, lambda: losses_of(body_and_head))()
     gradients, expected = named_arrays(found), named_arrays(tree)
     assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
     assert list(gradients) == list(expected)
@@ -66,9 +66,9 @@ def test_a_model_that_does_something_between_its_blocks(tiny_model):
 
     tiny_model.model.__class__ = Between
     tiny_model.unfreeze()
-    split = Split(tiny_model)
+    body_and_head = BodyAndHead(tiny_model)
     with pytest.raises(ModelError, match="Block 1 of the model is not fed what block 0 gave"):
-        checkpointed_gradients(tiny_model, lambda: losses_of(split))
+        checkpointed_gradients(tiny_model, lambda: losses_of(body_and_head))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_only_blocks_that_a_gradient_reaches_are_run_again(
         return block_gradients(*arguments)
 
     monkeypatch.setattr(recompute, "block_gradients", counted)
-    split = Split(model)
-    checkpointed_gradients(model, lambda: losses_of(split))
+    body_and_head = BodyAndHead(model)
+    checkpointed_gradients(model, lambda: losses_of(body_and_head))
     assert len(seen) == again

@@ -7,11 +7,11 @@ import pytest
 
 from pipeline.device import mlx_memory, mx, nn
 from pipeline.model.adapters import apply
+from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.build import build
 from pipeline.model.forward import forward, random_key
 from pipeline.model.head import give_own_head
 from pipeline.model.scratch import initialize
-from pipeline.model.split import Split, proven_split
 from pipeline.model.tree import named_arrays
 from tests.model.test_head import GPT2, PHI
 from tests.support.modes import settings_of
@@ -59,18 +59,18 @@ def test_the_parts_give_the_logits_of_the_whole(tiny_config, change):
         text = {"model_type": "gemma3_text", "sliding_window_pattern": 2}
         change = change | {"text_config": {**tiny_config, **text}}
     model = made({} if "vocab_size" in change else tiny_config, change)
-    split = proven_split(model)
-    assert split.problem == ""
-    hidden, logits = split.hidden(TOKENS), forward(model, TOKENS)
+    body_and_head = BodyAndHead.proven(model)
+    assert body_and_head.problem == ""
+    hidden, logits = body_and_head.hidden(TOKENS), forward(model, TOKENS)
     assert hidden.shape[:2] == TOKENS.shape
-    found = split.head(hidden.flatten(0, 1)).reshape(logits.shape)
+    found = body_and_head.head(hidden.flatten(0, 1)).reshape(logits.shape)
     np.testing.assert_allclose(np.array(found), np.array(logits), rtol=1e-5, atol=1e-5)
-    assert split.vocab_size == logits.shape[-1]
+    assert body_and_head.vocab_size == logits.shape[-1]
 
 
 def test_packed_rows_are_split_too(tiny_model):
-    split = Split(tiny_model)
-    found = split.head(split.hidden(TOKENS, SEGMENTS).flatten(0, 1))
+    body_and_head = BodyAndHead(tiny_model)
+    found = body_and_head.head(body_and_head.hidden(TOKENS, SEGMENTS).flatten(0, 1))
     wanted = forward(tiny_model, TOKENS, SEGMENTS).flatten(0, 1)
     assert float(mx.abs(found - wanted).max()) < 1e-5
 
@@ -96,10 +96,10 @@ def test_packed_rows_are_split_too(tiny_model):
 def test_what_of_the_head_is_trained_is_found(tiny_config, mode, changes, tied, names):
     model = initialize({**tiny_config, "tie_word_embeddings": tied}, seed=0)
     apply(model, settings_of(mode, **changes), seed=0)
-    split = Split(model)
-    assert sorted(split.trainable()) == names
+    body_and_head = BodyAndHead(model)
+    assert sorted(body_and_head.trainable()) == names
     sizes = named_arrays(model.trainable_parameters())
-    assert split.num_trained == sum(sizes[name].size for name in names)
+    assert body_and_head.num_trained == sum(sizes[name].size for name in names)
 
 
 def test_the_model_is_left_as_it_was(tiny_config):
@@ -108,9 +108,9 @@ def test_the_model_is_left_as_it_was(tiny_config):
     model.train()
     kinds = [type(module) for _, module in model.named_modules()]
     weights = named_arrays(model.parameters())
-    split = proven_split(model)
-    own = split.trainable()
-    split.head_with(mx.zeros((3, 16)), own, [value * 2 for value in own.values()])
+    body_and_head = BodyAndHead.proven(model)
+    own = body_and_head.trainable()
+    body_and_head.head_with(mx.zeros((3, 16)), own, [value * 2 for value in own.values()])
     assert [type(module) for _, module in model.named_modules()] == kinds
     assert all(model_value is weights[name] for name, model_value in own.items())
     assert model.training
@@ -122,19 +122,19 @@ def test_proving_draws_no_random_numbers(tiny_config):
     model = initialize(tiny_config, seed=0)
     apply(model, settings_of("lora", dropout=0.5), seed=0)
     key = random_key()
-    assert proven_split(model).problem == ""
+    assert BodyAndHead.proven(model).problem == ""
     assert random_key() is key
 
 
 def test_nothing_is_kept_of_what_went_through(tiny_model):
-    split = Split(tiny_model)
+    body_and_head = BodyAndHead(tiny_model)
     gc.collect()
     gc.disable()  # a class that refers to an array goes only with its cycle
     try:
-        mx.eval(split.head(split.hidden(TOKENS).flatten(0, 1)))
+        mx.eval(body_and_head.head(body_and_head.hidden(TOKENS).flatten(0, 1)))
         before = mlx_memory().active_bytes
         for _ in range(3):
-            mx.eval(split.head(split.hidden(TOKENS).flatten(0, 1)))
+            mx.eval(body_and_head.head(body_and_head.hidden(TOKENS).flatten(0, 1)))
         assert mlx_memory().active_bytes == before
     finally:
         gc.enable()
@@ -175,10 +175,10 @@ class TwoResults(PositionedHead):
 @pytest.mark.parametrize("kind", [PositionedHead, TokenHead])
 def test_a_head_that_needs_more_than_the_row_is_left_whole(tiny_model, kind):
     model = kind(tiny_model)
-    split = proven_split(model)
-    assert "its logits then differ by" in split.problem
-    assert mx.array_equal(split.head(split.hidden(TOKENS)[0]), model(TOKENS)[0])
-    assert split.trainable() == {}
+    body_and_head = BodyAndHead.proven(model)
+    assert "its logits then differ by" in body_and_head.problem
+    assert mx.array_equal(body_and_head.head(body_and_head.hidden(TOKENS)[0]), model(TOKENS)[0])
+    assert body_and_head.trainable() == {}
 
 
 def test_a_body_that_gives_something_else_is_left_whole(tiny_model):
@@ -187,10 +187,10 @@ def test_a_body_that_gives_something_else_is_left_whole(tiny_model):
             return super().__call__(*arguments), None
 
     tiny_model.model.__class__ = Pair
-    split = Split(TwoResults(tiny_model))
-    assert "tuple" in split.problem
-    assert split.body is None
-    assert split.vocab_size == 64
+    body_and_head = BodyAndHead(TwoResults(tiny_model))
+    assert "tuple" in body_and_head.problem
+    assert body_and_head.body is None
+    assert body_and_head.vocab_size == 64
 
 
 def test_a_model_whose_blocks_are_its_own_is_left_whole(tiny_model):
@@ -205,13 +205,15 @@ def test_a_model_whose_blocks_are_its_own_is_left_whole(tiny_model):
                 hidden = layer(hidden, None, None)
             return self.embed_tokens.as_linear(self.norm(hidden))
 
-    assert Split(Flat(tiny_model.model)).problem == "its blocks are not in a part of their own"
+    assert (
+        BodyAndHead(Flat(tiny_model.model)).problem == "its blocks are not in a part of their own"
+    )
 
 
 def test_a_quantised_head_is_split(tiny_config):
     model = made(tiny_config, {"tie_word_embeddings": False})
     nn.quantize(model, group_size=32, bits=4)
-    split = proven_split(model)
-    assert (split.problem, split.trainable()) == ("", {})
+    body_and_head = BodyAndHead.proven(model)
+    assert (body_and_head.problem, body_and_head.trainable()) == ("", {})
     assert give_own_head(model)  # the head is another layer now
-    assert proven_split(model).problem == ""
+    assert BodyAndHead.proven(model).problem == ""

@@ -19,7 +19,7 @@ TOLERANCE, TOLERANCE_16 = 1e-4, 2e-2
 """Shares of the logits' deviation that float32 and 16-bit numbers may differ by."""
 
 
-class Split:
+class BodyAndHead:
     """A model, its body and its head.
 
     Args:
@@ -27,8 +27,9 @@ class Split:
 
     Attributes:
         vocab_size: logits of a token.
-        problem: why the model cannot be split; empty where it can. If so, its logits stand for the
-            hidden states, and the head does nothing: all is right, but all logits are held.
+        problem: why the model cannot be divided; empty where it can. If so, its logits take the
+            place of hidden states, and the head does nothing: results are the same, but all logits
+            are held.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,6 +40,13 @@ class Split:
                 self.examine()
         except Exception as error:  # each architecture does it in its own way
             self.body, self.problem = None, str(error) or repr(error)
+
+    @classmethod
+    def proven(cls, model: nn.Module) -> "BodyAndHead":
+        """Divide a model whose weights are loaded, and try whether both parts give its logits."""
+        body_and_head = cls(model)
+        body_and_head.prove()
+        return body_and_head
 
     def examine(self) -> None:
         """Look at the shapes on both sides of the head, and at what it reads; compute nothing.
@@ -59,7 +67,7 @@ class Split:
             raise ValueError(f"its head gives the shape {logits[0].shape}")
 
     def prove(self) -> None:
-        """Compute the logits of a few tokens both ways; give up the split where they differ."""
+        """Compute the logits of a few tokens both ways; give up the division where they differ."""
         tokens = mx.array(PROBE)
         if self.body is None:
             return
@@ -121,13 +129,6 @@ class Split:
         """Make logits with other values of some weights; the model is left with its own ones."""
         with arrays_replaced(self.model, own, values):
             return self.head(hidden)
-
-
-def proven_split(model: nn.Module) -> Split:
-    """Split a model whose weights are there, and make sure that the parts give its logits."""
-    split = Split(model)
-    split.prove()
-    return split
 
 
 def find_body(model: nn.Module) -> nn.Module | None:
