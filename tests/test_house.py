@@ -472,8 +472,6 @@ UNTESTED = {
     "pipeline/config/declare.py": "declares keys: tests/config/test_rules.py checks values by it",
     "pipeline/config/optimizers.py": "declares keys: tests/optim/test_optimizer.py sets them all",
     "pipeline/config/schema.py": "declares keys: tests/config/test_rules.py checks values by it",
-    "pipeline/data/preparation/join.py": "test_processes.py next to it compares what it joins",
-    "pipeline/data/preparation/part.py": "test_processes.py and test_prepare.py next to it run it",
     "pipeline/data/sources/stdlib.py": "tests/external/test_stdlib.py reads rows with it",
     "pipeline/model/prefix.py": "tests/train/prefix/test_replay.py replays it",
     "pipeline/train/pretrain.py": "tests/test_stages.py pretrains with it",

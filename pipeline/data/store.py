@@ -122,8 +122,9 @@ class TokenStoreWriter:
             with (store.folder / name).open("rb") as source:
                 shutil.copyfileobj(source, file, WRITE_BUFFER_BYTES)
         if store.is_weighted or self._weights is not None:
-            for index in range(len(store)):
-                self._write_weights([store.weights(index)], store.lengths[index : index + 1])
+            for start in range(0, store.total_tokens, BATCH_TOKENS):
+                weights = store.weights_between(start, start + BATCH_TOKENS)
+                self._write_weights([weights], np.array([len(weights)]))
         self.num_documents += len(store)
         self.num_tokens += store.total_tokens
         self.num_targets += store.total_targets
@@ -245,10 +246,14 @@ class TokenStore:
 
     def weights(self, index: int) -> Float32[np.ndarray, " length"]:
         """Return how much each target of a document counts; 1 on other tokens."""
+        start = int(self._starts[index])
+        return self.weights_between(start, start + int(self.lengths[index]))
+
+    def weights_between(self, start: int, stop: int) -> Float32[np.ndarray, " length"]:
+        """Return the weights of a range of tokens of the store."""
         if self._weights is None:
-            return np.ones(self.lengths[index], np.float32)
-        start = self._starts[index]
-        return self._weights[start : start + self.lengths[index]]
+            return np.ones(min(stop, self.total_tokens) - start, np.float32)
+        return self._weights[start:stop]
 
 
 def held_out_store(prepared: Path) -> TokenStore:
