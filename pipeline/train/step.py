@@ -51,7 +51,8 @@ class TrainStep:
         max_grad_norm: largest global norm of the gradient; None: it is not clipped.
         profile: measures the parts of a step.
         label_smoothing: share of each target that is spread over the vocabulary.
-        distrust_sums: per document of the store, what is added to the minimised sum, in nats.
+        distrust_sums: per document of the store, a constant that is added to the minimised sum, in
+            nats; it is reported and has no effect on the gradient.
         prefix: puts activations in place of frozen blocks.
         is_proven: compare the divided model with the whole one; needs loaded weights.
         body_and_head: the model in two parts: embedding and blocks, and the head.
@@ -81,6 +82,10 @@ class TrainStep:
         The mean is taken once, over all targets, so that how documents were split into
         micro-batches has no effect. The loss divides by the count of targets, not by the sum of
         their weights.
+
+        Args:
+            micro_batches: each a tuple of batches, which are worked on side by side, one per CPU
+                stream.
         """
         batches = [batch for micro_batch in micro_batches for batch in micro_batch]
         num_tokens = sum(batch.num_targets for batch in batches)
@@ -112,7 +117,7 @@ class TrainStep:
         return loss_sum, gradients
 
     def graphs(self, micro_batch: MicroBatch) -> list[BatchGraph]:
-        """Build the graph of each batch; several of them are evaluated side by side."""
+        """Build the graph of each batch; where there are several, evaluate them side by side."""
         if len(micro_batch) == 1:
             return [self.graph(micro_batch[0])]
         graphs = []
@@ -125,11 +130,15 @@ class TrainStep:
     def graph(self, batch: Batch, num_streams: int = 1) -> BatchGraph:
         """Build the graph of a batch; nothing is evaluated."""
         with self.prefix.of(batch):
-            (_, loss_sum, order), gradients = self.loss_and_grad(batch, num_streams)
+            (_minimised, loss_sum, order), gradients = self.loss_and_grad(batch, num_streams)
         return BatchGraph(loss_sum, gradients, order)
 
     def losses(self, batch: Batch, num_streams: int = 1) -> tuple[mx.array, mx.array, EvalOrder]:
-        """Return the minimised sum and the plain sum, in nats, and what to evaluate first."""
+        """Return the minimised sum and the plain sum, in nats, and what to evaluate first.
+
+        The gradient is that of the minimised sum. Where streams run side by side, the outputs of
+        blocks come first, so that each block is evaluated by itself.
+        """
         with outputs_noted(blocks(self.model) if num_streams > 1 else []) as outputs:
             minimised, plain, order = loss_sums(
                 self.body_and_head, batch, self.label_smoothing, num_streams
@@ -156,10 +165,12 @@ def add(
     gradients: Any,  # noqa: ANN401
     graphs: list[BatchGraph],
 ) -> tuple[mx.array, Any, EvalOrder]:
-    """Add the results of graphs to the sums so far, in their order, and empty their list.
+    """Add the results of graphs to the sums so far, in their order.
+
+    Their list is emptied, so that each graph is freed early.
 
     Returns:
-        The sums, and what is to be evaluated before them.
+        The sums, and what is to be evaluated before them; nothing where streams have done that.
     """
     order: EvalOrder = []
     while graphs:
