@@ -26,10 +26,10 @@ class Batch:
     """Rows of documents; padding is 0 everywhere.
 
     Attributes:
-        inputs: token ids; a document of n tokens takes n - 1 places.
+        inputs: token ids; a document of n tokens takes n - 1 positions.
         targets: the token after each input.
         loss_mask: 1 where the target counts; 0 on prompts and padding.
-        segment_ids: k where the place belongs to the k-th of `documents`, from 1.
+        segment_ids: k where the position belongs to the k-th of `documents`, from 1.
         weights: the weight of the document times that of the target within it.
         documents: which documents of the store these are.
     """
@@ -53,7 +53,7 @@ class Batch:
 
     @property
     def occupancy(self) -> float:
-        """Return the share of places that hold a document and not padding."""
+        """Return the share of positions that hold a document and not padding."""
         return float(np.count_nonzero(self.segment_ids) / self.segment_ids.size)
 
     @property
@@ -63,7 +63,7 @@ class Batch:
 
 
 MicroBatch = tuple[Batch, ...]
-"""Batches that a CPU works on side by side, each on a stream of its own; mostly a single one."""
+"""Batches that a CPU works on side by side, each on a separate stream; mostly a single one."""
 
 
 def resolve_arrangement(asked: str, fused_attention: bool) -> Arrangement:
@@ -160,7 +160,7 @@ def evaluation_batches(
     layout: RowLayout,
     batch_tokens: int,
 ) -> Iterator[Batch]:
-    """Yield batches of at most `batch_tokens` places, padding counted, in a fixed order.
+    """Yield batches of at most `batch_tokens` tokens, padding counted, in a fixed order.
 
     A row that is wider than that comes alone.
     """

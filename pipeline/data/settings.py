@@ -1,4 +1,4 @@
-"""What the preparation is told, and what follows from it."""
+"""Settings of the preparation, and what follows from them."""
 
 from dataclasses import dataclass
 from pathlib import Path

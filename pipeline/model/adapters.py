@@ -1,7 +1,7 @@
 """What is trained: adapters on chosen layers, the head, named tensors, or every weight.
 
 Saved in mlx-lm's own format (`adapters.safetensors`, `adapter_config.json`), so that
-`mlx_lm.generate --adapter-path` and the others can use it as it is.
+`mlx_lm.generate --adapter-path` and others can use it unchanged.
 """
 
 import math
@@ -55,7 +55,7 @@ class AdapterSettings:
 
     @property
     def trains_matrices(self) -> bool:
-        """Whether weights of the base themselves are trained, and no adapters beside them."""
+        """Whether weights of the base themselves are trained, not adapters."""
         return self.mode not in {"lora", "dora"}
 
 

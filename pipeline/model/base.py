@@ -1,7 +1,7 @@
 """The base model: checked, described by a manifest, and loaded from where its files lie.
 
 `models/base` holds config, tokenizer and `manifest.json` (source, hash per file, dtype and shape
-per tensor). The shards of a model that exists are never copied; a scratch model's are beside it.
+per tensor). The shards of a model that exists are never copied; a scratch model's lie next to it.
 """
 
 import contextlib

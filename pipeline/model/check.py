@@ -1,4 +1,4 @@
-"""Whether a folder's weights are those of its config.json, told before anything is trained on them.
+"""Whether a folder's weights are those of its config.json, checked before any training.
 
 Names, types and shapes are compared by the files' headers; then every number is looked at once.
 """

@@ -17,7 +17,7 @@ PACKING_TOLERANCE, PACKING_TOLERANCE_16 = 1e-3, 0.1
 
 
 class SegmentMask:
-    """Limits the attention of a token to earlier tokens of its own document.
+    """Limits the attention of a token to earlier tokens of the same document.
 
     mlx-lm's models ask their cache for the attention mask, so this stands in for a cache that
     remembers nothing. Positions run on over the borders: rotary embeddings are relative.

@@ -1,4 +1,4 @@
-"""The output head: what comes after the blocks, and a matrix of its own where it shares one."""
+"""The output head: what comes after the blocks, and a separate matrix where it shares one."""
 
 import copy
 from typing import Any
@@ -91,5 +91,5 @@ def plain_copy(layer: Any) -> nn.Linear:  # noqa: ANN401
 
 
 def untied(config: dict[str, Any]) -> dict[str, Any]:
-    """Change a config.json so that the output head has a matrix of its own."""
+    """Change a config.json so that the output head has a separate matrix."""
     return {**config, TIED: False}

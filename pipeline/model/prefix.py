@@ -2,7 +2,7 @@
 
 mlx-lm's models call their blocks in order, each on what the one before gave. So the blocks below
 the first trained one can be left out where the last of them gives what it would have given. The
-embedding still stands in the graph, but what nobody needs MLX never computes.
+embedding still stands in the graph, but MLX never computes what no result needs.
 
 `find_prefix` tries whether a model is built like this.
 """

@@ -29,7 +29,7 @@ class NotNeeded:
 
 @contextlib.contextmanager
 def without_transformers() -> Iterator[None]:
-    """Let mlx-lm be imported in the block without the libraries; afterwards they are as before."""
+    """Replace the libraries until the end of the `with`, to import mlx-lm without them."""
     for module, names in SPARED.items():
         stand_in: Any = types.ModuleType(module)
         stand_in.__path__ = []

@@ -52,7 +52,7 @@ def evaluate(order: EvalOrder) -> None:
 
 
 def counted(batch: Batch) -> Int[np.ndarray, " targets"]:
-    """Find the places of a batch whose target counts, row after row."""
+    """Find the positions of a batch whose target counts, row after row."""
     return np.flatnonzero(batch.loss_mask)
 
 
