@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.support.plans import request_of, write_llama
 
 NUM_STEPS = 20
-MARGIN, MARGIN_OF_STREAMS = 0.01, 0.06
+MARGIN, MARGIN_OF_STREAMS = 0.01, 0.08
 
 SMALL, WIDE = {"hidden": 64, "blocks": 2}, {"hidden": 128, "blocks": 3}
 MEASURED = {
@@ -55,19 +55,22 @@ RATIOS = {
     "lora, recomputed": 1.025,
     "lora, last block only": 0.984,
     "lora, others stored, packed, recomputed, accumulated, validation": 0.935,
+    "head, blocks stored, conflicts": 0.982,
     "dora": 1.01,
     "tensors": 0.989,
     "full, muon": 1.038,
-    "two streams, lora, long rows": 1.05,
-    "two streams, recomputed": 1.12,  # peaks of streams are added up, and need not coincide
+    "streams, lora, long rows": 1.05,
+    "streams, lora, three streams, accumulated, validation": 1.03,
+    "streams, recomputed": 1.12,  # peaks of streams are added up, and need not coincide
 }
 """Predicted by measured peak, where approximations of the planner make it other than 1."""
 MARGINS = {
     "lora, recomputed": 0.025,
     "lora, others stored, packed, recomputed, accumulated, validation": 0.025,
     "head, blocks stored": 0.025,
+    "head, blocks stored, conflicts": 0.02,
     "full, adam": 0.015,
-    "two streams, recomputed": 0.12,
+    "streams, recomputed": 0.12,
 }
 """Timing decides how far the device lags behind, and how the peaks of streams fall together, so
 that these peaks vary more than others from run to run."""
@@ -160,7 +163,7 @@ def test_the_peak_is_predicted(tmp_path, case, shape, asked):
     ],
 )
 def test_the_peak_of_streams_is_predicted(tmp_path, case, shape, asked):
-    compare(tmp_path, f"two streams, {case}", shape, asked, MLX_DISABLE_COMPILE="1")
+    compare(tmp_path, f"streams, {case}", shape, asked, MLX_DISABLE_COMPILE="1")
 
 
 def test_documents_that_go_through_frozen_blocks_side_by_side_are_all_counted(tmp_path):
