@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.errors import ConfigError, ModelError, PipelineError, report_problems
 from pipeline.external.paths import SCRATCH, external, fingerprint, is_hub_id
 from pipeline.external.sources import data_fingerprint
+from pipeline.files import sha256_path
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -29,16 +30,18 @@ REMEDY = "Run `python -m stages.params` (or `make repro`) to take the files as t
 
 
 def model_folder(source: str) -> Path:
-    """Find the folder of a model that exists.
+    """Find the folder of a model that exists; a GGUF file is converted into one first.
 
     Raises:
         ModelError: when there is none.
     """
     folder = external(source)
+    if is_gguf(source):
+        return converted_folder(folder)
     if not folder.is_dir():
         raise ModelError(
             f"model.source={source}: there is no such folder (looked at {folder}).\n"
-            "Give a Hugging Face folder, `scratch` with model=tiny, "
+            "Give a Hugging Face folder, a GGUF file, `scratch` with model=tiny, "
             "or a hub id with model.allow_network=true."
         )
     if not (folder / "config.json").is_file():
@@ -49,10 +52,48 @@ def model_folder(source: str) -> Path:
     return folder
 
 
+def is_gguf(source: str) -> bool:
+    """Whether a source is named as a GGUF file is."""
+    return source.lower().endswith(".gguf")
+
+
+def converted_folder(file: Path) -> Path:
+    """Return the folder that a GGUF file is converted into.
+
+    Raises:
+        ModelError: when there is no such file, or it cannot be converted.
+    """
+    from pipeline.external.gguf.convert import converted  # transformers: a second that few need
+
+    return converted(require_gguf(file))
+
+
+def require_gguf(file: Path) -> Path:
+    """Return a GGUF file.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    if not file.is_file():
+        raise ModelError(
+            f"model.source={file}: there is no such file.\n"
+            "`make smollm2` fetches the one of model=smollm2; give the path of any other."
+        )
+    return file
+
+
+def gguf_fingerprint(file: Path) -> dict[str, Any]:
+    """Fingerprint a GGUF file, and the code that converts it."""
+    code = {"sha256": sha256_path(Path(__file__).parent / "gguf")}
+    return fingerprint([require_gguf(file)], file.parent) | {"converter": code}
+
+
 def tokenizer_fingerprint(config: DictConfig) -> dict[str, Any]:
     """Fingerprint what `prepare` takes from `model.source`: its tokenizer and config.json."""
     if not names_folder(config.model.source):
         return {}
+    if is_gguf(config.model.source):
+        return gguf_fingerprint(external(config.model.source))
     folder = model_folder(config.model.source)
     files = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
     return fingerprint([file for file in files if file.is_file()], folder)
@@ -62,12 +103,14 @@ def model_fingerprint(config: DictConfig) -> dict[str, Any]:
     """Fingerprint what `weights` takes from `model.source`."""
     if not names_folder(config.model.source):
         return {}
+    if is_gguf(config.model.source):
+        return gguf_fingerprint(external(config.model.source))
     folder = model_folder(config.model.source)
     return fingerprint(weight_files(folder), folder)
 
 
 def names_folder(source: str) -> bool:
-    """Whether a source is a folder, not `scratch` or a hub id (fixed by its revision)."""
+    """Whether a source is a folder or a file, not `scratch` or a hub id (fixed by its revision)."""
     return source != SCRATCH and not is_hub_id(source)
 
 

@@ -21,7 +21,8 @@ def is_hub_id(source: str) -> bool:
     """Whether a source is a hub id (`organisation/name`) and no folder of that name exists."""
     parts = source.split("/")
     plain = len(parts) == 2 and all(parts) and parts[0] not in {".", "..", "~"}
-    return source != SCRATCH and plain and not external(source).exists()
+    is_file_name = source.lower().endswith(".gguf")
+    return source != SCRATCH and plain and not is_file_name and not external(source).exists()
 
 
 def fingerprint(files: list[Path], base: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.device import compute_dtype, is_cpu, mx, nn
 from pipeline.errors import ModelError, report_problems
+from pipeline.external.inputs import is_gguf, model_folder
 from pipeline.files import (
     cached_sha256_file,
     read_json,
@@ -90,7 +91,7 @@ def weight_paths(base: Path) -> list[Path]:
         ModelError: when one is gone or is another file now.
     """
     manifest = read_json(base / MANIFEST)
-    folder = Path(manifest.get("folder", base))
+    folder = weight_folder(base, manifest)
     paths, problems = [], []
     for entry in manifest["files"]:
         path = folder / entry["path"]
@@ -104,6 +105,17 @@ def weight_paths(base: Path) -> list[Path]:
         ModelError, f"{base} describes files that are not as they were:", problems, remedy
     )
     return paths
+
+
+def weight_folder(base: Path, manifest: dict[str, Any]) -> Path:
+    """Return the folder of the weights; that of a GGUF file is made again where it is gone."""
+    if "folder" not in manifest:
+        return base
+    return (
+        model_folder(manifest["source"])
+        if is_gguf(manifest["source"])
+        else Path(manifest["folder"])
+    )
 
 
 @contextlib.contextmanager

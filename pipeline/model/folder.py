@@ -30,8 +30,8 @@ FOREIGN_MAGIC = {
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library accepts."""
 CONVERT = (
-    "Only safetensors are read. Save the model with transformers' "
-    "`save_pretrained(..., safe_serialization=True)` and name that folder."
+    "Of a folder only safetensors are read; of a GGUF file, give its own path. Save the model with "
+    "transformers' `save_pretrained(..., safe_serialization=True)` and name that folder."
 )
 
 
