@@ -266,3 +266,17 @@ def test_a_conversion_that_fails_leaves_nothing(gguf_file, kept):
     with pytest.raises(ModelError):
         converted(gguf_file("gemma2"))
     assert [file.suffix for file in kept.iterdir()] == [".lock"]
+
+
+def test_a_base_makes_the_weights_again_where_they_are_gone(gguf_file, kept, tmp_path):
+    base, path = tmp_path / "base", gguf_file()
+    base.mkdir()
+    write_manifest(base, converted(path), str(path), "")
+    shutil.rmtree(kept)
+    logits = load_base(base, "float32").model(mx.array([[1, 5, 9, 2]]))
+    assert bool(mx.isfinite(logits).all())
+    assert not list(base.glob("*.safetensors"))
+    shutil.rmtree(kept)
+    path.unlink()
+    with pytest.raises(ModelError, match="there is no such file"):
+        load_base(base, "float32")
