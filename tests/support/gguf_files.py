@@ -136,3 +136,10 @@ def write_gguf(path, arch, words, arrays=None, kind="F32", pre="gpt-2", change=N
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def interleaved(values, num_heads):
+    """Put rows into llama.cpp's order, as its converter does."""
+    rows = values.shape[0]
+    halves = values.reshape(num_heads, 2, rows // num_heads // 2, *values.shape[1:])
+    return halves.swapaxes(1, 2).reshape(values.shape)

@@ -51,3 +51,9 @@ def stories(samples):
 @pytest.fixture(scope="session")
 def pieces(stories):
     return piece_words(stories)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    return tmp_path / "model"

@@ -1,7 +1,6 @@
 """GGUF files as Hugging Face folders: values, names, order, config; made once; read by others."""
 
 import json
-import re
 import shutil
 
 import mlx.core as mx
@@ -13,20 +12,13 @@ from safetensors.numpy import load_file
 
 from pipeline.errors import ModelError
 from pipeline.external.gguf import convert as module
-from pipeline.external.gguf.architecture import llama3_factors, reordered
 from pipeline.external.gguf.convert import KINDS, convert, converted
 from pipeline.model.base import load_base, write_manifest
-from tests.support.gguf_files import HEADS, KV_HEADS, WIDTH, weights
+from tests.support.gguf_files import HEADS, KV_HEADS, WIDTH, interleaved, weights
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3"]
 WRITTEN = [kind for kind in KINDS if not kind.endswith("_K")]
 """The package has no packer for the others."""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "model").mkdir()
-    return tmp_path / "model"
 
 
 @pytest.fixture
@@ -35,13 +27,6 @@ def kept(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "models/.converted"
-
-
-def interleaved(values, num_heads):
-    """Put rows into llama.cpp's order, as its converter does."""
-    rows = values.shape[0]
-    halves = values.reshape(num_heads, 2, rows // num_heads // 2, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -95,12 +80,6 @@ def test_rows_of_queries_and_keys_of_llama_are_put_back(gguf_file, folder, words
     )
 
 
-def test_a_bias_is_put_back_as_its_rows_are():
-    bias = np.arange(8.0)
-    assert reordered(bias, 2).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert interleaved(reordered(bias, 2), 2).tolist() == bias.tolist()
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_pipeline_loads_it(gguf_file, folder, tmp_path, words, arch, tied):
@@ -137,87 +116,6 @@ def test_transformers_reads_the_same_model(gguf_file, folder, words, readers, ar
     ids = torch.tensor([[1, 5, 9, 2, 7]])
     with torch.no_grad():
         assert torch.equal(ours(ids).logits, theirs(ids).logits)
-
-
-def test_positions_of_llama_3_are_recognised(gguf_file, folder):
-    scaling = {
-        "rope_type": "llama3",
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    factors = llama3_factors(scaling, 50_000.0, WIDTH // HEADS // 2).astype(np.float32)
-    convert(gguf_file(change=lambda w: w.add_tensor("rope_freqs.weight", factors)), folder)
-    assert json.loads((folder / "config.json").read_text())["rope_scaling"] == scaling
-
-
-def test_the_factors_of_llama_3_are_those_of_transformers(readers):
-    torch, transformers = readers("torch"), readers("transformers")
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaling = {
-        "rope_type": "llama3",
-        "rope_theta": 500_000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    config = transformers.LlamaConfig(hidden_size=512, num_attention_heads=4, rope_scaling=scaling)
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    plain = 1 / 500_000.0 ** (torch.arange(0, 128, 2).double() / 128)
-    np.testing.assert_allclose(
-        (plain / frequencies).numpy(), llama3_factors(scaling, 500_000.0, 64), rtol=1e-5
-    )
-
-
-def add_own_factors(writer):
-    writer.add_tensor("rope_freqs.weight", np.linspace(1, 9, WIDTH // HEADS // 2, dtype=np.float32))
-
-
-REFUSED = [
-    (lambda w: w.add_tensor("blk.0.extra.weight", np.ones(4, np.float32)), "blk.0.extra.weight"),
-    (lambda w: w.add_expert_count(8), "llama.expert_count=8"),
-    (lambda w: w.add_rope_scaling_factor(0.0), None),
-    (add_own_factors, "scales its positions by factors of its own"),
-    (lambda w: w.add_string("llama.rope.scaling.type", "yarn"), "scales its positions as 'yarn'"),
-    (
-        lambda w: w.add_tensor("blk.9.attn_q.weight", np.ones(4, np.int8)),
-        "blk.9.attn_q.weight: I8",
-    ),
-]
-
-
-@pytest.mark.parametrize(("change", "problem"), REFUSED)
-def test_what_cannot_be_carried_over_is_refused(gguf_file, folder, change, problem):
-    path = gguf_file(change=change)
-    if problem is None:
-        convert(path, folder)
-        return
-    match = rf"(?s)model.source=.*model.gguf: .*{re.escape(problem)}.*Give "
-    with pytest.raises(ModelError, match=match):
-        convert(path, folder)
-    assert not list(folder.glob("*.safetensors"))
-
-
-@pytest.mark.parametrize("arch", ["gemma2", "clip"])
-def test_another_architecture_is_refused_by_name(gguf_file, folder, arch):
-    match = (
-        rf"its architecture is '{arch}', and of GGUF files llama, mistral, qwen2, qwen3 are read"
-    )
-    with pytest.raises(ModelError, match=match):
-        convert(gguf_file(arch), folder)
-
-
-def test_a_number_that_is_none_is_refused(gguf_file, folder):
-    def change(writer):
-        del writer.kv_data[0]["llama.block_count"]
-        writer.add_string("llama.block_count", "many")
-
-    match = "llama.block_count is 'many', and a positive number is needed"
-    with pytest.raises(ModelError, match=match):
-        convert(gguf_file(change=change), folder)
 
 
 def test_large_models_are_written_in_several_files(gguf_file, folder, monkeypatch):
