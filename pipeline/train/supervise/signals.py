@@ -19,8 +19,10 @@ class StopSignals:
         self.number: int | None = None
 
     def __enter__(self) -> "StopSignals":
-        """Install the handlers."""
-        self._old = {number: signal.signal(number, self.take) for number in STOPPING}
+        """Install the handlers; under `nohup` the end of the terminal stays ignored."""
+        ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heeded = [each for each in STOPPING if not (each == signal.SIGHUP and ignores_hangup)]
+        self._old = {number: signal.signal(number, self.take) for number in heeded}
         return self
 
     def __exit__(self, *error: object) -> None:
