@@ -202,7 +202,6 @@ def test_validation_is_of_the_start_of_every_interval_and_of_the_final_weights(r
     before = trainer.progress.val_loss
     trainer.validations.resume_after(9)
     trainer.validate()
-    trainer.validations.close()
     assert trainer.progress.val_loss == before
 
 
@@ -226,7 +225,6 @@ def test_the_best_step_is_kept_and_can_be_read(run):
     trainer.model.load_weights(list(best.items()), strict=False)
     trainer.validations.resume_after(12)
     trainer.validate()
-    trainer.validations.close()
     assert trainer.progress.val_loss == trainer.progress.best_val_loss
 
 
