@@ -460,7 +460,7 @@ def test_help_lists_the_groups_of_which_the_stage_reads_something(toy):
     others = sorted(OPTIMIZERS.keys() - {"adamw"})
     assert groups["optim"] == "|".join(["adamw", *others])  # the default first
     assert groups["data/provenance"] == "none|heuristic"
-    assert groups["[experiment"] == "smoke]"
+    assert groups["[experiment"] == "smoke|smollm2]"
     assert "mac_16gb|" in groups["[hardware"]
 
 
