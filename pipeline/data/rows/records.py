@@ -24,7 +24,7 @@ class Text(NamedTuple):
     text: str
 
     def parts(self) -> Iterator[str]:
-        """Give what makes this content differ from another."""
+        """Return what makes this content differ from another."""
         yield self.text
 
 
@@ -36,7 +36,7 @@ class Answer:
     completion: str
 
     def parts(self) -> Iterator[str]:
-        """Give what makes this content differ from another."""
+        """Return what makes this content differ from another."""
         yield from (self.prompt, self.completion)
 
 
@@ -55,7 +55,7 @@ class Conversation:
     weights: tuple[float, ...] | None = None
 
     def parts(self) -> Iterator[str]:
-        """Give what makes this content differ from another."""
+        """Return what makes this content differ from another."""
         for part in (*self.messages, *(self.tools or [])):
             yield json.dumps(part, sort_keys=True, ensure_ascii=False)
 

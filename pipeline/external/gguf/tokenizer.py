@@ -227,7 +227,7 @@ def added(token: str, kind: int) -> AddedToken:
 
 
 def begin_with(tokenizer: Tokenizer, roles: dict[str, str], words: Words) -> None:
-    """Let each text begin with the token for that.
+    """Make each text begin with the token for that.
 
     Raises:
         ModelError: when there is none.
