@@ -15,7 +15,6 @@ from pipeline.formats.proof import compare, require_agreement
 from pipeline.model.adapters import CONFIG, load_adapter
 from pipeline.model.base import load_base
 from pipeline.model.forward import forward
-from pipeline.model.tree import blocks
 
 PROOF_DOCUMENTS = 8
 PROOF_TOKENS = 128
@@ -45,13 +44,12 @@ def export(
     base_logits = evaluated(loaded.model, inputs)
     load_adapter(loaded.model, trained)
     tuned_logits = evaluated(loaded.model, inputs)
-    num_blocks = len(blocks(loaded.model))
     metrics: dict[str, Any] = {}
     for name in formats:
         with new_folder(target(name)) as folder:
             exported, rounded = WRITERS[name](loaded, base, trained, folder)
             proof = compare(base_logits, tuned_logits, evaluated(exported, inputs))
-            require_agreement(name, proof, rounded, num_blocks)
+            require_agreement(name, proof, rounded)
         metrics[name] = dataclasses.asdict(proof)
     return {"fine_tune_type": config["fine_tune_type"], **metrics}
 
