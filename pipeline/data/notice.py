@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.data.sources.ingest import QUARANTINE
+from pipeline.data.sources.source import QUARANTINE
 
 NOTICES = {
     "bad_rows": f"{{bad_rows}} of {{rows}} rows are bad and went to {QUARANTINE}",

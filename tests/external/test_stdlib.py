@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.data.sources.ingest import BadRow, Row, Splitter
+from pipeline.data.sources.source import BadRow, Row, Splitter
 from pipeline.data.sources.stdlib import StdlibRows
 from pipeline.errors import DataError
 from pipeline.external import sources

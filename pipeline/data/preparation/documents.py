@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.sources.ingest import BadRow, BadRows, Row
+from pipeline.data.sources.source import BadRow, BadRows, Row
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.encode import Draft, Encoded, Encoder, Tokenized
 from pipeline.data.tokenize.tokenizer import vocabulary_size

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.preparation.part import HASHES, Part, Written
 from pipeline.data.preparation.processes import Result
-from pipeline.data.sources.ingest import QUARANTINE, BadRows
+from pipeline.data.sources.source import QUARANTINE, BadRows
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.errors import MAX_LISTED_PROBLEMS, PipelineError

@@ -11,7 +11,7 @@ from pipeline.data.preparation.documents import TokenizedDocuments
 from pipeline.data.provenance.complete import Completer
 from pipeline.data.rows.records import Record
 from pipeline.data.settings import PrepareSettings
-from pipeline.data.sources.ingest import BadRows, RowSource
+from pipeline.data.sources.source import BadRows, RowSource
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStoreWriter
 from pipeline.data.tokenize.encode import Encoded, Encoder

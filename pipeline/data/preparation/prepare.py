@@ -29,7 +29,7 @@ from pipeline.data.provenance.complete import scored_facts
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import pretraining_rows, suite_items
-from pipeline.data.sources.ingest import QUARANTINE, BadRow, BadRows, RowSource, Splitter
+from pipeline.data.sources.source import QUARANTINE, BadRow, BadRows, RowSource, Splitter
 from pipeline.data.sources.table import READERS
 from pipeline.data.sources.world import WorldRows
 from pipeline.data.splits import SPLITS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.data.preparation.collector import freeze_gc
 from pipeline.data.preparation.part import Part, Written
-from pipeline.data.sources.ingest import QUARANTINE, BadRows
+from pipeline.data.sources.source import QUARANTINE, BadRows
 from pipeline.errors import DataError, PipelineError
 from pipeline.machine import allowed_cores
 

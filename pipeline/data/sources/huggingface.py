@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 
 from pipeline.data.rows.fields import strings_in
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
+from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 from pipeline.errors import ConfigError, DataError
 from pipeline.external.sources import dataset_files
 

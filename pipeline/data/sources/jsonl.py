@@ -12,7 +12,7 @@ import orjson
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Record, parse_record
-from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
+from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 from pipeline.errors import DataError
 from pipeline.external.sources import jsonl_files
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
+from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 from pipeline.external.stdlib import stdlib_files
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import training_rows
 from pipeline.data.sources.huggingface import DatasetRows
-from pipeline.data.sources.ingest import RowSource, Splitter
 from pipeline.data.sources.jsonl import JsonlRows
+from pipeline.data.sources.source import RowSource, Splitter
 from pipeline.data.sources.stdlib import StdlibRows
 from pipeline.data.sources.world import WorldRows
 

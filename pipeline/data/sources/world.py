@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.rows.records import parse_record
-from pipeline.data.sources.ingest import BadRow, Row, RowSource, Splitter
+from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline.data.rows.metadata import NO_METADATA
 from pipeline.data.sources.huggingface import DatasetRows, check_card
-from pipeline.data.sources.ingest import BadRow, Splitter
+from pipeline.data.sources.source import BadRow, Splitter
 from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
 from pipeline.external import sources

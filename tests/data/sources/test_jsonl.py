@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.sources.ingest import Splitter
 from pipeline.data.sources.jsonl import JsonlRows, iterate_lines, parse_line
+from pipeline.data.sources.source import Splitter
 from pipeline.errors import DataError
 
 lines_of_bytes = st.lists(st.binary(max_size=40).map(lambda line: line.translate(None, b"\r\n")))

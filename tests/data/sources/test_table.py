@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.data.sources.ingest import Splitter
+from pipeline.data.sources.source import Splitter
 from pipeline.data.sources.table import READERS
 from tests.data.preparation.test_prepare import SETTINGS
 

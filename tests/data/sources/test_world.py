@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from pipeline.data.sources.ingest import Splitter
+from pipeline.data.sources.source import Splitter
 from pipeline.data.sources.world import WorldRows
 
 

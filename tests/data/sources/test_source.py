@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Record, Text
-from pipeline.data.sources.ingest import BadRow, Row, Splitter
+from pipeline.data.sources.source import BadRow, Row, Splitter
 
 
 def record():
