@@ -7,19 +7,11 @@ import pytest
 from pipeline.data import store
 from pipeline.data.preparation.join import joined
 from pipeline.data.preparation.part import Part
-from pipeline.data.sources.ingest import QUARANTINE, BadRows, Splitter
 from pipeline.data.sources.jsonl import JsonlRows
+from pipeline.data.sources.source import QUARANTINE, BadRows, Splitter
 from pipeline.errors import DataError, ModelError
-from tests.data.preparation.test_prepare import (
-    SETTINGS,
-    contents,
-    model,
-    sentences,
-    texts,
-    write_rows,
-)
+from tests.support.prepared import SETTINGS, contents, sentences, texts, write_rows
 
-__all__ = ["model"]
 PLAIN = texts(*sentences(40))
 WEIGHTED = [{**row, "weight": 0.5} for row in texts(*sentences(40, seed=1))]
 BAD = [{"no": 1}] * 3

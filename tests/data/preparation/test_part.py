@@ -8,15 +8,13 @@ import pytest
 from pipeline.data.preparation.duplicates import ENTRY
 from pipeline.data.preparation.part import HASHES, Part, add_pieces
 from pipeline.data.rows.records import Record, Text
-from pipeline.data.sources.ingest import BadRows, Splitter
 from pipeline.data.sources.jsonl import JsonlRows
+from pipeline.data.sources.source import BadRows, Splitter
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.tokenize.encode import Encoded
-from tests.data.preparation.test_prepare import SETTINGS, model, sentences, texts, write_rows
+from tests.support.prepared import SETTINGS, sentences, texts, write_rows
 from tests.support.provenance import tables
-
-__all__ = ["model"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import json
-import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.preparation.prepare import in_sample, prepare
-from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
+from pipeline.data.settings import resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
@@ -22,102 +21,22 @@ from pipeline.external.stdlib import stdlib_root
 from pipeline.train.finetune import train_settings
 from stages.params import composed
 from stages.prepare import settings_of
+from tests.support.prepared import (
+    SETTINGS,
+    WORDS,
+    contents,
+    documents,
+    sentences,
+    texts,
+    with_template,
+    write_rows,
+)
 from tests.support.provenance import tables
 
 ROOT = Path(__file__).resolve().parents[3]
-WORDS = ("a", "the", "cat", "dog", "mat", "hat", "rat", "sat", "on", "saw", "ran", "and", "to")
-SETTINGS = PrepareSettings(
-    seed=7,
-    source="jsonl",
-    path=None,
-    subset=None,
-    split="train",
-    max_seq_len=64,
-    long_documents="truncate",
-    overlap_tokens=0,
-    train_on="all",
-    max_bad_rows=0,
-    max_line_bytes=4096,
-    validation_fraction=0.2,
-    test_fraction=0.1,
-    tokenizer_source=None,
-    vocab_size=300,
-    num_documents=80,
-    num_pretrain_documents=40,
-    num_contests=4,
-)
-CHATML = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-
 HUGGINGFACE = ("data=huggingface", "data.huggingface.name=/tmp")
 TRAIN_ON = ("all", "last")
 YES = {"role": "assistant", "content": "yes"}
-
-
-def with_template(model, folder):
-    """Copy a tokenizer, and give it a chat template."""
-    shutil.copytree(model, folder)
-    (folder / "chat_template.jinja").write_text(CHATML)
-    return folder
-
-
-def sentences(count, seed=0, shortest=3, longest=12):
-    generator = np.random.default_rng(seed)
-    return [
-        " ".join(generator.choice(WORDS, generator.integers(shortest, longest + 1))) + f" {number}."
-        for number in range(count)
-    ]
-
-
-def texts(*lines):
-    return [{"text": line} for line in lines]
-
-
-def write_rows(file, rows):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a trained tokenizer, so that rows are read once."""
-    folder = tmp_path_factory.mktemp("model")
-    train_tokenizer(iter(sentences(200)), 300, folder)
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path, model):
-    """Prepare rows, or a path; gives the folder and the metrics."""
-
-    def prepare_rows(rows, name="prepared", **changes):
-        path = rows
-        if isinstance(rows, list):
-            path = write_rows(tmp_path / "rows.jsonl", rows)
-        folder = tmp_path / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        changes = {"tokenizer_source": model, "path": path, **changes}
-        metrics, _ = prepare(dataclasses.replace(SETTINGS, **changes), folder)
-        return folder, metrics
-
-    return prepare_rows
-
-
-def documents(folder, split):
-    """Read the texts of a split back."""
-    tokenizer, store = load_tokenizer(folder / "tokenizer"), TokenStore(folder / split)
-    return [tokenizer.decode(store.tokens(i), skip_special_tokens=True) for i in range(len(store))]
-
-
-def contents(folder):
-    """Read every byte under a folder."""
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 # --- laws ---

@@ -18,17 +18,9 @@ from pipeline.data.preparation.prepare import prepare
 from pipeline.data.preparation.processes import num_processes
 from pipeline.errors import DataError
 from pipeline.files import ROOT
-from tests.data.preparation.test_prepare import (
-    SETTINGS,
-    contents,
-    model,
-    sentences,
-    texts,
-    write_rows,
-)
+from tests.support.prepared import SETTINGS, contents, sentences, texts, write_rows
 from tests.support.provenance import tables
 
-__all__ = ["model"]
 TALK = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
 
@@ -141,7 +133,7 @@ import dataclasses, sys
 from pathlib import Path
 from pipeline.data.preparation import processes
 from pipeline.data.preparation.prepare import prepare
-from tests.data.preparation.test_prepare import SETTINGS
+from tests.support.prepared import SETTINGS
 
 if __name__ == "__main__":
     processes.allowed_cores = lambda: 2
