@@ -4,13 +4,14 @@ They are no DVC dependencies. The `params` stage writes their sizes and hashes i
 section of params.yaml, which `prepare` and `weights` track.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import ConfigError, ModelError, PipelineError, report_problems
-from pipeline.external.paths import SCRATCH, external, fingerprint, is_hub_id
+from pipeline.external.paths import SCRATCH, external, fingerprint, is_gguf, is_hub_id
 from pipeline.external.sources import data_fingerprint
 from pipeline.files import sha256_path
 
@@ -52,11 +53,6 @@ def model_folder(source: str) -> Path:
     return folder
 
 
-def is_gguf(source: str) -> bool:
-    """Whether a source is named as a GGUF file is."""
-    return source.lower().endswith(".gguf")
-
-
 def converted_folder(file: Path) -> Path:
     """Return the folder that a GGUF file is converted into.
 
@@ -88,38 +84,27 @@ def gguf_fingerprint(file: Path) -> dict[str, Any]:
     return fingerprint([require_gguf(file)], file.parent) | {"converter": code}
 
 
-def tokenizer_fingerprint(config: DictConfig) -> dict[str, Any]:
-    """Fingerprint what `prepare` takes from `model.source`: its tokenizer and config.json."""
-    if not names_folder(config.model.source):
-        return {}
-    if is_gguf(config.model.source):
-        return gguf_fingerprint(external(config.model.source))
-    folder = model_folder(config.model.source)
+def source_fingerprint(
+    list_files: Callable[[Path], list[Path]],
+) -> Callable[[DictConfig], dict[str, Any]]:
+    """Make the fingerprint of the files of `model.source` that a function lists."""
+
+    def measure(config: DictConfig) -> dict[str, Any]:
+        source = config.model.source
+        if not names_folder(source):
+            return {}
+        if is_gguf(source):
+            return gguf_fingerprint(external(source))
+        folder = model_folder(source)
+        return fingerprint(list_files(folder), folder)
+
+    return measure
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """List the files of a model folder that `prepare` reads: its tokenizer and config.json."""
     files = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
-    return fingerprint([file for file in files if file.is_file()], folder)
-
-
-def model_fingerprint(config: DictConfig) -> dict[str, Any]:
-    """Fingerprint what `weights` takes from `model.source`."""
-    if not names_folder(config.model.source):
-        return {}
-    if is_gguf(config.model.source):
-        return gguf_fingerprint(external(config.model.source))
-    folder = model_folder(config.model.source)
-    return fingerprint(weight_files(folder), folder)
-
-
-def names_folder(source: str) -> bool:
-    """Whether a source is a folder or a file, not `scratch` or a hub id (fixed by its revision)."""
-    return source != SCRATCH and not is_hub_id(source)
-
-
-PARTS = {"data": data_fingerprint, "tokenizer": tokenizer_fingerprint, "model": model_fingerprint}
-
-
-def fingerprints(config: DictConfig) -> dict[str, Any]:
-    """Fingerprint all that `data.path` and `model.source` name, as params.yaml has it."""
-    return {part: measure(config) for part, measure in PARTS.items()}
+    return [file for file in files if file.is_file()]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -127,6 +112,23 @@ def weight_files(folder: Path) -> list[Path]:
     names = ["config.json", "generation_config.json", "model.safetensors.index.json"]
     listed = [folder / name for name in names if (folder / name).is_file()]
     return listed + sorted(file for file in folder.glob("*.safetensors") if file.is_file())
+
+
+def names_folder(source: str) -> bool:
+    """Whether a source is a folder or a file, not `scratch` or a hub id (fixed by its revision)."""
+    return source != SCRATCH and not is_hub_id(source)
+
+
+PARTS = {
+    "data": data_fingerprint,
+    "tokenizer": source_fingerprint(tokenizer_files),
+    "model": source_fingerprint(weight_files),
+}
+
+
+def fingerprints(config: DictConfig) -> dict[str, Any]:
+    """Fingerprint all that `data.path` and `model.source` name, as params.yaml has it."""
+    return {part: measure(config) for part, measure in PARTS.items()}
 
 
 def check_unchanged(config: DictConfig, *parts: str) -> None:

@@ -17,12 +17,16 @@ def external(path: str) -> Path:
     return Path(os.environ.get("DVC_ROOT", ROOT)) / Path(path).expanduser()
 
 
+def is_gguf(source: str) -> bool:
+    """Whether a source is named as a GGUF file is."""
+    return source.lower().endswith(".gguf")
+
+
 def is_hub_id(source: str) -> bool:
     """Whether a source is a hub id (`organisation/name`) and no folder of that name exists."""
     parts = source.split("/")
     plain = len(parts) == 2 and all(parts) and parts[0] not in {".", "..", "~"}
-    is_file_name = source.lower().endswith(".gguf")
-    return source != SCRATCH and plain and not is_file_name and not external(source).exists()
+    return source != SCRATCH and plain and not is_gguf(source) and not external(source).exists()
 
 
 def fingerprint(files: list[Path], base: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline.device import compute_dtype, is_cpu, mx, nn
 from pipeline.errors import ModelError, report_problems
-from pipeline.external.inputs import is_gguf, model_folder
+from pipeline.external.inputs import model_folder
+from pipeline.external.paths import is_gguf
 from pipeline.files import (
     cached_sha256_file,
     read_json,

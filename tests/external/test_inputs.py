@@ -121,8 +121,8 @@ def test_a_folder_that_is_no_model_is_refused():
 def test_a_gguf_file_is_fingerprinted_with_the_code_that_converts_it(root, monkeypatch):
     (root / "model.GGUF").write_bytes(b"GGUF")
     config = config_of(model="model.GGUF")
-    found = inputs.model_fingerprint(config)
-    assert found == inputs.tokenizer_fingerprint(config)
+    found = inputs.PARTS["model"](config)
+    assert found == inputs.PARTS["tokenizer"](config)
     assert found["model.GGUF"] == {"size": 4, "sha256": files.sha256_bytes(b"GGUF")}
     assert found["converter"] == {
         "sha256": files.sha256_path(files.ROOT / "pipeline/external/gguf")
@@ -134,14 +134,14 @@ def test_a_gguf_file_is_fingerprinted_with_the_code_that_converts_it(root, monke
         )
 
 
-@pytest.mark.parametrize("find", [inputs.model_folder, "model_fingerprint"])
-def test_a_missing_gguf_file_is_no_hub_id_and_is_refused_with_the_remedy(find):
+@pytest.mark.parametrize("part", ["tokenizer", "model", None])
+def test_a_missing_gguf_file_is_no_hub_id_and_is_refused_with_the_remedy(part):
     match = r"model.source=.*org/model.gguf: there is no such file.\n`make smollm2` fetches"
     with pytest.raises(ModelError, match=match):
-        if find == "model_fingerprint":
-            inputs.model_fingerprint(config_of(model="org/model.gguf"))
+        if part:
+            inputs.PARTS[part](config_of(model="org/model.gguf"))
         else:
-            find("org/model.gguf")
+            inputs.model_folder("org/model.gguf")
 
 
 def test_a_hub_id_needs_allow_network():

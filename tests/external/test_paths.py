@@ -15,7 +15,14 @@ def test_a_relative_path_starts_at_the_real_repository(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("source", "is_id"),
-    [("org/name", True), ("scratch", False), ("name", False), ("./name", False), ("a/b/c", False)],
+    [
+        ("org/name", True),
+        ("scratch", False),
+        ("name", False),
+        ("./name", False),
+        ("a/b/c", False),
+        ("a/b.GGUF", False),
+    ],
 )
 def test_a_hub_id_has_two_parts(source, is_id):
     assert is_hub_id(source) is is_id
