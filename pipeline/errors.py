@@ -12,11 +12,17 @@ MAX_LISTED_PROBLEMS = 20
 class PipelineError(Exception):
     """Something the user can mend; the message says how.
 
+    Names of files and tensors come from strangers: control characters in them are escaped, so that
+    no message can move the cursor or hide what it names.
+
     Attributes:
         exit_code: what the process ends with.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 class ConfigError(PipelineError):
@@ -63,13 +69,23 @@ class ExportError(PipelineError):
     """An exported model does not agree with the trained one."""
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes for what is no letter: controls, and bytes that are no UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def report_problems(
     kind: type[PipelineError], headline: str, problems: Sequence[str], remedy: str = ""
 ) -> None:
     """Raise one error that lists every problem; do nothing where there is none."""
     if not problems:
         return
-    listed = [f"  {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
+    listed = [f"  {printable(problem)}" for problem in problems[:MAX_LISTED_PROBLEMS]]
     if len(problems) > MAX_LISTED_PROBLEMS:
         listed.append(f"  and {len(problems) - MAX_LISTED_PROBLEMS} more")
     raise kind("\n".join([headline, *listed, *([remedy] if remedy else [])]))

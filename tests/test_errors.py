@@ -1,11 +1,18 @@
 """Messages that list every problem, and no more than a person reads."""
 
 import inspect
+import os
 
 import pytest
 
 from pipeline import errors
-from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, PipelineError, report_problems
+from pipeline.errors import (
+    MAX_LISTED_PROBLEMS,
+    DataError,
+    PipelineError,
+    printable,
+    report_problems,
+)
 
 
 def test_no_problem_is_no_error():
@@ -38,3 +45,26 @@ def test_a_stage_catches_the_whole_family():
     family = [kind for kind in kinds if kind.__module__ == errors.__name__]
     assert len(family) == 10
     assert all(issubclass(kind, PipelineError) for kind in family)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("layers.0.weight", "layers.0.weight"),
+        ("Ä ▁ 日本", "Ä ▁ 日本"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\u202efdp.exe", r"\u202efdp.exe"),
+        (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
+        ("\x00\x9b", r"\x00\x9b"),
+    ],
+)
+def test_a_name_cannot_change_what_a_person_sees(text, shown):
+    assert printable(text) == shown
+    with pytest.raises(DataError) as caught:
+        report_problems(DataError, "These tensors:", [text, "next"], "Mend them.")
+    assert str(caught.value) == f"These tensors:\n  {shown}\n  next\nMend them."
+
+
+def test_a_message_keeps_its_lines_and_no_other_control():
+    assert str(PipelineError("one\n  two\x1b[2J\x07")) == "one\n  two\\x1b[2J\\x07"
