@@ -14,7 +14,9 @@ from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
 from pipeline.files import new_folder, write_json
 from pipeline.model.base import write_manifest
+from pipeline.model.own_code import code_notice
 from pipeline.model.quantize import write_quantized
+from pipeline.model.upstream import load_tokenizer
 from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.protocol import RunSpec, plain
 from pipeline.train.supervise.run_folder import RunFolder
@@ -32,28 +34,34 @@ def main(config: DictConfig, paths: Paths) -> None:
     prepared = paths.read("data/prepared")
     tokenizer = prepared / "tokenizer"
     metrics: dict[str, Any] = {}
+    notice = None
     with new_folder(paths.write("models/base")) as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
             with RunFolder.of_stage("weights", config, paths) as run:
                 metrics = pretrain(config, prepared, base, run)
                 run.clear()
-            folder = base
+            folder = named = base
         else:
             model = config.model
-            folder = locate(model.source, model.revision, model.allow_network, weights=True)
+            named = locate(model.source, model.revision, model.allow_network, weights=True)
+            folder = named
             require_same_tokenizer(tokenizer_hash(tokenizer), tokenizer_hash(folder), model.source)
+            notice = code_notice(folder)
         if config.model.quantize_bits is not None:
             bits, group_size = config.model.quantize_bits, config.model.quantize_group_size
             write_quantized(folder, base, bits, group_size)
             folder = base
         manifest = write_manifest(base, folder, config.model.source, tokenizer_hash(tokenizer))
+        load_tokenizer(base, named)  # what cannot be loaded later is refused here
     tensors = [tensor for file in manifest["files"] for tensor in file["tensors"]]
     metrics["base_tensors"] = len(tensors)
     metrics["base_bytes"] = sum(file["size"] for file in manifest["files"])
     results, machine = split_metrics(metrics)
     write_json(paths.write("metrics/weights.json"), results)
     write_json(paths.write("metrics/weights_machine.json"), machine)
+    if notice is not None:
+        print(f"weights: {notice}")
 
 
 def require_same_tokenizer(prepared: str, source: str, name: str) -> None:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, ModelError, report_problems
+from pipeline.external.json_files import Remedy, read_foreign
+from pipeline.external.shapes import TEXT, Maybe
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -33,6 +35,8 @@ CONVERT = (
     "Of a folder only safetensors are read; of a GGUF file, give its own path. Save the model with "
     "transformers' `save_pretrained(..., safe_serialization=True)` and name that folder."
 )
+CONFIG = Remedy(ModelError, "Give the folder that holds config.json and *.safetensors.")
+FOREIGN = Remedy(ModelError, "Fetch the model again, or save it again with transformers.")
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,14 @@ class WeightFile:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`.
+    """Read `config.json`, without the code of its own that it may name.
 
     Raises:
         ModelError: when it is no JSON object, names no architecture, or asks to run its own code.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path}: cannot be read as JSON ({error}).\n"
-            "Give the folder that holds config.json and *.safetensors."
-        ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = read_foreign(path, {"model_type": Maybe(TEXT)}, CONFIG)
+    if config.get("model_type") is None:
         raise ModelError(
             f"{path}: has no `model_type`, so its architecture is unknown.\n"
             "Use the config.json that the model was saved with."
@@ -76,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: asks to run {config['model_file']}, code of its own; that is never done.\n"
             "Use a model whose architecture mlx-lm has."
         )
-    return config
+    return {name: value for name, value in config.items() if name != "auto_map"}
 
 
 def max_positions(config: dict[str, Any]) -> int | None:

@@ -321,7 +321,6 @@ def test_an_untied_head_is_its_own(base, change):
         {"model_type": "unheard_of"},
         {"model_type": "cache"},  # a module of mlx-lm, and no architecture
         {"model_type": "../../evil"},
-        {"model_type": ["llama"]},
         {"num_attention_heads": 0},
         {"hidden_size": "sixteen"},
         {"hidden_size": -16},

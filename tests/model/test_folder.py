@@ -108,21 +108,29 @@ def test_texts_beyond_the_positions_are_refused(model_folder, tiny_config):
 def test_a_config_that_is_no_json(tmp_path, text):
     content = text if isinstance(text, bytes) else text.encode()
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(ModelError, match=r"config\.json: cannot be read as JSON .*\n.*Give the"):
+    with pytest.raises(ModelError, match=r"config\.json: is no (JSON|UTF-8) .*\n.*Give the folder"):
         read_config(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["config", "folder"])
 def test_a_missing_config(tmp_path, missing):
     folder = tmp_path if missing == "config" else tmp_path / "nowhere"
-    with pytest.raises(ModelError, match=r"config\.json: cannot be read as JSON \(.*No such file"):
+    with pytest.raises(ModelError, match=r"config\.json: there is no such file\.\nGive the"):
         read_config(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '"llama"'])
-def test_a_config_without_an_architecture(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"has no `model_type`.*\nUse the config\.json that"),
+        ("[]", r"holds \[\]; must hold an object\.\nGive the folder"),
+        ('"llama"', r'holds "llama"; must hold an object\.\nGive the folder'),
+        ('{"model_type": 3}', r"these values .*\n  model_type: is 3; must be text\nGive the"),
+    ],
+)
+def test_a_config_without_an_architecture(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=r"has no `model_type`.*\nUse the config\.json that"):
+    with pytest.raises(ModelError, match=message):
         read_config(tmp_path)
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pipeline.device import mx, nn
+from pipeline.errors import ModelError
 from pipeline.model import upstream
 from pipeline.model.build import build
 from pipeline.model.scratch import initialize, save_scratch
@@ -39,6 +40,7 @@ def test_every_name_is_there(name):
         ("linear_to_lora_layers", ["model", "num_layers", "config", "use_dora"]),
         ("load_adapters", ["model", "adapter_path"]),
         ("load_model", ["model_path", "lazy", "strict"]),
+        ("load_tokenizer", ["folder", "named"]),
         ("make_prompt_cache", ["model"]),
         ("model_classes", ["config"]),
         ("save_model", ["save_path", "model"]),
@@ -140,6 +142,18 @@ def test_loading_is_strict_and_runs_no_code(tiny_model, tiny_config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**tiny_config, "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match=r"not in model"):
         upstream.load_model(tmp_path, lazy=True, strict=True)
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_named_as_the_user_knows_it(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError) as caught:
+        upstream.load_tokenizer(tmp_path, tmp_path.with_name("given"))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path.with_name('given')}: the tokenizer cannot be loaded by")
+    assert str(tmp_path) not in message
+    assert message.endswith(
+        "Save it again with transformers' `save_pretrained`, and name that folder."
+    )
 
 
 def test_a_saved_model_has_an_index_that_names_its_file(tiny_model, tmp_path):

@@ -63,6 +63,7 @@ def configuration(job: Job) -> dict[str, Any]:
             "keys": list(TARGETS),
         },
         "report_to": REPORTER,
+        "trust_remote_code": False,
     }
 
 

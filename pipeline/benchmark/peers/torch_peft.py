@@ -34,7 +34,10 @@ def adapted_model(job: Job) -> Any:  # noqa: ANN401
     transformers = importlib.import_module("transformers")
     torch.manual_seed(job.seed)
     base = transformers.AutoModelForCausalLM.from_pretrained(
-        job.model, dtype=getattr(torch, job.dtype), local_files_only=True
+        job.model,
+        dtype=getattr(torch, job.dtype),
+        local_files_only=True,
+        trust_remote_code=False,
     )
     num_blocks = base.config.num_hidden_layers
     first = num_blocks - (num_blocks if job.num_layers is None else job.num_layers)
