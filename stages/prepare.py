@@ -13,6 +13,7 @@ from pipeline.data.notice import notice_of
 from pipeline.data.preparation.documents import write_histogram
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.provenance.explain import explain as explain_scores
+from pipeline.data.rows.formats import RowReader
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
 from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
@@ -32,6 +33,8 @@ SCORED = ("data/provenance", "heuristic")
     "data.long_documents",
     "data.overlap_tokens",
     "data.train_on",
+    "data.format",
+    "data.columns",
     "data.max_bad_rows",
     "data.max_line_bytes",
     "data.validation_fraction",
@@ -51,8 +54,9 @@ SCORED = ("data/provenance", "heuristic")
 def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
     """Write data/prepared, metrics/prepare.json and plots/lengths.csv; or print the scores."""
     if explain:
-        lines = explain_scores(tables_of(config), explain, config.data.max_line_bytes)
-        print("\n".join(lines))
+        reader = RowReader(config.data.format, dict(config.data.columns), with_metadata=True)
+        most, tables = config.data.max_line_bytes, tables_of(config)
+        print(*explain_scores(tables, explain, most, reader), sep="\n")
         return
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)
@@ -61,8 +65,7 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
         metrics, histogram = prepare(settings, folder, counter.show)
     write_json(paths.write("metrics/prepare.json"), metrics)
     write_histogram(paths.write("plots/lengths.csv"), histogram)
-    notice = notice_of(metrics)
-    if notice is not None:
+    if notice := notice_of(metrics):
         print(f"prepare: {notice}")
 
 
@@ -77,14 +80,12 @@ def settings_of(config: DictConfig) -> PrepareSettings:
         facts = read_config(folder)
         positions, vocab_size = max_positions(facts), facts["vocab_size"]
     names = {field.name for field in dataclasses.fields(PrepareSettings)}
-    given = {**data, **data.huggingface, **data.conflicts}
+    given = {**data, **data.huggingface, **data.conflicts, "columns": dict(data.columns)}
     values = {name: value for name, value in given.items() if name in names}
-    values["path"] = data_root(data)
+    values["seed"], values["path"] = config.seed, data_root(data)
     values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, positions)
     values["provenance"] = tables_of(config)
-    return PrepareSettings(
-        seed=config.seed, tokenizer_source=folder, vocab_size=vocab_size, **values
-    )
+    return PrepareSettings(tokenizer_source=folder, vocab_size=vocab_size, **values)
 
 
 def tables_of(config: DictConfig) -> ProvenanceTables | None:

@@ -108,6 +108,13 @@ class Data:
         maximum=LONGEST,
     )
     train_on: str = key("which answers of a conversation are learnt", choices=("all", "last"))
+    format: str = key(
+        "what rows look like; plain: as docs/data.md has it; auto: by their columns",
+        choices=("auto", "plain", "alpaca", "sharegpt"),
+    )
+    columns: dict[str, str] = key(
+        "renames columns: +data.columns.THEIRS=OURS, OURS as in docs/data.md"
+    )
     max_bad_rows: int = key(
         "rows that may go to quarantine before the stage stops", minimum=0, maximum=MOST
     )

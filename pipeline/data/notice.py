@@ -9,6 +9,9 @@ NOTICES = {
     "rows_without_targets": (
         "{rows_without_targets} of {rows} rows have nothing to learn and were left out"
     ),
+    "unanswered_messages": (
+        "{unanswered_messages} messages after the last answer of a row were left out"
+    ),
     "truncated_documents": (
         "{truncated_documents} documents were truncated to data.max_seq_len={max_seq_len} tokens, "
         "which dropped {truncated_tokens} tokens"

@@ -1,11 +1,14 @@
 """Settings of the preparation, and what follows from them."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.options import ProvenanceTables
 from pipeline.config.rules import overlap_problem
-from pipeline.errors import ConfigError
+from pipeline.data.rows.formats import COLUMNS, RowReader
+from pipeline.errors import ConfigError, report_problems
 
 DEFAULT_MAX_SEQ_LEN = 2048
 
@@ -21,6 +24,8 @@ class PrepareSettings:
         source: `conflicts`, `huggingface`, `jsonl` or `stdlib`.
         path: a JSONL file or a folder of them, the folder of the data set or that of the standard
             library; None for the built-in world.
+        format: what rows look like: `plain` (docs/data.md), `alpaca`, `sharegpt`, or `auto`.
+        columns: names of columns in the rows, and the names they stand for.
         subset: of the data set; None: the only one.
         split: of the data set, the one to read.
         max_seq_len: longest document, in tokens.
@@ -52,6 +57,8 @@ class PrepareSettings:
     test_fraction: float
     tokenizer_source: Path | None
     vocab_size: int
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
     subset: str | None = None
     split: str = ""
     num_documents: int = 0
@@ -60,14 +67,36 @@ class PrepareSettings:
     provenance: ProvenanceTables | None = None
 
     def __post_init__(self) -> None:
-        """Refuse pieces that would be nothing but context, now that the longest is known.
+        """Refuse pieces that would be nothing but context, and unknown names of columns.
 
         Raises:
-            ConfigError: with both values.
+            ConfigError: with the values.
         """
         problem = overlap_problem(self.overlap_tokens, self.max_seq_len)
         if problem is not None:
             raise ConfigError(problem)
+        check_columns(self.columns)
+
+    @property
+    def reader(self) -> RowReader:
+        """What makes records of the rows of files."""
+        return RowReader(self.format, self.columns, self.provenance is not None)
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Refuse names that no column can be given, and two columns of one name.
+
+    Raises:
+        ConfigError: with each of them.
+    """
+    given = Counter(columns.values())
+    problems = [
+        f"{theirs}: {ours}" + (" (unknown)" if ours not in COLUMNS else " (given twice)")
+        for theirs, ours in columns.items()
+        if ours not in COLUMNS or given[ours] > 1
+    ]
+    remedy = f"It maps a name in your rows to one of: {', '.join(COLUMNS)}."
+    report_problems(ConfigError, "data.columns has names that cannot be used:", problems, remedy)
 
 
 def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:

@@ -8,6 +8,7 @@ NOTHING = {
     "rows": 60,
     "bad_rows": 0,
     "rows_without_targets": 0,
+    "unanswered_messages": 0,
     "truncated_documents": 0,
     "truncated_tokens": 0,
     "leaked_documents": 0,
@@ -27,6 +28,7 @@ def test_nothing_to_say():
             {"rows_without_targets": 3},
             "3 of 60 rows have nothing to learn and were left out",
         ),
+        ({"unanswered_messages": 7}, "7 messages after the last answer of a row were left out"),
         (
             {"truncated_documents": 5, "truncated_tokens": 99},
             "5 documents were truncated to data.max_seq_len=64 tokens, which dropped 99 tokens",

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from pipeline.data.rows.fields import RowError
+from pipeline.data.rows.records import Conversation
 from pipeline.data.sources.source import BadRow, BadRows, Row
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.encode import Draft, Encoded, Encoder, Tokenized
@@ -28,6 +29,7 @@ COUNTS = (
     "repeated_tokens",
     "pieces_without_targets",
     "rows_without_targets",
+    "unanswered_messages",
 )
 Rows = list[Row | BadRow]
 
@@ -83,6 +85,9 @@ class TokenizedDocuments:
                 if isinstance(result, RowError):
                     bad.add(row.file, row.line, row.raw, str(result))
                 elif isinstance(row, Row) and (pieces := self.fit(row, result)):
+                    content = row.record.content
+                    if isinstance(content, Conversation):
+                        self.counts["unanswered_messages"] += content.left_out
                     yield row, pieces
                 if len(self.too_long) == MAX_LISTED_PROBLEMS:
                     return

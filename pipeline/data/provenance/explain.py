@@ -12,7 +12,8 @@ from pipeline.config.options import ProvenanceTables
 from pipeline.data.provenance.score import Reason, Score, Scorer, text_of
 from pipeline.data.provenance.tables import Tables
 from pipeline.data.rows.fields import RowError
-from pipeline.data.rows.records import Record, parse_record
+from pipeline.data.rows.formats import RowReader
+from pipeline.data.rows.records import Record
 from pipeline.data.sources.jsonl import iterate_lines, parse_line
 from pipeline.errors import ConfigError, DataError
 
@@ -20,7 +21,9 @@ SHOWN_WORDS = 3
 SHOWN_CHARACTERS = 60
 
 
-def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) -> Iterator[str]:
+def explain(
+    values: ProvenanceTables | None, subject: str, max_line_bytes: int, reader: RowReader
+) -> Iterator[str]:
     """Yield the lines that explain the scores of a JSONL file, or of one text.
 
     Args:
@@ -28,6 +31,7 @@ def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) 
         subject: path of a file. Where no such file exists, it is the text itself, unless it ends
             in `.jsonl`.
         max_line_bytes: longest line of a file.
+        reader: makes records of its rows, with their metadata.
 
     Raises:
         ConfigError: when there are no tables, or they cannot be used.
@@ -45,12 +49,12 @@ def explain(values: ProvenanceTables | None, subject: str, max_line_bytes: int) 
             f"--explain {subject}: there is no such file.\nGive a JSONL file or a text."
         )
     if not is_file:
-        yield from explained("the text", parse_record({"text": subject}, True), scorer)
+        yield from explained("the text", reader.record_of({"text": subject}), scorer)
         return
     for line, raw in iterate_lines(path, max_line_bytes, Counter()):
         if raw.strip():
             try:
-                record = parse_record(parse_line(raw, max_line_bytes), True)
+                record = reader.record_of(parse_line(raw, max_line_bytes))
             except RowError as error:
                 raise DataError(f"{path}, line {line}: {error}") from None
             yield from explained(f"{path.name}, line {line}", record, scorer)

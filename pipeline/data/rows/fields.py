@@ -3,10 +3,16 @@
 from collections.abc import Iterator
 
 MAX_WEIGHT = 1.0
+MAX_DEPTH = 100
+"""Of lists and objects inside each other; deeper ones break programs that read them."""
 
 
 class RowError(ValueError):
     """What is wrong with a row; the reader of the file adds the file and the line."""
+
+    def __init__(self, problem: str) -> None:
+        """Write what cannot be printed as escapes: a message may repeat what the row has."""
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in problem))
 
 
 def checked_text(name: str, value: object) -> str:
@@ -38,16 +44,23 @@ def check_characters(name: str, value: str) -> None:
         raise RowError(f"{name} holds half a surrogate pair ({broken})") from None
 
 
-def strings_in(value: object) -> Iterator[str]:
-    """Yield every string inside a JSON value, keys included."""
+def strings_in(value: object, depth: int = 0) -> Iterator[str]:
+    """Yield every string inside a JSON value, keys included.
+
+    Raises:
+        RowError: when lists and objects are nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise RowError(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         yield from value
-        yield from strings_in(list(value.values()))
+        for part in value.values():
+            yield from strings_in(part, depth + 1)
     elif isinstance(value, list):
         for part in value:
-            yield from strings_in(part)
+            yield from strings_in(part, depth + 1)
 
 
 def checked_number(name: str, value: object, maximum: float) -> float:

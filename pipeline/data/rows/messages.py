@@ -1,5 +1,6 @@
 """The messages and tools of a conversation, checked one by one."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,17 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 MAY_BE_EMPTY = ("system", "developer", "tool")
 
 
-def checked_messages(messages: object) -> list[dict[str, Any]]:
+def checked_messages(messages: object) -> tuple[list[dict[str, Any]], int]:
     """Return a conversation that a chat template can take and that ends with an answer.
+
+    Messages after the last answer have nothing to learn and are left out. So are a turn without
+    content, as some tables have them, and those after it, which may refer to it.
 
     The returned messages lack keys whose value is null, except `content`: templates test whether a
     message has the key `tool_calls`, and would take null for calls.
+
+    Returns:
+        The messages, and how many were left out.
 
     Raises:
         RowError: with the first message that is wrong.
@@ -29,37 +36,82 @@ def checked_messages(messages: object) -> list[dict[str, Any]]:
         raise RowError(f"messages is {kind_of(messages)}, not a list")
     if not messages:
         raise RowError("messages is empty")
+    kept = list[dict[str, Any]]()
     for index, message in enumerate(messages):
-        check_message(f"messages[{index}]", message)
-    messages = [without_nulls(message) for message in messages]
-    if messages[-1]["role"] != "assistant":
-        raise RowError(
-            f"the last message is from {messages[-1]['role']!r}; "
-            "training needs an answer of the assistant to learn from"
-        )
-    return messages
+        if is_nothing(message):
+            if message and message.get("role") in ("system", "developer"):
+                continue
+            break
+        kept.append(checked_message(f"messages[{index}]", message))
+    while kept and kept[-1]["role"] != "assistant":
+        kept.pop()
+    if not kept:
+        empty = next((index for index, message in enumerate(messages) if is_nothing(message)), None)
+        before = "" if empty is None else f" before messages[{empty}], which is empty"
+        raise RowError(f"there is no answer of the assistant to learn from{before}")
+    return kept, len(messages) - len(kept)
 
 
-def check_message(name: str, message: object) -> None:
-    """Refuse a message with an unknown role, or without content where its role needs some.
+def is_nothing(message: object) -> bool:
+    """Whether a message is null, or has a role and nothing else."""
+    filled = {k for k, v in message.items() if v is not None} if isinstance(message, dict) else ()
+    return message is None or (isinstance(message, dict) and {*filled} <= {"role", "weight"})
+
+
+def checked_message(name: str, message: object) -> dict[str, Any]:
+    """Return a message without nulls, and with its content as one text.
 
     Raises:
-        RowError: with what is wrong.
+        RowError: when its role is unknown, or it lacks what its role needs.
     """
     if not isinstance(message, dict):
         raise RowError(f"{name} is {kind_of(message)}, not an object")
-    role, content = message.get("role"), message.get("content")
+    role, calls = message.get("role"), message.get("tool_calls")
     if role not in ROLES:
         raise RowError(f"{name}: unknown role {role!r}; it must be one of {', '.join(ROLES)}")
-    if content is None and not message.get("tool_calls"):
-        raise RowError(f"{name} ({role}) has no content")
-    if content is not None and not isinstance(content, str):
-        raise RowError(f"{name}: content is {kind_of(content)}, not a string")
-    if not (content or "").strip() and role not in MAY_BE_EMPTY and not message.get("tool_calls"):
-        raise RowError(f"{name} ({role}): content is empty")
     for text in strings_in(message):
         check_characters(name, text)
+    if calls is not None:
+        check_calls(f"{name}: tool_calls", calls)
     check_weight(name, message)
+    content = checked_content(f"{name} ({role})", message.get("content"))
+    if content is None and not calls:
+        raise RowError(f"{name} ({role}) has no content")
+    if not (content or "").strip() and role not in MAY_BE_EMPTY and not calls:
+        raise RowError(f"{name} ({role}): content is empty")
+    present = {key: value for key, value in message.items() if value is not None}
+    return {**present, "content": content} if "content" in message else present
+
+
+def checked_content(name: str, content: object) -> str | None:
+    """Return content as one text; it may be a list of parts, as in the OpenAI format.
+
+    Raises:
+        RowError: when it is something else, or a part is no text.
+    """
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RowError(f"{name}: content is {kind_of(content)}, not a string")
+    for index, part in enumerate(content):
+        is_text = isinstance(part, dict) and part.get("type") == "text"
+        if not is_text or not isinstance(part.get("text"), str):
+            raise RowError(f"{name}: content[{index}] is no text; only text can be learnt here")
+    return "".join(part["text"] for part in content)
+
+
+def check_calls(name: str, calls: object) -> None:
+    """Refuse calls that are no list of objects, each with the name of a function.
+
+    Raises:
+        RowError: with the first one.
+    """
+    if not isinstance(calls, list):
+        raise RowError(f"{name} is {kind_of(calls)}, not a list")
+    for index, call in enumerate(calls):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowError(f"{name}[{index}] names no function")
 
 
 def check_weight(name: str, message: Mapping[str, Any]) -> None:
@@ -78,17 +130,14 @@ def check_weight(name: str, message: Mapping[str, Any]) -> None:
     checked_number(f"{name}: weight", weight, MAX_WEIGHT)
 
 
-def without_nulls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message without the keys whose value is null, except `content`."""
-    return {key: value for key, value in message.items() if value is not None or key == "content"}
-
-
 def checked_tools(tools: object) -> list[dict[str, Any]] | None:
-    """Return tools that are a list of objects, or None.
+    """Return tools that are a list of objects, or None; they may be written as JSON in a string.
 
     Raises:
         RowError: when they are something else.
     """
+    if isinstance(tools, str):
+        tools = read_json(tools)
     if tools is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -96,3 +145,11 @@ def checked_tools(tools: object) -> list[dict[str, Any]] | None:
     for text in strings_in(tools):
         check_characters("tools", text)
     return tools
+
+
+def read_json(text: str) -> object:
+    """Read JSON; return the text itself where it is none, and None where it is blank."""
+    try:
+        return json.loads(text) if text.strip() else None
+    except (ValueError, RecursionError):
+        return text

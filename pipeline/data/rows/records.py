@@ -15,6 +15,8 @@ MAX_AUTHORITY_WEIGHT = 0.99
 MAX_ENTROPY_BITS = 64.0
 """More than any row needs; training weights grow exponentially with it and must stay finite."""
 HASH_BYTES = 16
+SHAPES = (("text",), ("prompt", "completion"), ("messages",))
+"""The columns of the content; a row has those of one shape."""
 ALIASES = {"authority_weight": "auth_weight", "provenance_entropy": "prov_entropy"}
 
 
@@ -48,11 +50,13 @@ class Conversation:
         messages: messages without their weights, so that no template sees these.
         tools: None where the row has none.
         weights: one per message, 1 on those that are not the assistant's; None where all are 1.
+        left_out: how many messages after the last answer the row has.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     weights: tuple[float, ...] | None = None
+    left_out: int = 0
 
     def parts(self) -> Iterator[str]:
         """Return what makes this content differ from another."""
@@ -127,29 +131,77 @@ def parse_record(row: object, with_metadata: bool = False) -> Record:
 def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
     """Read the content of a row, which has one of three shapes.
 
+    A `prompt` next to `messages` that repeats their first question is ignored.
+
     Raises:
         RowError: when it has none of them, several, or half of one.
     """
-    shapes = [
-        keys for keys in (("text",), ("prompt", "completion"), ("messages",)) if row.keys() & keys
-    ]
-    if len(shapes) > 1:
-        found = [key for keys in shapes for key in keys if key in row]
-        raise RowError(f"the row has {', '.join(found)} at once; keep one way to say what to learn")
-    if not shapes:
-        found = ", ".join(map(str, list(row)[:6])) or "nothing"
-        raise RowError(f"needs text, prompt and completion, or messages; the row has {found}")
+    shapes = [keys for keys in SHAPES if row.keys() & keys]
+    if is_repeated_prompt(row):
+        shapes = [("messages",)]
+    if len(shapes) != 1:
+        raise shape_error(row)
     if missing := [key for key in shapes[0] if key not in row]:
         raise RowError(
             f"{missing[0]} is missing, and {(set(shapes[0]) - set(missing)).pop()} is there"
         )
-    if "messages" in row:
-        messages = checked_messages(row["messages"])
-        weights = tuple(float(message.pop("weight", 1)) for message in messages)
-        tools = checked_tools(row.get("tools"))
-        return Conversation(messages, tools, weights if set(weights) != {1.0} else None)
+    if shapes[0] == ("messages",):
+        return conversation_of(row, row["messages"])
+    if all(isinstance(row[key], list) for key in shapes[0]):
+        return conversation_of(row, messages_of_lists(row["prompt"], row["completion"]))
     texts = [checked_text(key, row[key]) for key in shapes[0]]
     return Text(*texts) if len(texts) == 1 else Answer(*texts)
+
+
+def is_repeated_prompt(row: Mapping[str, Any]) -> bool:
+    """Whether a row has messages, and a prompt that is the first of the user's messages."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or row.keys() & {"text", "completion"}:
+        return False
+    questions = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+    return "prompt" in row and bool(questions) and questions[0].get("content") == row["prompt"]
+
+
+def shape_error(row: Mapping[str, Any]) -> RowError:
+    """Return the error of a row that has no shape, or more than one."""
+    found = [key for keys in SHAPES for key in keys if key in row]
+    if found:
+        return RowError(
+            f"the row has {', '.join(found)} at once; keep one way to state what to learn, or name "
+            "the others something else in data.columns"
+        )
+    if row.keys() >= {"chosen", "rejected"}:
+        return RowError(
+            "the row has chosen and rejected: training on preferences is not supported; "
+            "to learn what is chosen, add +data.columns.chosen=messages (or completion)"
+        )
+    names = ", ".join(map(str, list(row)[:6])) or "nothing"
+    return RowError(
+        f"needs text, prompt and completion, or messages; the row has {names}; "
+        "+data.columns.THEIRS=OURS gives a column one of these names"
+    )
+
+
+def conversation_of(row: Mapping[str, Any], messages: object) -> Conversation:
+    """Check messages and tools.
+
+    Raises:
+        RowError: with what is wrong with them.
+    """
+    kept, left_out = checked_messages(messages)
+    weights = tuple(float(message.pop("weight", 1)) for message in kept)
+    tools = checked_tools(row.get("tools"))
+    return Conversation(kept, tools, weights if set(weights) != {1.0} else None, left_out)
+
+
+def messages_of_lists(prompt: list[Any], completion: list[Any]) -> list[Any]:
+    """Join a prompt and a completion that are messages; answers in the prompt are not learnt."""
+    return [
+        {**message, "weight": 0}
+        if isinstance(message, dict) and message.get("role") == "assistant"
+        else message
+        for message in prompt
+    ] + completion
 
 
 def parse_number(row: Mapping[str, Any], name: str, maximum: float) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import DatasetCard
 
 from pipeline.data.rows.fields import strings_in
-from pipeline.data.rows.records import parse_record
+from pipeline.data.rows.formats import PLAIN_ROWS, RowReader
 from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 from pipeline.errors import ConfigError, DataError
 from pipeline.external.sources import dataset_files
@@ -33,7 +33,7 @@ class DatasetRows(RowSource):
         subset: one of its configurations; None: the only one.
         split: the split of the data set that is read.
         splitter: chooses train, validation or test for a row.
-        with_metadata: whether to read what a row says about its source.
+        reader: makes records of rows.
     """
 
     name: str
@@ -41,7 +41,7 @@ class DatasetRows(RowSource):
     subset: str | None
     split: str
     splitter: Splitter
-    with_metadata: bool = False
+    reader: RowReader = PLAIN_ROWS
 
     def files(self) -> list[Path]:
         """List the files of the data set."""
@@ -59,7 +59,7 @@ class DatasetRows(RowSource):
         for line, row in enumerate(self.rows(), start=1):
             counts["rows"] += 1
             raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
-            yield row_of(line, raw, partial(parse_record, row, self.with_metadata))
+            yield row_of(line, raw, partial(self.reader.record_of, without_nulls(row)))
 
     def rows(self) -> Iterator[Any]:
         """Yield the rows of the split as stored; nothing is shuffled, cached or run.
@@ -86,6 +86,17 @@ class DatasetRows(RowSource):
         return datasets.load_dataset(
             str(self.folder), name=self.subset, split=self.split, streaming=True
         )
+
+
+def without_nulls(value: object) -> object:
+    """Drop the keys of objects whose value is null.
+
+    A table has one type for all rows of a column, so an object has the keys of those of all other
+    rows, and null where it has no such key.
+    """
+    if isinstance(value, dict):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def check_card(name: str, folder: Path) -> None:

@@ -1,17 +1,19 @@
 """Rows from JSONL files, which are read line by line in constant memory."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import orjson
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.rows.records import Record, parse_record
+from pipeline.data.rows.formats import PLAIN_ROWS, RowReader
+from pipeline.data.rows.records import Record
 from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 from pipeline.errors import DataError
 from pipeline.external.sources import jsonl_files
@@ -29,7 +31,7 @@ class JsonlRows(RowSource):
         path: a JSONL file or a folder of them.
         splitter: chooses the split of a row.
         max_line_bytes: longest line of a file.
-        with_metadata: whether to read what a row says about its source.
+        reader: makes records of rows.
         chosen: the files to read; None: all.
 
     Raises:
@@ -40,7 +42,7 @@ class JsonlRows(RowSource):
     path: Path
     splitter: Splitter
     max_line_bytes: int
-    with_metadata: bool = False
+    reader: RowReader = PLAIN_ROWS
     chosen: tuple[Path, ...] | None = None
 
     def files(self) -> Sequence[Path]:
@@ -78,7 +80,7 @@ class JsonlRows(RowSource):
         Raises:
             RowError: with what is wrong with it.
         """
-        return parse_record(parse_line(line, self.max_line_bytes), self.with_metadata)
+        return self.reader.record_of(parse_line(line, self.max_line_bytes))
 
 
 def iterate_lines(
@@ -150,11 +152,22 @@ def loaded(line: bytes) -> object:
     """
     try:
         value = orjson.loads(line)
-        if type(value) is dict and {*map(type, value.values())} == {str}:
+        if type(value) is dict and {*map(type, value.values())} == {str} and has_all(value, line):
             return value
     except orjson.JSONDecodeError:
         pass
     return DECODER.decode(line.decode("utf-8"))
+
+
+def has_all(value: dict[str, str], line: bytes) -> bool:
+    """Whether an object of strings has every key of its line; orjson keeps the last of equal keys.
+
+    Each key and each value stands in two quotes. Where a backslash is escaped, quotes are not
+    counted, and the answer is False.
+    """
+    if b"\\\\" in line:
+        return False
+    return line.count(b'"') - line.count(b'\\"') == 4 * len(value)
 
 
 def refuse_constant(name: str) -> NoReturn:
@@ -166,4 +179,31 @@ def refuse_constant(name: str) -> NoReturn:
     raise RowError(f"invalid JSON: {name} is no JSON number")
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+def finite(number: str) -> float:
+    """Read a number; refuse one that is too large for one.
+
+    Raises:
+        RowError: with the number.
+    """
+    value = float(number)
+    if math.isinf(value):
+        raise RowError(f"invalid JSON: {number} is too large for a number")
+    return value
+
+
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; refuse a key that stands there twice.
+
+    Raises:
+        RowError: with the first such key.
+    """
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RowError(f"the key {twice!r} stands twice in one object; keep one")
+    return value
+
+
+DECODER = json.JSONDecoder(
+    parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=without_twins
+)

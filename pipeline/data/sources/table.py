@@ -21,15 +21,15 @@ def conflicts(settings: PrepareSettings, splitter: Splitter) -> WorldRows:
 
 def huggingface(settings: PrepareSettings, splitter: Splitter) -> DatasetRows:
     """Read one split of a data set."""
-    path, scored = root_of(settings), settings.provenance is not None
+    path = root_of(settings)
     name = f"data.huggingface.name={path}"
-    return DatasetRows(name, path, settings.subset, settings.split, splitter, scored)
+    return DatasetRows(name, path, settings.subset, settings.split, splitter, settings.reader)
 
 
 def jsonl(settings: PrepareSettings, splitter: Splitter) -> JsonlRows:
     """Read JSONL files."""
-    path, scored = root_of(settings), settings.provenance is not None
-    return JsonlRows(f"data.path={path}", path, splitter, settings.max_line_bytes, scored)
+    path = root_of(settings)
+    return JsonlRows(f"data.path={path}", path, splitter, settings.max_line_bytes, settings.reader)
 
 
 def stdlib(settings: PrepareSettings, splitter: Splitter) -> StdlibRows:

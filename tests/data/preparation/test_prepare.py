@@ -585,6 +585,8 @@ def test_more_than_the_model_can():
         (["data.long_documents=refuse"], "long_documents", "refuse"),
         (["data.long_documents=split", "data.overlap_tokens=9"], "overlap_tokens", 9),
         (["data.train_on=last"], "train_on", "last"),
+        (["data.format=alpaca"], "format", "alpaca"),
+        (["+data.columns.a=text"], "columns", {"a": "text"}),
         (["data.max_bad_rows=5"], "max_bad_rows", 5),
         (["data.max_line_bytes=99"], "max_line_bytes", 99),
         (["data.validation_fraction=0.3"], "validation_fraction", 0.3),
@@ -751,6 +753,38 @@ def test_tables_decide_the_scores(run, numbered):
     _, one = run(numbered, provenance=tables())
     _, two = run(numbered, provenance=tables(base_authority=0.2))
     assert one["scored_mean_authority_weight"] > two["scored_mean_authority_weight"]
+
+
+def test_rows_with_other_columns_or_of_another_format_make_the_same_store(run):
+    lines = sentences(60)
+    expected = [{"prompt": line, "completion": " so"} for line in lines]
+    folder, _ = run(expected, "plain")
+    renamed, _ = run(
+        [{"ask": line, "say": " so"} for line in lines],
+        "renamed",
+        columns={"ask": "prompt", "say": "completion"},
+    )
+    assert contents(folder) == contents(renamed)
+
+
+def test_a_format_is_read_and_what_has_no_answer_is_counted(run, model, tmp_path):
+    last = {"from": "human", "value": "and?"}
+    rows = [
+        {"conversations": [{"from": "human", "value": line}, {"from": "gpt", "value": "so"}, last]}
+        for line in sentences(60)
+    ]
+    chat = with_template(model, tmp_path / "chat")
+    folder, metrics = run(rows, tokenizer_source=chat, format="sharegpt")
+    assert metrics["unanswered_messages"] == 60
+    assert not any("and?" in text for text in documents(folder, "train"))
+    with pytest.raises(DataError, match="needs text, prompt and completion, or messages"):
+        run(rows, tokenizer_source=chat, format="plain")
+
+
+def test_unknown_names_of_columns_are_refused_before_anything_is_read(run):
+    columns = {"a": "promt", "b": "text", "c": "text", "d": "completion"}
+    with pytest.raises(ConfigError, match=r"a: promt .unknown.\n  b: text .given twice.\n  c: te"):
+        run([], columns=columns)
 
 
 def test_nothing_to_score(run):

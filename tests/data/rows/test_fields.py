@@ -34,6 +34,14 @@ def test_a_number_that_cannot_be_used(value, problem):
         checked_number("weight", value, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\x1b[2J", r"a\x1b[2J"), ("a\nb", r"a\nb"), ("\ud800", r"\ud800"), ("größer", "größer")],
+)
+def test_what_cannot_be_printed_stands_in_the_message_as_an_escape(text, shown):
+    assert str(RowError(text)) == shown
+
+
 def test_strings_are_found_inside_and_keys_too():
     assert list(strings_in({"a": ["b", {"c": 1}], "d": None})) == ["a", "d", "b", "c"]
 

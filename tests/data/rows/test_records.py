@@ -105,6 +105,20 @@ def test_shapes(row, content):
     assert parse_record(row).content == content
 
 
+def test_a_prompt_that_repeats_the_first_question_is_ignored():
+    row = {"prompt": USER["content"], "prompt_id": "1", "messages": [USER, ASSISTANT]}
+    assert parse_record(row).content == Conversation([USER, ASSISTANT])
+
+
+def test_messages_in_prompt_and_completion_are_learnt_in_the_completion():
+    content = parse_record(
+        {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT, USER]}
+    ).content
+    assert content == Conversation(
+        [USER, ASSISTANT, USER, ASSISTANT], weights=(1.0, 0.0, 1.0, 1.0), left_out=1
+    )
+
+
 def test_an_answer_may_be_a_call_without_content():
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     result = {"role": "tool", "content": ""}
@@ -168,7 +182,7 @@ def test_null_in_a_message_counts_as_absent():
         ("text", "the row is a string, not an object"),
         (None, "the row is null"),
         ({}, "needs text, prompt and completion, or messages; the row has nothing"),
-        ({"content": "a", "id": 1}, "the row has content, id$"),
+        ({"content": "a", "id": 1}, "the row has content, id; .data.columns.THEIRS"),
         ({"text": None}, "the row has nothing"),
         ({"text": "a", "messages": [USER, ASSISTANT]}, "has text, messages at once"),
         ({"text": "a", "completion": "b"}, "has text, completion at once"),
@@ -220,16 +234,17 @@ def test_null_in_a_message_counts_as_absent():
         ({"messages": ["hello"]}, r"messages\[0\] is a string, not an object"),
         ({"messages": [{"content": "a"}]}, r"messages\[0\]: unknown role None"),
         ({"messages": [USER, {"role": "bot", "content": "a"}]}, "unknown role 'bot'; it must be"),
-        ({"messages": [{"role": ["user"]}, ASSISTANT]}, "unknown role"),
-        ({"messages": [{"role": "user"}, ASSISTANT]}, r"messages\[0\] \(user\) has no content"),
+        ({"messages": [{"role": ["user"], "content": "a"}, ASSISTANT]}, "unknown role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}, ASSISTANT]},
-            r"messages\[0\]: content is a list, not a string",
+            r"messages\[0\] \(user\): content\[0\] is no text",
         ),
         ({"messages": [{"role": "user", "content": " "}, ASSISTANT]}, r"\(user\): content is emp"),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, "content is empty"),
-        ({"messages": [USER]}, "the last message is from 'user'; training needs an answer"),
-        ({"messages": [USER, ASSISTANT, USER]}, "the last message is from 'user'"),
+        ({"messages": [USER]}, "there is no answer of the assistant to learn from"),
+        ({"messages": [USER, ASSISTANT], "prompt": "What?"}, "prompt, messages at once; keep one"),
+        ({"chosen": [], "rejected": []}, "training on preferences is not supported"),
+        ({"prompt": [USER], "completion": "a"}, "prompt is a list, not a string"),
         (
             {"messages": [USER, {"role": "assistant", "content": "a", "tool_calls": ["\0"]}]},
             r"messages\[1\] holds a NUL",

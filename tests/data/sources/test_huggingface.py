@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.data.rows.metadata import NO_METADATA
-from pipeline.data.sources.huggingface import DatasetRows, check_card
+from pipeline.data.sources.huggingface import DatasetRows, check_card, without_nulls
 from pipeline.data.sources.source import BadRow, Splitter
 from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
@@ -230,3 +230,8 @@ def test_a_hub_id_is_fetched_by_its_revision(folder, monkeypatch):
 def test_a_name_that_is_neither_folder_nor_hub_id():
     with pytest.raises(DataError, match=r"name=nowhere: there is no such folder .*\nGive a folder"):
         sources.dataset_folder(config_of("nowhere").data)
+
+
+def test_keys_that_a_table_adds_are_dropped():
+    row = {"a": {"b": 1, "c": None}, "d": [{"e": None}, None], "f": None}
+    assert without_nulls(row) == {"a": {"b": 1}, "d": [{}, None]}

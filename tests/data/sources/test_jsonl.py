@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.sources.jsonl import JsonlRows, iterate_lines, parse_line
+from pipeline.data.sources.jsonl import JsonlRows, has_all, iterate_lines, parse_line
 from pipeline.data.sources.source import Splitter
 from pipeline.errors import DataError
 
@@ -107,6 +107,15 @@ def test_a_line_is_its_json(value):
                 assert parse_line(dressed, 1 << 20) == row
 
 
+@given(st.dictionaries(st.text('"\\\\ab'), st.text('"\\\\ab'), min_size=1))
+def test_an_object_of_strings_has_all_its_keys_unless_backslashes_are_escaped(value):
+    line = json.dumps(value).encode()
+    assert has_all(value, line) == (b"\\\\" not in line)
+    key = next(iter(value))
+    twice = line[:-1] + b", " + json.dumps({key: "b"}).encode()[1:]
+    assert not has_all({**value, key: "b"}, twice)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -117,6 +126,11 @@ def test_a_line_is_its_json(value):
         (b'{"text": "a"', "invalid JSON: Expecting ',' delimiter"),
         (b'{"x": NaN}', "invalid JSON: NaN is no JSON number"),
         (b"[-Infinity]", "invalid JSON: -Infinity is no JSON number"),
+        (b'{"x": [1e400]}', "invalid JSON: 1e400 is too large for a number"),
+        (b'{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+        (b'{"text": "a", "text": "\\\\"}', "the key 'text' stands twice in one object"),
+        (b'{"a": "\\\\", "a": "\\\\", "a": "\\\\", "a": "\\\\", "a": "b"}', "the key 'a' stands"),
+        (b'{"x": {"a": 1, "a": 1}}', "the key 'a' stands twice in one object"),
         (b"1" * 5000, "invalid JSON: Exceeds the limit"),
         (b"[" * 200_000, "invalid JSON: nested too deeply"),
         (b'{"text": "\xff"}', "invalid UTF-8 at byte 10: invalid start byte"),
