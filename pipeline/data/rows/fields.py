@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pipeline.errors import printable
+
 MAX_WEIGHT = 1.0
 MAX_DEPTH = 100
 """Of lists and objects inside each other; deeper ones break programs that read them."""
@@ -11,8 +13,8 @@ class RowError(ValueError):
     """What is wrong with a row; the reader of the file adds the file and the line."""
 
     def __init__(self, problem: str) -> None:
-        """Write what cannot be printed as escapes: a message may repeat what the row has."""
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in problem))
+        """Escape what cannot be printed, because a message may repeat what the row has."""
+        super().__init__(printable(problem))
 
 
 def checked_text(name: str, value: object) -> str:
