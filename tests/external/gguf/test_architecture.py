@@ -9,13 +9,20 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.external.gguf.architecture import llama3_factors, reordered
 from pipeline.external.gguf.convert import convert
-from tests.support.gguf_files import HEADS, WIDTH, interleaved
+from tests.support.gguf_files import HEADS, WIDTH, interleaved, weights
 
 
 def test_a_bias_is_put_back_as_its_rows_are():
     bias = np.arange(8.0)
     assert reordered(bias, 2).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     assert interleaved(reordered(bias, 2), 2).tolist() == bias.tolist()
+
+
+@pytest.mark.parametrize(("like", "has_bias"), [("qwen2", True), ("llama", False)])
+def test_a_bias_of_attention_stands_in_the_config(gguf_file, folder, words, like, has_bias):
+    arrays = weights(like, len(words["gpt-2"]["tokens"]))
+    convert(gguf_file("llama", arrays=arrays), folder)
+    assert json.loads((folder / "config.json").read_text())["attention_bias"] is has_bias
 
 
 def test_positions_of_llama_3_are_recognised(gguf_file, folder):

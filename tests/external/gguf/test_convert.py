@@ -65,9 +65,10 @@ def test_numbers_of_super_blocks_are_those_of_the_package(gguf_file, folder, wor
 PER_BLOCK = {"Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
 
 
-def test_rows_of_queries_and_keys_of_llama_are_put_back(gguf_file, folder, words):
+@pytest.mark.parametrize("arch", ["llama", "mistral"])
+def test_rows_of_queries_and_keys_of_llama_are_put_back(gguf_file, folder, words, arch):
     arrays = weights("llama", len(words["gpt-2"]["tokens"]))
-    convert(gguf_file(arrays=arrays), folder)
+    convert(gguf_file(arch, arrays=arrays), folder)
     found = load_file(folder / "model.safetensors")
     for name, heads in (("q", HEADS), ("k", KV_HEADS)):
         layer = found[f"model.layers.1.self_attn.{name}_proj.weight"]

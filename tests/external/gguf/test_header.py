@@ -51,6 +51,10 @@ def test_it_is_what_the_reader_of_the_package_reads(gguf_file):
 
 
 CRAFTED = {
+    "a string that is too long": (
+        start(0, 1) + text("k") + u32(8) + text("x" * (MAX_STRING_BYTES + 1)) + bytes(64),
+        "a string of 1048577 bytes, 1048641 are left",
+    ),
     "empty": (b"", "cannot mmap an empty file"),
     "another kind of file": (b"PK\x03\x04" * 9, "it does not begin with GGUF"),
     "cut in the counts": (start(0, 0)[:-3], "a number takes 8 bytes and 5 are left, at byte 16"),

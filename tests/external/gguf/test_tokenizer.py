@@ -51,6 +51,35 @@ def test_words_of_bytes_are_those_of_the_tokenizer_they_were_written_from(rebuil
         assert ours.decode(ids(ours, text)) == text
 
 
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", ["DON", "'", "T", "Ġ12345", "Ġ,", "ĊĊ", "Ġx"]),
+        ("smollm", ["DON", "'", "T", "Ġ", "1", "2", "3", "4", "5", "Ġ,", "ĊĊ", "Ġx"]),
+        ("qwen2", ["DON", "'T", "Ġ", "1", "2", "3", "4", "5", "Ġ,ĊĊ", "Ġx"]),
+        ("llama-bpe", ["DON", "'T", "Ġ", "123", "45", "Ġ,ĊĊ", "Ġx"]),
+    ],
+)
+def test_text_is_cut_as_the_tokenizer_of_that_name_cuts_it(pre, pieces):
+    cut = PRE_TOKENIZERS[pre]().pre_tokenize_str("DON'T 12345 ,\n\n x")
+    assert [piece for piece, _ in cut] == pieces
+
+
+@pytest.mark.parametrize(("pre", "is_whole"), [("llama-bpe", True), ("gpt-2", False)])
+def test_a_word_of_the_vocabulary_that_no_merges_lead_to(rebuilt, words, pre, is_whole):
+    more = {"tokens": [*words[pre]["tokens"], "zqx"], "types": [*words[pre]["types"], 1]}
+    found = ids(rebuilt(pre=pre, words={**words[pre], **more}), "zqx")
+    assert (found == [len(more["tokens"]) - 1]) is is_whole
+
+
+def test_a_piece_that_is_marked_as_unused_is_in_no_text(rebuilt, pieces):
+    index = pieces["tokens"].index("▁the")
+    types = [*pieces["types"]]
+    types[index] = 5
+    assert ids(rebuilt(words=pieces), "the") == [index]
+    assert index not in ids(rebuilt(words={**pieces, "types": types}), "the")
+
+
 def test_qwen2_composes_letters_and_accents(rebuilt):
     tokenizer = rebuilt(pre="qwen2")
     assert ids(tokenizer, "e\u0301") == ids(tokenizer, "\u00e9")
