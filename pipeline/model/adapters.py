@@ -186,7 +186,10 @@ def save_adapter(folder: Path, weights: dict[str, mx.array], config: dict[str, A
 
 
 def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
-    """Put trained weights onto a base model; give their `adapter_config.json`.
+    """Put trained weights onto a base model; nothing is computed yet.
+
+    Returns:
+        Their `adapter_config.json`.
 
     Raises:
         ModelError: with every tensor that does not fit.
@@ -209,7 +212,6 @@ def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
     headline = f"{folder / WEIGHTS} does not fit the base model:"
     report_problems(ModelError, headline, problems, "Train again on this base: `dvc repro train`.")
     put_arrays(model, weights)
-    mx.eval(model.parameters())
     return config
 
 

@@ -25,7 +25,7 @@ from pipeline.files import (
 from pipeline.model.build import linked, load_lazily
 from pipeline.model.check import check_weights
 from pipeline.model.folder import WeightFile, read_config, read_weight_files
-from pipeline.model.tree import named_arrays, quantized_layers, trainable_arrays
+from pipeline.model.tree import materialize, named_arrays, quantized_layers, trainable_arrays
 
 MANIFEST = "manifest.json"
 SETTINGS = ("config.json", "generation_config.json")
@@ -136,13 +136,29 @@ def load_base(base: Path, dtype: str) -> BaseModel:
     Raises:
         ModelError: when a file of weights is not what it was, or cannot be loaded.
     """
+    opened = open_base(base, dtype)
+    materialize(opened.model)  # so that no file is read later
+    return opened
+
+
+def open_base(base: Path, dtype: str) -> BaseModel:
+    """Build the model that `models/base` describes, frozen; a weight is read when it is needed.
+
+    The files stay open until then, so that they may be renamed or deleted.
+
+    Args:
+        base: the folder that the weights stage wrote.
+        dtype: `model.dtype`.
+
+    Raises:
+        ModelError: when a file of weights is not what it was, or cannot be loaded.
+    """
     config = read_config(base)
     with assembled(base) as folder:
         model = load_lazily(folder, base)
-        wanted = wanted_dtype(dtype)
-        if wanted is not None:
-            model.set_dtype(wanted)
-        mx.eval(model.parameters())  # before the links go, and so that no file is read later
+    wanted = wanted_dtype(dtype)
+    if wanted is not None:
+        model.set_dtype(wanted)
     model.freeze()
     return BaseModel(model, config)
 

@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import mx, nn
+from pipeline.device import nn
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
 from pipeline.model import upstream
 from pipeline.model.build import build, linked, load_lazily
 from pipeline.model.check import QUANTIZED, check_weights
 from pipeline.model.folder import read_config, read_weight_files
+from pipeline.model.shards import save_model
 
 
 def write_quantized(folder: Path, base: Path, bits: int, group_size: int) -> None:
@@ -33,14 +34,13 @@ def write_quantized(folder: Path, base: Path, bits: int, group_size: int) -> Non
     files = [file.path for file in read_weight_files(folder)]
     with linked(folder / "config.json", files) as links:
         model = load_lazily(links, folder)
-        model, packed = upstream.quantize_model(model, config, group_size, bits)
-        mx.eval(model.parameters())
+    model, packed = upstream.quantize_model(model, config, group_size, bits)
     if folder == base:
         for path in files:
-            path.unlink()
+            path.unlink()  # they are open still, and read until the last weight is packed
     elif (folder / "generation_config.json").is_file():
         shutil.copyfile(folder / "generation_config.json", base / "generation_config.json")
-    upstream.save_model(base, model)
+    save_model(base, model)
     write_json(base / "config.json", packed)
 
 

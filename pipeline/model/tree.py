@@ -22,6 +22,15 @@ def put_arrays(module: nn.Module, arrays: dict[str, mx.array]) -> None:
     module.update(tree_unflatten(list(arrays.items())))
 
 
+def materialize(model: nn.Module) -> None:
+    """Compute the weights of a model one after the other.
+
+    What a weight is made from is then in memory for one weight at a time, not for all of them.
+    """
+    for value in named_arrays(model.parameters()).values():
+        mx.eval(value)
+
+
 @contextlib.contextmanager
 def arrays_replaced(
     module: nn.Module, own: dict[str, mx.array], others: Iterable[mx.array]

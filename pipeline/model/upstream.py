@@ -17,7 +17,12 @@ with keep_open_file_limit():
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
     from mlx_lm.utils import _get_classes as model_classes
-    from mlx_lm.utils import dequantize_model, quantize_model, save_model
+    from mlx_lm.utils import (
+        dequantize_model,
+        get_total_parameters,
+        make_shards,
+        quantize_model,
+    )
     from mlx_lm.utils import load_model as load_any_model
     from mlx_lm.utils import load_tokenizer as load_any_tokenizer
 
@@ -27,14 +32,15 @@ __all__ = [
     "TokenizerWrapper",
     "create_causal_mask",
     "dequantize_model",
+    "get_total_parameters",
     "linear_to_lora_layers",
     "load_adapters",
     "load_model",
     "load_tokenizer",
     "make_prompt_cache",
+    "make_shards",
     "model_classes",
     "quantize_model",
-    "save_model",
 ]
 
 load_model = functools.partial(load_any_model, trust_remote_code=False)

@@ -43,7 +43,7 @@ def test_every_name_is_there(name):
         ("load_tokenizer", ["folder", "named"]),
         ("make_prompt_cache", ["model"]),
         ("model_classes", ["config"]),
-        ("save_model", ["save_path", "model"]),
+        ("make_shards", ["weights"]),
     ],
 )
 def test_signatures(name, first):
@@ -154,13 +154,6 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named_as_the_user_knows_it(tmp_pat
     assert message.endswith(
         "Save it again with transformers' `save_pretrained`, and name that folder."
     )
-
-
-def test_a_saved_model_has_an_index_that_names_its_file(tiny_model, tmp_path):
-    upstream.save_model(tmp_path, tiny_model)
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == {"model.safetensors"}
-    assert index["weight_map"].keys() == named_arrays(tiny_model.parameters()).keys()
 
 
 def test_dequantising_replaces_every_quantised_layer(tiny_config):
