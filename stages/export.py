@@ -3,8 +3,10 @@
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, stage
+from pipeline.device import limit_mlx_memory
 from pipeline.files import write_json
 from pipeline.formats.export import export
+from pipeline.machine import available_memory_bytes
 
 
 @stage("export")
@@ -13,6 +15,7 @@ def main(config: DictConfig, paths: Paths) -> None:
 
     Each format is read back by another program and must reproduce the trained model's logits.
     """
+    limit_mlx_memory(available_memory_bytes())
     trained = paths.read("models/trained")
     best = config.export.checkpoint == "best"
     metrics = export(

@@ -6,7 +6,8 @@ from pipeline.device import mx, nn
 from pipeline.errors import ExportError
 from pipeline.files import read_json
 from pipeline.model.adapters import CONFIG, WEIGHTS, save_adapter
-from pipeline.model.base import MANIFEST, BaseModel, assembled
+from pipeline.model.base import MANIFEST, assembled
+from pipeline.model.tree import materialize
 from pipeline.model.upstream import load_adapters, load_model
 
 
@@ -38,13 +39,12 @@ def read_back(base: Path, folder: Path) -> nn.Module:
     with assembled(base) as assembled_folder:
         model, _ = load_model(assembled_folder, lazy=True, strict=True)
         load_adapters(model, str(folder))
-        model.set_dtype(mx.float32)
-        mx.eval(model.parameters())
+    model.set_dtype(mx.float32)
+    materialize(model)
     return model
 
 
-def export(loaded: BaseModel, base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
+def export(base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
     """Write the adapter and read it back. Nothing is rounded."""
-    del loaded
     write(trained, read_json(base / MANIFEST)["source"], folder)
     return read_back(base, folder), False

@@ -1,23 +1,23 @@
-"""Writes the formats that are asked for, and refuses one that is read back as another model."""
+"""Writes the formats that are asked for, and refuses one that is read back as another model.
+
+One model is in memory at a time: the base, the tuned one, then each exported one. Their logits are
+compared afterwards.
+"""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.data.store import TokenStore, held_out_store
+from pipeline.data.store import held_out_store
 from pipeline.device import mx, nn
 from pipeline.files import new_folder, read_json
 from pipeline.formats import adapter, fused
+from pipeline.formats.logits import logits_of, proof_inputs
 from pipeline.formats.proof import compare, require_agreement
 from pipeline.model.adapters import CONFIG, load_adapter
-from pipeline.model.base import load_base
-from pipeline.model.forward import forward
-
-PROOF_DOCUMENTS = 8
-PROOF_TOKENS = 128
+from pipeline.model.base import load_base, open_base
+from pipeline.model.tree import materialize
 
 
 def export(
@@ -40,15 +40,17 @@ def export(
     """
     config = read_json(trained / CONFIG)
     inputs = proof_inputs(held_out_store(prepared))
-    loaded = load_base(base, "float32")
-    base_logits = evaluated(loaded.model, inputs)
-    load_adapter(loaded.model, trained)
-    tuned_logits = evaluated(loaded.model, inputs)
+    disk = target(formats[0]).parent
+    disk.mkdir(parents=True, exist_ok=True)
+    base_logits = logits_of(load_base(base, "float32").model, inputs, disk)
+    tuned_logits = logits_of(load_tuned(base, trained), inputs, disk)
     metrics: dict[str, Any] = {}
     for name in formats:
         with new_folder(target(name)) as folder:
-            exported, rounded = WRITERS[name](loaded, base, trained, folder)
-            proof = compare(base_logits, tuned_logits, evaluated(exported, inputs))
+            exported, rounded = WRITERS[name](base, trained, folder)
+            exported_logits = logits_of(exported, inputs, disk)
+            del exported
+            proof = compare(base_logits, tuned_logits, exported_logits)
             require_agreement(name, proof, rounded)
         metrics[name] = dataclasses.asdict(proof)
     return {"fine_tune_type": config["fine_tune_type"], **metrics}
@@ -57,32 +59,15 @@ def export(
 WRITERS = {"adapter": adapter.export, "fused": fused.export}
 """How each format is written and read back; `EXPORT_FORMATS` of the schema names the same.
 
-A writer takes the tuned model in float32, models/base, the adapter and the folder to write. It
-returns the model as another program reads it, and whether the format rounds float32.
+A writer takes models/base, the adapter and the folder to write. It returns the model as another
+program reads it, and whether the format rounds float32. No other model is in memory meanwhile.
 """
 
 
-def proof_inputs(store: TokenStore) -> mx.array:
-    """Take rows of held-out text, cut or padded to one length.
-
-    Returns:
-        Token ids, (rows, seq_len), at most `PROOF_DOCUMENTS` by `PROOF_TOKENS`.
-    """
-    count = min(PROOF_DOCUMENTS, len(store))
-    width = min(PROOF_TOKENS, int(store.lengths[:count].max()))
-    rows = np.zeros((count, width), dtype=np.int32)
-    for row in range(count):
-        tokens = store.tokens(row)[:width]
-        rows[row, : len(tokens)] = tokens
-    return mx.array(rows)
-
-
-def evaluated(model: nn.Module, inputs: mx.array) -> mx.array:
-    """Compute the float32 logits of rows, (rows, seq_len, vocab_size), before the model changes.
-
-    The model is set to evaluation.
-    """
-    model.eval()
-    logits = forward(model, inputs).astype(mx.float32)
-    mx.eval(logits)
-    return logits
+def load_tuned(base: Path, trained: Path) -> nn.Module:
+    """Load base and adapter in float32, in memory at once."""
+    model = open_base(base, "float32").model
+    load_adapter(model, trained)
+    model.set_dtype(mx.float32)  # weights that were trained in 16 bits stand in for the base's
+    materialize(model)
+    return model

@@ -10,13 +10,14 @@ from pipeline.model.tree import adapted_layers
 def fuse(model: nn.Module) -> None:
     """Replace every adapted layer of a model by a plain one that computes the same, in float32.
 
+    Nothing is computed yet, so that the new weights need not be in memory together.
+
     LoRA: W' = W + scale · (A B)ᵀ (arXiv 2106.09685 §4.1). DoRA: the rows of W', each scaled to its
     learnt length m (arXiv 2402.09353 eq. 5). A quantised weight is dequantised and stays so,
     because quantising it again would round the adapter away.
     """
     fused = [(name, fused_layer(module)) for name, module in adapted_layers(model)]
     model.update_modules(tree_unflatten(fused))
-    mx.eval(model.parameters())
 
 
 def fused_layer(layer: Any) -> nn.Module:  # noqa: ANN401

@@ -9,11 +9,13 @@ from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.files import write_json
 from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import load_adapter
-from pipeline.model.base import BaseModel, load_base
+from pipeline.model.base import open_base
 from pipeline.model.build import stored_dtype
 from pipeline.model.check import QUANTIZED
 from pipeline.model.head import untied
-from pipeline.model.upstream import dequantize_model, load_model, save_model
+from pipeline.model.shards import save_model
+from pipeline.model.tree import materialize
+from pipeline.model.upstream import dequantize_model, load_model
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)
 
@@ -21,10 +23,11 @@ COPIED = ("generation_config.json", *TOKENIZER_FILES)
 def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> None:
     """Fuse a tuned float32 model, and save it in the type in which its base is stored.
 
-    Weights are rounded once, at the end. A quantised base is saved dequantised.
+    Weights are rounded once, at the end. A quantised base is saved dequantised. Each weight is
+    read, fused, rounded and written before the next one.
 
     Args:
-        model: base and adapter; changed by the call.
+        model: base and adapter, their weights not read yet; it has none after the call.
         config: the base's config.json, untied where training gave the head a separate matrix.
         base: the folder with the base's tokenizer.
         folder: where to write.
@@ -46,14 +49,15 @@ def read_back(folder: Path) -> nn.Module:
     """Load the fused folder by the code of mlx-lm, in float32."""
     model, _ = load_model(folder, lazy=True, strict=True)
     model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
+    materialize(model)
     return model
 
 
-def export(loaded: BaseModel, base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
-    """Write the fused model and read it back. A second copy is fused, because that changes it."""
-    tuned = load_base(base, "float32")
+def export(base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
+    """Write the fused model and read it back."""
+    tuned = open_base(base, "float32")
     own_head = load_adapter(tuned.model, trained).get("own_head")
-    config = untied(loaded.config) if own_head else loaded.config
+    tuned.model.set_dtype(mx.float32)  # as for `export.load_tuned`
+    config = untied(tuned.config) if own_head else tuned.config
     write(tuned.model, config, base, folder)
-    return read_back(folder), stored_dtype(loaded.config) != mx.float32
+    return read_back(folder), stored_dtype(config) != mx.float32

@@ -1,16 +1,17 @@
 """Exports: read back by another program they are the trained model, or they are not written."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 from pipeline.config.schema import EXPORT_FORMATS
+from pipeline.device import mx
 from pipeline.files import sha256_path
-from pipeline.formats.export import (
-    PROOF_DOCUMENTS,
-    PROOF_TOKENS,
-    WRITERS,
-    proof_inputs,
-)
+from pipeline.formats import export as module
+from pipeline.formats.export import WRITERS
+from pipeline.formats.logits import PROOF_DOCUMENTS, PROOF_TOKENS, logits_of, proof_inputs
 from pipeline.model.base import load_base, write_manifest
 from tests.support.exports import (
     FORMATS,
@@ -50,6 +51,41 @@ def test_every_format_is_proven(make_workplace, kind, mode):
             limit = 2e-5 * max(proof["logit_std"], proof["adapter_effect"])
             assert proof["max_abs_logit_difference"] <= limit
         assert proof["adapter_share"] == pytest.approx(1, abs=1e-4 if exact else 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["full", "tensors", "lora"])
+def test_weights_that_were_trained_in_16_bits_are_exported(make_workplace, dtype, mode):
+    """They took the place of the base's float32, and gave logits in 16 bits."""
+    workplace = make_workplace("float32", mode)
+    path = str(workplace.trained / "adapters.safetensors")
+    dtype = getattr(mx, dtype)
+    mx.save_safetensors(path, {name: v.astype(dtype) for name, v in mx.load(path).items()})
+    metrics = workplace.export(FORMATS)
+    for name in FORMATS:
+        limit = 2e-5 * max(metrics[name]["logit_std"], metrics[name]["adapter_effect"])
+        assert metrics[name]["max_abs_logit_difference"] <= limit
+
+
+def test_one_model_is_in_memory_at_a_time(workplace, monkeypatch):
+    models = []
+
+    def counted(model, inputs, folder):
+        models.append(weakref.ref(model))
+        gc.collect()
+        assert [each() for each in models[:-1]] == [None] * (len(models) - 1)
+        return logits_of(model, inputs, folder)
+
+    monkeypatch.setattr(module, "logits_of", counted)
+    workplace.export(FORMATS)
+    assert len(models) == 2 + len(FORMATS)
+
+
+def test_logits_are_those_of_all_rows_at_once(tiny_model, tmp_path):
+    inputs = mx.array([[1, 5, 9, 33], [2, 60, 7, 8]])
+    found = logits_of(tiny_model, inputs, tmp_path)
+    assert np.abs(found - np.array(tiny_model(inputs))).max() < 1e-5
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_proof_takes_rows_of_held_out_text(make_store):

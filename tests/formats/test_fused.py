@@ -11,6 +11,7 @@ from pipeline.model import upstream
 from pipeline.model.base import load_base
 from pipeline.model.folder import INDEX
 from pipeline.model.forward import forward
+from pipeline.model.shards import save_model
 from tests.support.exports import (
     FORMATS,
     TOKENS,
@@ -114,7 +115,7 @@ def test_an_earlier_export_outlives_a_refused_one(workplace, monkeypatch):
 def test_a_damaged_file_is_refused(workplace, monkeypatch):
     def save_damaged(folder, model):
         model.model.norm.weight = model.model.norm.weight * float("nan")
-        upstream.save_model(folder, model)
+        save_model(folder, model)
 
     monkeypatch.setattr(fused, "save_model", save_damaged)
     with pytest.raises(ExportError, match=r"differ from the trained model's by nan"):

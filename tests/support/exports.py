@@ -4,7 +4,8 @@ from pipeline.config.schema import EXPORT_FORMATS
 from pipeline.device import mx, nn
 from pipeline.files import write_json
 from pipeline.formats import fused
-from pipeline.formats.export import export, proof_inputs
+from pipeline.formats.export import export
+from pipeline.formats.logits import proof_inputs
 from pipeline.model.adapters import apply, save_adapter
 from pipeline.model.base import load_base, write_manifest
 from pipeline.model.scratch import initialize
