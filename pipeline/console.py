@@ -10,13 +10,13 @@ LINES_WITHOUT_TERMINAL = 20
 GB = 10**9
 
 
-class TrainingProgress:
-    """A bar with loss, speed, memory and time left; plain lines where there is no terminal."""
+class StageProgress:
+    """A bar with what is done and the time left; plain lines where there is no terminal."""
 
-    def __init__(self, title: str, num_steps: int) -> None:
+    def __init__(self, title: str, total: int) -> None:
         self.console = Console(file=sys.stderr)
-        self.num_steps = num_steps
-        self.every = max(1, num_steps // LINES_WITHOUT_TERMINAL)
+        self.total, self.done = total, 0
+        self.every = max(1, total // LINES_WITHOUT_TERMINAL)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -27,9 +27,9 @@ class TrainingProgress:
             disable=not self.console.is_terminal,
         )
         self.title = title
-        self.task = self.bar.add_task(title, total=num_steps, facts="")
+        self.task = self.bar.add_task(title, total=total, facts="")
 
-    def __enter__(self) -> "TrainingProgress":
+    def __enter__(self) -> "StageProgress":
         """Start to draw."""
         self.bar.start()
         return self
@@ -38,21 +38,31 @@ class TrainingProgress:
         """Leave the terminal as it was."""
         self.bar.stop()
 
-    def start_at(self, step: int) -> None:
-        """Start the bar at a step; earlier steps do not count for the time left."""
-        self.bar.update(self.task, completed=step)
+    def start_at(self, done: int) -> None:
+        """Start the bar where something is done already, which does not count for the time left."""
+        self.bar.update(self.task, completed=done)
+        self.done = done
 
-    def step(self, step: int, loss: float, tokens_per_second: float, footprint_bytes: int) -> None:
-        """Show one more step."""
-        memory = f"{footprint_bytes / GB:.2f} GB"
-        facts = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {memory}"
-        self.bar.update(self.task, completed=step, facts=facts)
-        if self.bar.disable and (step % self.every == 0 or step == self.num_steps):
-            print(f"{self.title} {step}/{self.num_steps}  {facts}", file=sys.stderr, flush=True)
+    def show(self, done: int, facts: str) -> None:
+        """Show how much is done, and facts of it."""
+        self.bar.update(self.task, completed=done, facts=facts)
+        is_due = done // self.every > self.done // self.every or done == self.total
+        if self.bar.disable and is_due:
+            print(f"{self.title} {done}/{self.total}  {facts}", file=sys.stderr, flush=True)
+        self.done = done
 
     def note(self, text: str) -> None:
         """Print a line above the bar, unchanged: brackets are not markup."""
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class TrainingProgress(StageProgress):
+    """A bar with loss, speed, memory and time left."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float, footprint_bytes: int) -> None:
+        """Show one more step."""
+        memory = f"{footprint_bytes / GB:.2f} GB"
+        self.show(step, f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {memory}")
 
 
 class RowCounter(Status):

@@ -2,31 +2,43 @@
 
 from omegaconf import DictConfig
 
-from pipeline.config.stage import Paths, stage
+from pipeline.config.stage import Paths, code_hashes, stage
+from pipeline.device import limit_mlx_memory, numerics_fingerprint
 from pipeline.evaluate.compare import EvaluationSettings, evaluate
+from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
 from pipeline.files import new_folder, write_json
+from pipeline.machine import available_memory_bytes
 from pipeline.model.folder import check_positions
+from pipeline.train.supervise.run_folder import RESULTS, RunFolder
 
 
 @stage("data.arrangement", "model.dtype", "validate")
 def main(config: DictConfig, paths: Paths) -> None:
-    """Validate: writes models/validation (a row per item), metrics/validate.json and a picture."""
+    """Validate: writes models/validation (a row per item), metrics/validate.json and a picture.
+
+    What was measured before it was stopped is not measured again.
+    """
     base = paths.read("models/base")
     check_positions(base, config.validate)
-    with new_folder(paths.write("models/validation")) as folder:
-        metrics = evaluate(
-            base=base,
-            trained=paths.read("models/trained"),
-            prepared=paths.read("data/prepared"),
-            folder=folder,
-            settings=EvaluationSettings(
-                config.model.dtype, config.data.arrangement, **config.validate
-            ),
-        )
-    write_json(paths.write("metrics/validate.json"), metrics)
-    curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
-    draw(*curves, metrics, paths.write("plots/overview.png"))
+    limit_mlx_memory(available_memory_bytes())
+    with RunFolder.of_stage("validate", config, paths) as run:
+        identity = {"code": code_hashes("validate"), "numerics": numerics_fingerprint()}
+        with new_folder(paths.write("models/validation")) as folder:
+            metrics = evaluate(
+                base=base,
+                trained=paths.read("models/trained"),
+                prepared=paths.read("data/prepared"),
+                folder=folder,
+                settings=EvaluationSettings(
+                    config.model.dtype, config.data.arrangement, **config.validate
+                ),
+                kept=KeptResults(run.path / RESULTS, identity),
+            )
+        write_json(paths.write("metrics/validate.json"), metrics)
+        curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
+        draw(*curves, metrics, paths.write("plots/overview.png"))
+        run.clear()
 
 
 if __name__ == "__main__":

@@ -2,31 +2,29 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.data.batches import Arrangement, RowLayout, evaluation_batches, resolve_arrangement
+from pipeline.console import StageProgress
+from pipeline.data.batches import resolve_arrangement
 from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import has_fused_attention, nn
+from pipeline.evaluate.kept import KeptResults
+from pipeline.evaluate.measure import Measured, Work, measured
 from pipeline.evaluate.statistics import Estimate, difference_metrics, ratio_estimate
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.files import write_text
-from pipeline.generate import generate_greedy
 from pipeline.model.adapters import load_adapter
-from pipeline.model.base import load_base
+from pipeline.model.base import open_base
+from pipeline.model.tree import materialize
 from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
-from pipeline.objective.likelihood import (
-    DocumentLosses,
-    document_losses,
-    read_items,
-    score_items,
-)
+from pipeline.objective.likelihood import DocumentLosses, read_items
 
-BATCH_TOKENS = 8192
+SUITE = "conflicts.jsonl"
 SAMPLE_PROMPT_TOKENS = 16
 
 
@@ -47,20 +45,6 @@ class EvaluationSettings:
     documents: int | None
     num_samples: int
     sample_tokens: int
-
-
-Models = Mapping[str, nn.Module]
-"""The two models that are compared, `base` and `tuned`."""
-
-
-def held_out_losses(
-    model: nn.Module, store: TokenStore, limit: int | None, arrangement: Arrangement
-) -> DocumentLosses:
-    """Measure a model on held-out documents: the first `limit`, or all."""
-    layout = RowLayout(arrangement, int(store.lengths.max()))
-    chosen = np.arange(len(store))[:limit]
-    batches = evaluation_batches(store, chosen, layout, batch_tokens=BATCH_TOKENS)
-    return document_losses(model, batches)
 
 
 def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
@@ -91,14 +75,6 @@ def with_perplexity(loss: Estimate) -> dict[str, float]:
     }
 
 
-def suite_metrics(models: Models, suite: Path, folder: Path) -> dict[str, Any]:
-    """Run the conflicts suite on both models, and write a row per item."""
-    items = read_items(suite)
-    base, tuned = (score_items(models[name], items) for name in ("base", "tuned"))
-    write_rows(folder / "conflicts.jsonl", item_log(items, base, tuned))
-    return summarize(items, base, tuned)
-
-
 def write_losses(base: DocumentLosses, tuned: DocumentLosses, folder: Path) -> None:
     """Write the loss of each document under both models."""
     order = np.argsort(base.documents)
@@ -114,27 +90,24 @@ def write_losses(base: DocumentLosses, tuned: DocumentLosses, folder: Path) -> N
     write_rows(folder / "documents.jsonl", rows)
 
 
-def write_samples(
-    models: Models,
-    tokenizer: TokenizerWrapper,
-    store: TokenStore,
-    folder: Path,
-    settings: EvaluationSettings,
-) -> None:
-    """Write greedy continuations by both models: of the start token, then of held-out rows."""
+def sample_rows(work: Work, base: Measured, tuned: Measured) -> list[dict[str, Any]]:
+    """Return a row for each prompt, with its greedy continuation by both models."""
+    rows = []
+    for prompt, *samples in zip(work.prompts, base.samples, tuned.samples, strict=True):
+        row: dict[str, Any] = {"prompt": work.tokenizer.decode(prompt, skip_special_tokens=True)}
+        for name, sample in zip(("base", "tuned"), samples, strict=True):
+            row |= {name: sample["text"], f"{name}_finish_reason": sample["finish_reason"]}
+        rows.append(row)
+    return rows
+
+
+def prompts_of(store: TokenStore, tokenizer: TokenizerWrapper, count: int) -> list[list[int]]:
+    """Return what samples begin with: the start token, then the beginnings of held-out rows."""
     prompts = [start_prompt(tokenizer)]
-    for index in range(min(settings.num_samples - 1, len(store))):
+    for index in range(min(count - 1, len(store))):
         tokens = store.tokens(index)
         prompts.append(tokens[: min(SAMPLE_PROMPT_TOKENS, len(tokens) // 2)].tolist())
-    rows = []
-    for prompt in prompts:
-        row: dict[str, Any] = {"prompt": tokenizer.decode(prompt, skip_special_tokens=True)}
-        for name, model in models.items():
-            generation = generate_greedy(model, tokenizer, prompt, settings.sample_tokens)
-            row[name] = generation.text
-            row[f"{name}_finish_reason"] = generation.finish_reason
-        rows.append(row)
-    write_rows(folder / "samples.jsonl", rows)
+    return prompts
 
 
 def start_prompt(tokenizer: TokenizerWrapper) -> list[int]:
@@ -149,9 +122,16 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def evaluate(
-    base: Path, trained: Path, prepared: Path, folder: Path, settings: EvaluationSettings
+    base: Path,
+    trained: Path,
+    prepared: Path,
+    folder: Path,
+    settings: EvaluationSettings,
+    kept: KeptResults,
 ) -> dict[str, Any]:
     """Compare the base and the tuned model on held-out text, on the suite and by samples.
+
+    One model is in memory at a time.
 
     Args:
         base: models/base.
@@ -159,24 +139,57 @@ def evaluate(
         prepared: data/prepared.
         folder: where files with a row per document, item and sample are written.
         settings: what to measure.
+        kept: results that a killed run has left, and those of this one.
 
     Returns:
         The metrics of the validate stage.
     """
-    tuned = load_base(base, settings.dtype).model
-    load_adapter(tuned, trained)
-    models = {"base": load_base(base, settings.dtype).model, "tuned": tuned}
-    store = held_out_store(prepared)
-    arrangement = resolve_arrangement(settings.arrangement, has_fused_attention())
-    losses = {
-        name: held_out_losses(model, store, settings.documents, arrangement)
-        for name, model in models.items()
-    }
-    write_losses(**losses, folder=folder)
-    held_out = {"split": store.folder.name, **perplexity_metrics(**losses)}
-    metrics: dict[str, Any] = {"held_out": held_out}
-    suite = prepared / "conflicts.jsonl"
-    if suite.exists():
-        metrics["conflicts"] = suite_metrics(models, suite, folder)
-    write_samples(models, load_tokenizer(base), store, folder, settings)
+    work, adapters = work_of(base, prepared, settings), {"base": None, "tuned": trained}
+    found: dict[str, Measured] = {}
+    with StageProgress("validate", len(adapters) * work.size) as progress:
+        for name, adapter in adapters.items():
+            load = partial(load_model, base, settings.dtype, adapter)
+            found[name] = measured(name, load, work, kept, progress)
+    return write_results(work, found["base"], found["tuned"], folder)
+
+
+def load_model(base: Path, dtype: str, trained: Path | None) -> nn.Module:
+    """Load the base and, unless it is None, what was trained on it, in memory at once."""
+    model = open_base(base, dtype).model
+    if trained is not None:
+        load_adapter(model, trained)
+    materialize(model)
+    return model
+
+
+def write_results(work: Work, base: Measured, tuned: Measured, folder: Path) -> dict[str, Any]:
+    """Write a row per document, item and sample; return the metrics."""
+    write_losses(base.losses, tuned.losses, folder)
+    perplexity = perplexity_metrics(base.losses, tuned.losses)
+    metrics: dict[str, Any] = {"held_out": {"split": work.store.folder.name, **perplexity}}
+    if base.scores is not None and tuned.scores is not None:
+        rows = item_log(work.items, base.scores, tuned.scores)
+        write_rows(folder / "conflicts.jsonl", rows)
+        metrics["conflicts"] = summarize(work.items, base.scores, tuned.scores)
+    write_rows(folder / "samples.jsonl", sample_rows(work, base, tuned))
     return metrics
+
+
+def work_of(base: Path, prepared: Path, settings: EvaluationSettings) -> Work:
+    """Gather what the models of a stage are measured on.
+
+    Args:
+        base: models/base, for its tokenizer.
+        prepared: data/prepared.
+        settings: what to measure.
+    """
+    store, tokenizer, suite = held_out_store(prepared), load_tokenizer(base), prepared / SUITE
+    return Work(
+        store=store,
+        arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
+        documents=settings.documents,
+        items=read_items(suite) if suite.exists() else (),
+        tokenizer=tokenizer,
+        prompts=prompts_of(store, tokenizer, settings.num_samples),
+        sample_tokens=settings.sample_tokens,
+    )

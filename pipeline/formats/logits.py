@@ -46,7 +46,7 @@ def logits_of(model: nn.Module, inputs: Int[mx.array, "rows seq_len"], folder: P
     with tempfile.TemporaryFile(dir=folder) as file, evaluation_mode(model):
         for row in inputs:
             logits = np.asarray(forward(model, row[None]).astype(mx.float32))
-            file.write(logits)
+            file.write(logits.data)
             shape = (len(inputs), *logits.shape[1:])
         file.flush()
         return np.memmap(file, np.float32, "r", shape=shape)

@@ -87,4 +87,4 @@ def header_by_mlx(path: Path, weights: dict[str, mx.array]) -> dict[str, Any]:
 
 def write_tensor(file: BinaryIO, value: mx.array) -> None:
     """Compute a tensor and write its bytes."""
-    file.write(np.asarray(mx.contiguous(value).reshape(-1).view(mx.uint8)))
+    file.write(np.asarray(mx.contiguous(value).reshape(-1).view(mx.uint8)).data)

@@ -1,14 +1,30 @@
 """Base and tuned model compared."""
 
+import gc
 import inspect
 import json
 import math
+import shutil
+import weakref
 
 import numpy as np
 import pytest
 
-from pipeline.evaluate.compare import perplexity_metrics, start_prompt, write_losses
+from pipeline.evaluate import compare as module
+from pipeline.evaluate import measure
+from pipeline.evaluate.compare import (
+    EvaluationSettings,
+    evaluate,
+    perplexity_metrics,
+    start_prompt,
+    write_losses,
+)
+from pipeline.evaluate.kept import KeptResults
+from pipeline.evaluate.measure import parts_of
 from pipeline.objective.likelihood import DocumentLosses
+from tests.support.exports import Workplace
+
+SETTINGS = EvaluationSettings("float32", "bucketed", None, num_samples=2, sample_tokens=3)
 
 
 def losses(sums):
@@ -37,3 +53,84 @@ def test_a_text_starts_with_its_start_token_or_the_end_token(start, prompt):
         bos_token_id, eos_token_id = start, 2
 
     assert inspect.unwrap(start_prompt)(Tokenizer())  # without checks of types == prompt
+
+
+# One model at a time, in parts that are kept
+
+
+class Stage:
+    """A validation of a small model, whose parts are small too."""
+
+    def __init__(self, folder, config, samples, monkeypatch):
+        self.place, self.folder = Workplace(folder, config, "float32", "lora", {}), folder
+        shutil.copytree(samples / "models/stories260K", self.place.base, dirs_exist_ok=True)
+        (self.place.base / "config.json").write_text(json.dumps(self.place.config))
+        (self.place.base / "model.safetensors").unlink(missing_ok=True)
+        rows = [
+            {
+                "id": str(row),
+                "cluster": str(row // 2),
+                "kind": "contest",
+                "primary": row % 2,
+                "counted": row % 2,
+                "prompt_ids": [1, 5, 9 + row],
+                "option_ids": [[33, 2], [7]],
+            }
+            for row in range(7)
+        ]
+        (folder / "conflicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        monkeypatch.setattr(measure, "BATCH_TOKENS", 48)
+        self.loaded, self.load = [], module.load_model
+        monkeypatch.setattr(module, "load_model", self.counted)
+
+    def counted(self, base, dtype, trained):
+        gc.collect()
+        assert [model() for _, model in self.loaded] == [None] * len(self.loaded)
+        model = self.load(base, dtype, trained)
+        self.loaded.append(("base" if trained is None else "tuned", weakref.ref(model)))
+        return model
+
+    def run(self, name, kept):
+        """Validate, and give all that comes of it."""
+        out = self.folder / name
+        out.mkdir(exist_ok=True)
+        place, self.loaded = self.place, []
+        metrics = evaluate(place.base, place.trained, place.prepared, out, SETTINGS, kept)
+        return json.dumps(metrics), {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.fixture
+def stage(tmp_path, tiny_config, make_store, samples, monkeypatch):
+    make_store("validation", count=12, seed=1)
+    make_store("test", count=10, seed=2)
+    return Stage(tmp_path, tiny_config, samples, monkeypatch)
+
+
+@pytest.mark.parametrize("done", [0, 3, 10, 11, 17, 22])
+def test_a_validation_goes_on_where_it_was_killed(stage, tmp_path, done):
+    whole = KeptResults(tmp_path / "whole", {})
+    expected = stage.run("expected", whole)
+    names = list(whole.found)[1:]
+    assert [name.split("/")[0] for name in names] == ["base"] * 11 + ["tuned"] * 11
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    (tmp_path / "kept").write_text("".join(lines[: 1 + done]))
+    kept = KeptResults(tmp_path / "kept", {})
+    assert list(kept.found)[1:] == names[:done]
+    assert stage.run("out", kept) == expected
+    assert list(kept.found)[1:] == names
+    assert [name for name, _ in stage.loaded] == ["base"] * (done < 11) + ["tuned"] * (done < 22)
+
+
+def test_the_parts_cover_everything_once(stage):
+    place = stage.place
+    work = module.work_of(place.base, place.prepared, SETTINGS)
+    sizes = {}
+    for part in parts_of(work):
+        sizes[part.kind] = sizes.get(part.kind, 0) + part.size
+    assert sizes == {"documents": 10, "items": 7, "samples": 2}
+    assert work.size == sum(sizes.values())
+
+
+@pytest.mark.parametrize(("vocab_size", "tokens"), [(640, 8192), (49_152, 341), (1 << 25, 1)])
+def test_batches_are_smaller_where_the_vocabulary_is_large(vocab_size, tokens):
+    assert measure.batch_tokens(vocab_size) == tokens

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.store import held_out_store
-from pipeline.evaluate.compare import held_out_losses
+from pipeline.evaluate.measure import held_out_batches
 from pipeline.evaluate.statistics import paired_share_difference, ratio_estimate
 from pipeline.files import sha256_file
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import load_base
-from pipeline.objective.likelihood import read_items, score_items, wilson
+from pipeline.objective.likelihood import document_losses, read_items, score_items, wilson
 from tests.support.small import ROOT
 
 CONTROLS = ("two_primary", "two_authority")
@@ -55,7 +55,8 @@ def measure(folder, adapters):
         load_adapter(models[mode], adapter)
     choices = {name: score_items(model, items).choices for name, model in models.items()}
     losses = {
-        name: held_out_losses(model, store, None, "bucketed") for name, model in models.items()
+        name: document_losses(model, held_out_batches(store, None, "bucketed"))
+        for name, model in models.items()
     }
     return {
         name: {

@@ -4,14 +4,14 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.stage import Paths, data_hashes
 from pipeline.errors import CheckpointError
 from pipeline.files import ROOT, FileLock
-from pipeline.train.protocol import plain
 from pipeline.train.supervise import identity
 from pipeline.train.supervise.identity import Identity, deciding
 from pipeline.train.supervise.status import Status
@@ -19,7 +19,9 @@ from pipeline.train.supervise.status import Status
 HANDOVER_SECONDS = 120
 MAX_LISTED = 5
 """Differing parameters of another run that are named."""
-WORTH_KEEPING = ("step-*", "non_finite-*")
+RESULTS = "results.jsonl"
+"""What a stage without steps has measured so far."""
+WORTH_KEEPING = ("step-*", "non_finite-*", RESULTS)
 
 
 def repository() -> Path:
@@ -39,7 +41,8 @@ def activations_home() -> Path:
 
 def identity_of(stage_name: str, config: DictConfig, paths: Paths) -> Identity:
     """Describe the run that a stage makes of its parameters and of the files it reads."""
-    return Identity(stage_name, deciding(plain(config)), data_hashes(stage_name, paths))
+    parameters = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    return Identity(stage_name, deciding(parameters), data_hashes(stage_name, paths))
 
 
 class RunFolder:
