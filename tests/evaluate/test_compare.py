@@ -129,8 +129,3 @@ def test_the_parts_cover_everything_once(stage):
         sizes[part.kind] = sizes.get(part.kind, 0) + part.size
     assert sizes == {"documents": 10, "items": 7, "samples": 2}
     assert work.size == sum(sizes.values())
-
-
-@pytest.mark.parametrize(("vocab_size", "tokens"), [(640, 8192), (49_152, 341), (1 << 25, 1)])
-def test_batches_are_smaller_where_the_vocabulary_is_large(vocab_size, tokens):
-    assert measure.batch_tokens(vocab_size) == tokens

@@ -11,7 +11,7 @@ from pipeline.device import mx
 from pipeline.files import sha256_path
 from pipeline.formats import export as module
 from pipeline.formats.export import WRITERS
-from pipeline.formats.logits import PROOF_DOCUMENTS, PROOF_TOKENS, logits_of, proof_inputs
+from pipeline.formats.logits import logits_of
 from pipeline.model.base import load_base, write_manifest
 from tests.support.exports import (
     FORMATS,
@@ -79,23 +79,6 @@ def test_one_model_is_in_memory_at_a_time(workplace, monkeypatch):
     monkeypatch.setattr(module, "logits_of", counted)
     workplace.export(FORMATS)
     assert len(models) == 2 + len(FORMATS)
-
-
-def test_logits_are_those_of_all_rows_at_once(tiny_model, tmp_path):
-    inputs = mx.array([[1, 5, 9, 33], [2, 60, 7, 8]])
-    found = logits_of(tiny_model, inputs, tmp_path)
-    assert np.abs(found - np.array(tiny_model(inputs))).max() < 1e-5
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_proof_takes_rows_of_held_out_text(make_store):
-    store = make_store(count=PROOF_DOCUMENTS + 3, shortest=4, longest=PROOF_TOKENS + 40)
-    inputs = np.array(proof_inputs(store))
-    assert inputs.shape == (PROOF_DOCUMENTS, min(PROOF_TOKENS, store.lengths[:8].max()))
-    for row, ids in enumerate(inputs):
-        length = min(store.lengths[row], inputs.shape[1])
-        assert ids[:length].tolist() == store.tokens(row)[:length].tolist()
-        assert not ids[length:].any()
 
 
 # Exports that must fail
