@@ -47,7 +47,7 @@ def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
         dtype=config.model.dtype,
         work=work,
     )
-    return metrics, comparison_rows(metrics)
+    return {**metrics, **paths.meter.facts()}, comparison_rows(metrics)
 
 
 def with_peers(config: DictConfig, paths: Paths) -> None:

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, stage
-from pipeline.device import limit_mlx_memory
+from pipeline.device import limit_mlx_memory, mlx_memory
 from pipeline.files import write_json
 from pipeline.formats.export import export
 from pipeline.machine import available_memory_bytes
@@ -14,6 +14,7 @@ def main(config: DictConfig, paths: Paths) -> None:
     """Export: writes models/export and metrics/export.json.
 
     Each format is read back by another program and must reproduce the trained model's logits.
+    Time and memory that it took on this machine are in metrics/export_machine.json.
     """
     limit_mlx_memory(available_memory_bytes())
     trained = paths.read("models/trained")
@@ -27,6 +28,8 @@ def main(config: DictConfig, paths: Paths) -> None:
     )
     report = {"export_checkpoint": config.export.checkpoint, **metrics}
     write_json(paths.write("metrics/export.json"), report)
+    used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}
+    write_json(paths.write("metrics/export_machine.json"), used)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ SCORED = ("data/provenance", "heuristic")
     flags=(Flag("explain", "print provenance scores of a file or text", "FILE", SCORED),),
 )
 def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
-    """Write data/prepared, metrics/prepare.json and plots/lengths.csv; or print the scores."""
+    """Write data/prepared, metrics/prepare*.json and plots/lengths.csv; or print the scores."""
     if explain:
         reader = RowReader(config.data.format, dict(config.data.columns), with_metadata=True)
         most, tables = config.data.max_line_bytes, tables_of(config)
@@ -64,6 +64,7 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
     with new_folder(paths.write("data/prepared")) as folder, counter:
         metrics, histogram = prepare(settings, folder, counter.show)
     write_json(paths.write("metrics/prepare.json"), metrics)
+    write_json(paths.write("metrics/prepare_machine.json"), paths.meter.facts())
     write_histogram(paths.write("plots/lengths.csv"), histogram)
     if notice := notice_of(metrics):
         print(f"prepare: {notice}")

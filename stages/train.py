@@ -61,7 +61,7 @@ def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
     draw_memory(run.path / "machine.csv", paths.write("plots/memory.png"))
     results, machine = split_metrics(metrics)
     write_json(paths.write("metrics/train.json"), results)
-    write_json(paths.write("metrics/machine.json"), machine)
+    write_json(paths.write("metrics/machine.json"), {**machine, **paths.meter.facts()})
     run.clear()
     return results["val_loss"]
 
@@ -79,7 +79,8 @@ def supervisor(config: DictConfig, paths: Paths, run: RunFolder, output: Path) -
         activations=str(activations_home().resolve()),
         code=code_hashes("train"),
     )
-    return Supervisor(spec, config.train.num_steps, supervisor_settings(config.train), run)
+    settings = supervisor_settings(config.train)
+    return Supervisor(spec, config.train.num_steps, settings, run, paths.meter)
 
 
 if __name__ == "__main__":

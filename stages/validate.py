@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, code_hashes, stage
-from pipeline.device import limit_mlx_memory, numerics_fingerprint
+from pipeline.device import limit_mlx_memory, mlx_memory, numerics_fingerprint
 from pipeline.evaluate.compare import EvaluationSettings, evaluate
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
@@ -17,7 +17,8 @@ from pipeline.train.supervise.run_folder import RESULTS, RunFolder
 def main(config: DictConfig, paths: Paths) -> None:
     """Validate: writes models/validation (a row per item), metrics/validate.json and a picture.
 
-    What was measured before it was stopped is not measured again.
+    What was measured before it was stopped is not measured again. Time and memory that it took on
+    this machine are in metrics/validate_machine.json.
     """
     base = paths.read("models/base")
     check_positions(base, config.validate)
@@ -36,6 +37,8 @@ def main(config: DictConfig, paths: Paths) -> None:
                 kept=KeptResults(run.path / RESULTS, identity),
             )
         write_json(paths.write("metrics/validate.json"), metrics)
+        used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}
+        write_json(paths.write("metrics/validate_machine.json"), used)
         curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
         draw(*curves, metrics, paths.write("plots/overview.png"))
         run.clear()

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, code_hashes, stage
 from pipeline.data.tokenize.tokenizer import tokenizer_hash
+from pipeline.device import mlx_memory
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
@@ -28,18 +29,17 @@ from pipeline.train.supervise.supervisor import Supervisor
 def main(config: DictConfig, paths: Paths) -> None:
     """Provide the base model: writes models/base and metrics/weights.json.
 
-    How long a pretraining took on this machine is in metrics/weights_machine.json.
+    Time and memory that it took on this machine are in metrics/weights_machine.json.
     """
     check_unchanged(config, "model")
-    prepared = paths.read("data/prepared")
-    tokenizer = prepared / "tokenizer"
+    tokenizer = paths.read("data/prepared") / "tokenizer"
     metrics: dict[str, Any] = {}
     notice = None
     with new_folder(paths.write("models/base")) as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
             with RunFolder.of_stage("weights", config, paths) as run:
-                metrics = pretrain(config, prepared, base, run)
+                metrics = pretrain(config, paths, base, run)
                 run.clear()
             folder = named = base
         else:
@@ -59,7 +59,8 @@ def main(config: DictConfig, paths: Paths) -> None:
     metrics["base_bytes"] = sum(file["size"] for file in manifest["files"])
     results, machine = split_metrics(metrics)
     write_json(paths.write("metrics/weights.json"), results)
-    write_json(paths.write("metrics/weights_machine.json"), machine)
+    used = {"peak_memory_bytes": mlx_memory().peak_bytes, **machine, **paths.meter.facts()}
+    write_json(paths.write("metrics/weights_machine.json"), used)
     if notice is not None:
         print(f"weights: {notice}")
 
@@ -77,20 +78,21 @@ def require_same_tokenizer(prepared: str, source: str, name: str) -> None:
         )
 
 
-def pretrain(config: DictConfig, prepared: Path, base: Path, run: RunFolder) -> dict[str, Any]:
+def pretrain(config: DictConfig, paths: Paths, base: Path, run: RunFolder) -> dict[str, Any]:
     """Make a scratch model in `base`; return its metrics."""
     spec = RunSpec(
         title="pretrain",
         kind="pretrain",
         parameters=plain(config),
         base=str(base.resolve()),
-        prepared=str(prepared.resolve()),
+        prepared=str(paths.read("data/prepared").resolve()),
         run_folder=str(run.path.resolve()),
         output=str(base.resolve()),
         code=code_hashes("weights"),
     )
     num_steps = config.model.pretrain.num_steps
-    return Supervisor(spec, num_steps, SupervisorSettings(resume=RESTART), run).train()
+    settings = SupervisorSettings(resume=RESTART)
+    return Supervisor(spec, num_steps, settings, run, paths.meter).train()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,36 @@
 """What the machine lends: files of other systems are read as these systems write them."""
 
 import ctypes
+import errno
 import mmap
 import os
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline import machine
 from pipeline.errors import DeviceError
+from pipeline.machine import Held
 
 MIB = 1 << 20
 STATUS = """\
 Name:	python
 State:	{state}
 VmPeak:	  911340 kB
+VmHWM:	  350000 kB
 VmRSS:	  300000 kB
 RssAnon:	  200000 kB
 RssFile:	   90000 kB
 RssShmem:	   10000 kB
 Threads:	4
 """
-ZOMBIE = "Name:\tpython\nState:\tZ (zombie)\nThreads:\t1\n"
+ZOMBIE = b"Name:\tpython\nState:\tZ (zombie)\nThreads:\t1\n"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -65,19 +71,21 @@ def test_footprint_of_another_process_ends_with_it():
     assert machine.footprint_bytes(child.pid) == 0
 
 
-def test_footprint_is_read_from_status():
-    assert machine.status_footprint(STATUS.format(state="R (running)")) == 210_000 * 1024
-    assert machine.status_footprint(ZOMBIE) == 0
+def test_what_a_process_holds_is_read_from_status():
+    status = STATUS.format(state="R (running)").encode()
+    assert machine.status_held(status) == Held(210_000 * 1024, 350_000 * 1024)
+    assert machine.status_held(ZOMBIE) == Held()
 
 
 def test_an_old_linux_is_refused():
     with pytest.raises(DeviceError, match=r"no RssAnon.*\n.*Linux 4.5"):
-        machine.status_footprint("VmRSS:\t  300000 kB\n")
+        machine.status_held(b"VmRSS:\t  300000 kB\n")
 
 
 def test_footprint_is_read_from_macos(monkeypatch):
-    # a UUID, user and system time, two kinds of wakeups, pageins, wired, resident, footprint
-    answer = bytes(16) + struct.pack("=8Q", 1, 2, 3, 4, 5, 6, 7, 8 * MIB)
+    # a UUID, user and system time, two kinds of wakeups, pageins, wired, resident, footprint; 20
+    # numbers on times, children, disk and quality of service; the greatest footprint
+    answer = bytes(16) + struct.pack("=29Q", *range(7), 8 * MIB, *range(20), 9 * MIB)
 
     class System:
         def __init__(self, name):
@@ -85,12 +93,131 @@ def test_footprint_is_read_from_macos(monkeypatch):
 
         def proc_pid_rusage(self, pid, flavor, buffer):
             ctypes.memmove(buffer, answer, len(answer))
-            return 0 if (pid, flavor) == (os.getpid(), 2) else -1
+            return 0 if (pid, flavor) == (os.getpid(), 4) else -1
 
     monkeypatch.setattr(machine.ctypes, "CDLL", System)
     monkeypatch.setattr(machine.sys, "platform", "darwin")
+    assert machine.held_by(os.getpid()) == Held(8 * MIB, 9 * MIB)
     assert machine.footprint_bytes() == 8 * MIB
-    assert machine.footprint_bytes(1) == 0
+    assert machine.held_by(1) == Held()
+
+
+# The meter of peaks
+
+
+SPIKE_BYTES = 256 * MIB
+SPIKE = f"""
+import mmap, sys, time
+for line in sys.stdin:
+    held = mmap.mmap(-1, {SPIKE_BYTES}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for _ in range({SPIKE_BYTES // MIB}):
+        held.write(b"x" * {MIB})
+    time.sleep(0.1)
+    held.close()
+    print("over", flush=True)
+"""
+
+
+@pytest.fixture
+def spiky():
+    """Start a process that holds much for 0.1 s, each time that it is sent a line."""
+    command = [sys.executable, "-c", SPIKE]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+def hold_much(process):
+    """Let it hold much, and wait until that is over."""
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "over\n"
+
+
+@linux
+def test_a_spike_of_another_process_is_seen(spiky):
+    with machine.PeakMeter() as meter, meter.including(lambda: [spiky.pid]):
+        hold_much(spiky)  # so that it has begun
+        meter.highest_bytes()
+        before = meter.highest_bytes()
+        hold_much(spiky)
+        assert meter.highest_bytes() - before >= 0.95 * SPIKE_BYTES  # of a moment that is over
+        assert meter.highest_bytes() - before < 0.1 * SPIKE_BYTES
+        facts = meter.facts()
+    assert facts["peak_footprint_bytes"] - before >= 0.95 * SPIKE_BYTES
+    assert facts["peak_resident_bytes"] >= facts["peak_footprint_bytes"]
+    assert facts["stage_seconds"] > 0.1
+
+
+@linux
+def test_other_processes_count_only_in_their_block(spiky):
+    hold_much(spiky)  # so that it has begun
+    meter = machine.PeakMeter()
+    alone = meter.highest_bytes()
+    with meter.including(lambda: [spiky.pid]):
+        assert meter.highest_bytes() > alone + MIB
+    assert meter.highest_bytes() < alone + MIB
+
+
+def test_the_thread_of_a_meter_ends_with_its_block():
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), machine.PeakMeter():
+        assert threading.active_count() == before + 1
+        raise KeyboardInterrupt
+    assert threading.active_count() == before
+
+
+@linux
+def test_the_thread_of_a_meter_takes_no_signal():
+    blocked = threading.Event()
+
+    def look():
+        if threading.current_thread() is not threading.main_thread():
+            blocked.signals = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            blocked.set()
+        return ()
+
+    with machine.PeakMeter() as meter, meter.including(look):
+        assert blocked.wait(10)
+    assert {signal.SIGINT, signal.SIGTERM} <= blocked.signals
+
+
+@linux
+def test_a_sample_for_which_no_file_can_be_opened_is_left_out(monkeypatch):
+    tried = threading.Semaphore(0)
+
+    def refuse(*arguments):
+        tried.release()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with machine.PeakMeter() as meter:
+        peak = meter.peak
+        with monkeypatch.context() as changed:
+            changed.setattr(machine.os, "open", refuse)
+            assert all(tried.acquire(timeout=10) for _ in range(3))
+        assert meter.peak.footprint_bytes >= peak.footprint_bytes
+
+
+@linux
+def test_a_sample_takes_less_than_a_tenth_of_a_millisecond():
+    def seconds():
+        started = time.perf_counter()
+        for _ in range(50):
+            machine.held_by(os.getpid())
+        return (time.perf_counter() - started) / 50
+
+    assert min(seconds() for _ in range(20)) < 1e-4
+
+
+def test_peaks_of_an_earlier_process_are_taken_over():
+    meter = machine.PeakMeter()
+    meter.sample()
+    resident = meter.peak.peak_resident_bytes
+    meter.go_on_from(Held(1 << 50, 0))
+    assert meter.peak == Held(1 << 50, resident)
+    meter.sample()
+    assert meter.peak.footprint_bytes == 1 << 50
 
 
 MOUNTS_V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"

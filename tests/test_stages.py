@@ -38,9 +38,27 @@ def test_every_output_is_there(smoke):
         "plots/overview.png",
         "plots/peers.csv",
         "plots/peers.png",
-        "metrics/weights_machine.json",
     ):
         assert (smoke / name).stat().st_size > 0, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prepare_machine",
+        "weights_machine",
+        "machine",
+        "export_machine",
+        "validate_machine",
+        "benchmark",
+    ],
+)
+def test_every_stage_measures_its_time_and_memory(smoke, name):
+    metrics = read(smoke, name)
+    assert metrics["stage_seconds"] > 0
+    assert 3e7 < metrics["peak_footprint_bytes"] <= metrics["peak_resident_bytes"]
+    if name.endswith("machine") and name != "prepare_machine":
+        assert metrics["peak_footprint_bytes"] > metrics["peak_memory_bytes"] > 0
 
 
 def test_checkpoints_of_finished_runs_are_gone(smoke):
@@ -56,8 +74,8 @@ def test_train_metrics_are_complete(smoke):
     )
     machine = (
         "tokens_per_second peak_memory_bytes predicted_peak_memory_bytes memory_floor_bytes "
-        "peak_footprint_bytes memory_limit_bytes leak_bytes_per_step wall_seconds reloads "
-        "recoveries reload_seconds prefix"
+        "peak_footprint_bytes peak_resident_bytes memory_limit_bytes leak_bytes_per_step "
+        "wall_seconds stage_seconds reloads recoveries reload_seconds prefix"
     )
     assert not set(names.split()) - metrics.keys()
     assert read(smoke, "machine").keys() == set(machine.split())

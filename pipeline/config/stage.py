@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,22 @@ from pipeline.config.groups import CONF, contents, options
 from pipeline.config.schema import Params
 from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.files import ROOT, sha256_path
+from pipeline.machine import PeakMeter
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a stage reads and where it writes; names are those of dvc.yaml."""
+    """Where a stage reads and where it writes; names are those of dvc.yaml.
+
+    Attributes:
+        out: the folder that outputs lie under.
+        earlier_runs: folders that are read before those of the repository.
+        meter: measures the time and the memory of the stage.
+    """
 
     out: Path
     earlier_runs: tuple[Path, ...] = ()
+    meter: PeakMeter = field(default_factory=PeakMeter, compare=False)
 
     def read(self, name: str) -> Path:
         """Find what another stage wrote: in the runs given as `inputs=`, else here.
@@ -211,12 +219,12 @@ def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., 
             hydra_run = HydraConfig.get()
             out, is_single = Path(hydra_run.runtime.output_dir), hydra_run.mode == RunMode.RUN
             log = f"{hydra_run.job.name}.log"
-            with remove_if_refused(out, log) if is_single else nullcontext():
+            with remove_if_refused(out, log) if is_single else nullcontext(), PeakMeter() as meter:
                 config = complete(config)
                 rules.check_values(config, names)
                 refuse_foreign_overrides(list(hydra_run.overrides.task), names)
                 refuse_local_effects(hydra_run.runtime.choices.get("local@_global_"))
-                paths = Paths(out, earlier_runs_of(config))
+                paths = Paths(out, earlier_runs_of(config), meter)
                 config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
                 result = function(select(config, names), paths, **given)
             if is_single:  # a sweep ends with its table

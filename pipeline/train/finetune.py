@@ -169,7 +169,6 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "num_tokens": progress.num_tokens,
         "tokens_per_second": progress.num_tokens / progress.wall_seconds,
         "peak_memory_bytes": progress.peak_memory_bytes,
-        "peak_footprint_bytes": progress.peak_footprint_bytes,
         "skipped_steps": progress.skipped_steps,
         "wall_seconds": progress.wall_seconds,
         "arrangement": trainer.feed.arrangement,

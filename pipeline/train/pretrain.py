@@ -79,6 +79,7 @@ class Pretrain:
             "pretrain_steps": progress.step,
             "pretrain_tokens": progress.num_tokens,
             "pretrain_wall_seconds": progress.wall_seconds,
+            "peak_memory_bytes": progress.peak_memory_bytes,
             "base_parameters": count_parameters(trainer.model)[1],
         }
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.device import mlx_memory
+from pipeline.device import MlxMemory, mlx_memory
 from pipeline.train.checkpoints.state import Progress
 from pipeline.train.observer import Observer
 from pipeline.train.step import StepResult
@@ -16,9 +16,8 @@ class StepReport:
     Attributes:
         seconds: how long it took, without validation and saving.
         footprint_bytes: what the run holds after it.
-        mlx_active_bytes: the part of that in arrays of MLX.
-        mlx_cache_bytes: the part that MLX keeps for later arrays.
-        spike_bytes: the most that MLX held beyond both during the step.
+        memory: of MLX: the part of that in arrays, the part that it keeps for later arrays, and
+            its peak during the step.
     """
 
     step: int
@@ -26,14 +25,18 @@ class StepReport:
     learning_rate: float
     seconds: float
     footprint_bytes: int
-    mlx_active_bytes: int
-    mlx_cache_bytes: int
-    spike_bytes: int
+    memory: MlxMemory
 
     @property
     def tokens_per_second(self) -> float:
         """Targets per second."""
         return self.result.num_tokens / self.seconds
+
+    @property
+    def spike_bytes(self) -> int:
+        """The most that MLX held during the step beyond what is left of it."""
+        memory = self.memory
+        return max(0, memory.peak_bytes - memory.active_bytes - memory.cache_bytes)
 
     def result_row(self) -> dict[str, Any]:
         """Return the row of train.csv; see `series.RESULT_COLUMNS`."""
@@ -52,8 +55,9 @@ class StepReport:
             "step": self.step,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "footprint_bytes": self.footprint_bytes,
-            "mlx_active_bytes": self.mlx_active_bytes,
-            "mlx_cache_bytes": self.mlx_cache_bytes,
+            "mlx_active_bytes": self.memory.active_bytes,
+            "mlx_cache_bytes": self.memory.cache_bytes,
+            "mlx_peak_bytes": self.memory.peak_bytes,
             "memory_limit_bytes": observer.limit_bytes,
             "reload_above_bytes": observer.bound_bytes,
             "reloads": observer.reloads,
@@ -63,17 +67,14 @@ class StepReport:
 def measured(
     progress: Progress, result: StepResult, learning_rate: float, seconds: float, observer: Observer
 ) -> StepReport:
-    """Measure memory after an update, and remember the peaks."""
-    memory, footprint = mlx_memory(), observer.footprint_bytes()
+    """Measure memory after an update, and remember the peak of MLX."""
+    memory = mlx_memory()
     progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
-    progress.peak_footprint_bytes = max(progress.peak_footprint_bytes, footprint)
     return StepReport(
         step=progress.step,
         result=result,
         learning_rate=learning_rate,
         seconds=seconds,
-        footprint_bytes=footprint,
-        mlx_active_bytes=memory.active_bytes,
-        mlx_cache_bytes=memory.cache_bytes,
-        spike_bytes=max(0, memory.peak_bytes - memory.active_bytes - memory.cache_bytes),
+        footprint_bytes=observer.footprint_bytes(),
+        memory=memory,
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.machine import PeakMeter
 from pipeline.train.protocol import RunSpec
 from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.supervise.settings import SupervisorSettings
@@ -88,7 +89,9 @@ def main():
     settings = SupervisorSettings(**given["settings"])
     num_steps = spec.parameters["train"]["num_steps"]
     try:
-        metrics = Supervisor(spec, num_steps, settings, RunFolder(folder)).train()
+        with PeakMeter() as meter:
+            metrics = Supervisor(spec, num_steps, settings, RunFolder(folder), meter).train()
+            metrics |= meter.facts()
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

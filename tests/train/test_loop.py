@@ -89,7 +89,7 @@ def folder(tmp_path):
 def result(trainer):
     """Everything that must be equal between equal runs, as bytes and numbers."""
     arrays = {**trainable_arrays(trainer.model), **named_arrays(trainer.optimizer.state)}
-    machine = {"wall_seconds", "peak_memory_bytes", "peak_footprint_bytes"}
+    machine = {"wall_seconds", "peak_memory_bytes"}
     progress = dataclasses.asdict(trainer.progress)
     return (
         {name: np.array(value).tobytes() for name, value in arrays.items()},

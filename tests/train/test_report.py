@@ -2,13 +2,14 @@
 
 import dataclasses
 
+from pipeline.device import MlxMemory
 from pipeline.train.checkpoints.series import MACHINE_COLUMNS, RESULT_COLUMNS
 from pipeline.train.observer import Observer
 from pipeline.train.report import StepReport
 from pipeline.train.step import StepResult
 
 RESULT = StepResult(2.5, 0.5, 300, True, 0.0, 1.0)
-REPORT = StepReport(7, RESULT, 1e-3, 1.5, 40, 30, 20, 10)
+REPORT = StepReport(7, RESULT, 1e-3, 1.5, 400, MlxMemory(30, 20, 60))
 
 
 def test_results_and_figures_of_the_machine_are_apart():
@@ -16,6 +17,11 @@ def test_results_and_figures_of_the_machine_are_apart():
     assert list(result) == list(RESULT_COLUMNS)
     assert list(machine) == list(MACHINE_COLUMNS)
     assert result.keys() & machine.keys() == {"step"}
+
+
+def test_a_spike_is_what_was_held_beyond_what_is_left():
+    assert REPORT.spike_bytes == 10
+    assert dataclasses.replace(REPORT, memory=MlxMemory(30, 20, 40)).spike_bytes == 0
 
 
 def test_targets_a_second():

@@ -53,7 +53,6 @@ class Progress:
     stopped_early_at: int | None = None
     wall_seconds: float = 0.0
     peak_memory_bytes: int = 0
-    peak_footprint_bytes: int = 0
     prefix_lookups: int = 0
     prefix_hits: int = 0
     prefix_seconds: float = 0.0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import TrainingProgress
+from pipeline.machine import PeakMeter
 from pipeline.train.protocol import Started, Step, Validated
 from pipeline.train.supervise.journal import Journal
 from pipeline.train.supervise.run_state import RunState
@@ -75,7 +76,7 @@ class Events:
         """Whether the status has become old."""
         return time.monotonic() - self._status_written > STATUS_SECONDS
 
-    def write_status(self, state: str, footprint_bytes: int, event: Step | None = None) -> None:
+    def write_status(self, state: str, meter: PeakMeter, event: Step | None = None) -> None:
         """Write down how far the run is, for other processes."""
         self._status_written = time.monotonic()
         status = Status(
@@ -86,7 +87,9 @@ class Events:
             num_steps=self.num_steps,
             seconds_per_step=event.seconds if event else 0.0,
             tokens_per_second=event.tokens_per_second if event else 0.0,
-            footprint_bytes=footprint_bytes,
+            footprint_bytes=meter.last.footprint_bytes,
+            peak_footprint_bytes=meter.peak.footprint_bytes,
+            peak_resident_bytes=meter.peak.peak_resident_bytes,
             limit_bytes=self.state.limit_bytes,
             reloads=self.journal.tally().reloads,
             unix_seconds=time.time(),

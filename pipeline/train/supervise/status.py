@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.files import write_json
+from pipeline.machine import Held
 from pipeline.train.memory import GB
 
 FILE = "status.json"
@@ -19,6 +20,8 @@ class Status:
     Attributes:
         state: `running`, or `stopping` after a signal.
         process: the supervisor's id.
+        peak_footprint_bytes: the most that all processes of the run have held so far.
+        peak_resident_bytes: the sum of the most that each of them had in memory.
         unix_seconds: time of writing.
     """
 
@@ -30,6 +33,8 @@ class Status:
     seconds_per_step: float
     tokens_per_second: float
     footprint_bytes: int
+    peak_footprint_bytes: int
+    peak_resident_bytes: int
     limit_bytes: int
     reloads: int
     unix_seconds: float
@@ -50,6 +55,12 @@ class Status:
             return Status(**json.loads((folder / FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+
+    @staticmethod
+    def peak_of(folder: Path) -> Held:
+        """Read the peaks of earlier supervisors of a run; zeros if there was none."""
+        status = Status.read(folder)
+        return Held(status.peak_footprint_bytes, status.peak_resident_bytes) if status else Held()
 
     def line(self) -> str:
         """Describe it in one line."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import errors
 from pipeline.errors import DeviceError, Stopped, WorkerError
-from pipeline.machine import footprint_bytes
+from pipeline.machine import PeakMeter, footprint_bytes
 from pipeline.train.memory import GB, memory_limit_bytes
 from pipeline.train.protocol import (
     Ended,
@@ -40,6 +40,7 @@ from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.supervise.run_state import RunState, Segment
 from pipeline.train.supervise.settings import SupervisorSettings
 from pipeline.train.supervise.signals import StopSignals
+from pipeline.train.supervise.status import Status
 from pipeline.train.supervise.workers import Worker, Workers, exit_text, is_memory_death
 
 POLL_SECONDS = 0.1
@@ -49,8 +50,23 @@ class Supervisor:
     """Keeps a run going to its end."""
 
     def __init__(
-        self, spec: RunSpec, num_steps: int, settings: SupervisorSettings, run: RunFolder
+        self,
+        spec: RunSpec,
+        num_steps: int,
+        settings: SupervisorSettings,
+        run: RunFolder,
+        meter: PeakMeter,
     ) -> None:
+        """Set up a run.
+
+        Args:
+            spec: of the run.
+            num_steps: how many steps it has.
+            settings: of the supervisor.
+            run: the folder of the run, locked.
+            meter: measures this process now, and the workers too while they run.
+        """
+        self.meter = meter
         self.spec, self.num_steps, self.settings, self.run = spec, num_steps, settings, run
         self.state = RunState(memory_limit_bytes(settings.memory_limit_gb))
         self.events = Events(spec.title, num_steps, run.path, self.state)
@@ -68,8 +84,9 @@ class Supervisor:
         """
         if not self.is_plan:
             self.run.choose_start(self.settings.resume)
+            self.meter.go_on_from(Status.peak_of(self.run.path))
         self.spec.write()
-        with self.signals, self.events.progress:
+        with self.signals, self.events.progress, self.meter.including(self.workers.pids):
             self.name_near_run()
             try:
                 while (metrics := self.next_segment()) is None:
@@ -194,7 +211,7 @@ class Supervisor:
         """Show a step, and prepare the change of process that may follow."""
         self.events.stepped(step)
         if self.events.is_status_due:
-            self.events.write_status("running", self.workers.footprint_bytes(), step)
+            self.events.write_status("running", self.meter, step)
         if self.reload_is_ahead(step.step):
             self.workers.start_standby()
 
@@ -206,13 +223,13 @@ class Supervisor:
         return bool(interval) and (step // interval + 1) * interval < self.num_steps
 
     def kill_if_due(self, worker: Worker) -> None:
-        """Kill a worker that is silent for too long, or that holds more memory than allowed."""
+        """Kill a worker that is silent for too long, or that held more memory than allowed."""
         state, segment = self.state, self.state.segment
         silent = time.monotonic() - segment.last_heard
         if silent > self.settings.hang_timeout_seconds:
             segment.cause = f"silent for {silent:.0f} s after step {segment.step}"
             worker.kill()
-        held = self.workers.footprint_bytes()
+        held = self.meter.highest_bytes()
         if held > state.limit_bytes:
             if segment.phase == "starting" and not state.prediction:
                 segment.error = DeviceError(no_room(state.limit_bytes, footprint_bytes(), held))
@@ -227,7 +244,7 @@ class Supervisor:
         """Order a worker to finish its step and save; kill one that has no steps to lose."""
         self.events.note("stopping; a second signal ends it at once")
         if self.state.segment.phase in ("stepping", "ending"):
-            self.events.write_status("stopping", self.workers.footprint_bytes())
+            self.events.write_status("stopping", self.meter)
             worker.send(Stop())
         else:
             worker.kill()

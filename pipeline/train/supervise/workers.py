@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 from pipeline.files import ROOT
-from pipeline.machine import footprint_bytes
 from pipeline.train.protocol import Event, Order, Receiver, RunSpec, Sender, Standby
 
 PROGRAM = "pipeline.train.worker.main"
@@ -104,10 +103,9 @@ class Workers:
             self.standby = Worker(self.spec, self.lock)
             self.worker.send(Standby(self.standby.process.pid))
 
-    def footprint_bytes(self) -> int:
-        """Measure supervisor, worker and stand-by together, in bytes."""
-        others = [each.process.pid for each in (self.worker, self.standby) if each]
-        return footprint_bytes() + sum(map(footprint_bytes, others))
+    def pids(self) -> list[int]:
+        """List the processes of worker and stand-by, from any thread."""
+        return [each.process.pid for each in (self.worker, self.standby) if each]
 
     def release(self) -> None:
         """Forget the worker, which is gone."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.machine import PeakMeter
 from pipeline.train.protocol import Started
 from pipeline.train.supervise.events import Events
 from pipeline.train.supervise.run_state import RunState
@@ -41,7 +42,11 @@ def test_changed_numerics_make_a_run_inexact(events):
 
 def test_the_status_is_written_for_other_processes(events, tmp_path):
     assert events.is_status_due
-    events.write_status("running", footprint_bytes=7)
+    meter = PeakMeter()
+    meter.sample()
+    events.write_status("running", meter)
     assert not events.is_status_due
     found = Status.read(tmp_path)
-    assert (found.state, found.num_steps, found.footprint_bytes) == ("running", 9, 7)
+    assert (found.state, found.num_steps) == ("running", 9)
+    assert found.footprint_bytes == meter.last.footprint_bytes
+    assert Status.peak_of(tmp_path) == meter.peak

@@ -21,6 +21,12 @@ from tests.support.training import Training
 MODES = ("lora", "full")
 EXHAUSTIVE = [pytest.mark.exhaustive]
 LONG = {"train__num_steps": 44, "train__steps_per_eval": 11}
+SPIKE_BYTES = 400 << 20
+
+
+def machine_rows(run):
+    """Read the figures of the machine of a run, by step."""
+    return list(csv.DictReader((run.run / "machine.csv").read_text().splitlines()))
 
 
 @pytest.mark.parametrize(
@@ -144,8 +150,7 @@ def test_two_thousand_steps_without_a_leak_do_not_grow(training):
     run = training(
         train__num_steps=2000, train__steps_per_eval=500, train__steps_per_save=500
     ).complete()
-    rows = list(csv.DictReader((run.run / "machine.csv").read_text().splitlines()))
-    held = np.array([float(row["footprint_bytes"]) for row in rows[200:]])
+    held = np.array([float(row["footprint_bytes"]) for row in machine_rows(run)[200:]])
     slope = robust_slope(held[::4]) / 4
     print(f"slope: {slope / 1e6:.5f} MB a step")
     assert slope < 0.05e6
@@ -294,6 +299,56 @@ def test_a_worker_that_holds_too_much_is_ended_and_the_next_one_goes_on(training
     deaths = run.journal("death")
     assert deaths
     assert all("limit 0.500 GB" in entry["cause"] for entry in deaths)
+
+
+@pytest.fixture
+def spike(tmp_path):
+    """Make the first worker under a PYTHONPATH hold much for 0.1 s inside of its sixth step."""
+    mark = tmp_path / "spiked"
+    code = f"""
+import mmap, pathlib, sys, threading, time
+
+def change():
+    while not hasattr(sys.modules.get("pipeline.train.loop"), "Trainer"):
+        time.sleep(0.01)
+    from pipeline.train.loop import Trainer
+    one_step = Trainer.one_step
+
+    def spiky(self):
+        result = one_step(self)
+        if self.progress.step == 6 and not pathlib.Path({str(mark)!r}).exists():
+            pathlib.Path({str(mark)!r}).touch()
+            with mmap.mmap(-1, {SPIKE_BYTES}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+                for _ in range({SPIKE_BYTES} >> 20):
+                    held.write(bytes(1 << 20))
+                time.sleep(0.1)
+        return result
+
+    Trainer.one_step = spiky
+
+if "pipeline.train.worker.main" in sys.orig_argv:
+    threading.Thread(target=change, daemon=True).start()
+"""
+    (tmp_path / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_the_peak_of_the_footprint_is_that_within_steps(training, undisturbed, spike):
+    run = training().complete(**spike)
+    assert run.result() == undisturbed()
+    held = [int(row["footprint_bytes"]) for row in machine_rows(run)]
+    peak = run.metrics()["peak_footprint_bytes"]
+    print(f"between steps {max(held)}, sampled {peak}, real {held[5] + SPIKE_BYTES} bytes")
+    assert 0.95 <= peak / (held[5] + SPIKE_BYTES) <= 1.1
+    assert max(held) < 0.7 * peak
+    assert peak <= run.metrics()["peak_resident_bytes"]
+
+
+def test_a_limit_that_is_passed_within_a_step_ends_the_worker(training, undisturbed, spike):
+    run = training(settings={"memory_limit_gb": 0.5}).complete(**spike)
+    assert run.result() == undisturbed()
+    (death,) = run.journal("death")
+    assert re.fullmatch(r"held 0\.[5-9]\d\d GB after step \d, limit 0\.500 GB", death["cause"])
 
 
 @pytest.mark.parametrize("limit_gb", [0.02, 0.05])
