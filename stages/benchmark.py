@@ -11,6 +11,7 @@ from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
 from pipeline.config.options import PeersBenchmark
 from pipeline.config.stage import Paths, stage
+from pipeline.device import warn_of_slow_type
 from pipeline.model.folder import check_positions
 
 
@@ -36,6 +37,7 @@ def main(config: DictConfig, paths: Paths) -> None:
 
 def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
     """Time the tuned model, and compare it with the upper bound of this machine."""
+    warn_of_slow_type(config.model.dtype)
     base = paths.read("models/base")
     check_positions(base, config.benchmark)
     settings = {**config.train, **config.benchmark}

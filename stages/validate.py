@@ -3,7 +3,12 @@
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, code_hashes, stage
-from pipeline.device import limit_mlx_memory, mlx_memory, numerics_fingerprint
+from pipeline.device import (
+    limit_mlx_memory,
+    mlx_memory,
+    numerics_fingerprint,
+    warn_of_slow_type,
+)
 from pipeline.evaluate.compare import EvaluationSettings, evaluate
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
@@ -20,6 +25,7 @@ def main(config: DictConfig, paths: Paths) -> None:
     What was measured before it was stopped is not measured again. Time and memory that it took on
     this machine are in metrics/validate_machine.json.
     """
+    warn_of_slow_type(config.model.dtype)
     base = paths.read("models/base")
     check_positions(base, config.validate)
     limit_mlx_memory(available_memory_bytes())

@@ -53,6 +53,25 @@ def test_fingerprint_tells_another_blas():
     assert {"blas", "product"} <= differing <= {"blas", "blas_threads", "product"}
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_slow_type_is_warned_about_with_the_remedy(monkeypatch, caplog, dtype):
+    monkeypatch.setattr(device, "is_cpu", lambda: True)
+    device.warn_of_slow_type(dtype)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(f"model.dtype={dtype}: a CPU computes in 16 bits 30 to")
+    assert record.getMessage().endswith("\nSet model.dtype=float32.")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_cpu"), [("float32", True), ("auto", True), ("bfloat16", False)]
+)
+def test_other_types_are_not_warned_about(monkeypatch, caplog, dtype, is_cpu):
+    monkeypatch.setattr(device, "is_cpu", lambda: is_cpu)
+    device.warn_of_slow_type(dtype)
+    assert not caplog.records
+
+
 def test_description_is_one_line():
     description = device.describe_device()
     assert "\n" not in description

@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from pipeline.config.stage import Paths
+from pipeline.device import is_cpu
 from pipeline.files import sha256_file, write_json
+from stages import benchmark, validate
 from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
 
@@ -59,6 +64,19 @@ def test_every_stage_measures_its_time_and_memory(smoke, name):
     assert 3e7 < metrics["peak_footprint_bytes"] <= metrics["peak_resident_bytes"]
     if name.endswith("machine") and name != "prepare_machine":
         assert metrics["peak_footprint_bytes"] > metrics["peak_memory_bytes"] > 0
+
+
+@pytest.mark.skipif(not is_cpu(), reason="16 bits are slow only on a CPU")
+@pytest.mark.parametrize("main", [benchmark.main, validate.main])
+def test_a_slow_type_is_warned_about_before_anything_is_read(main, monkeypatch, caplog):
+    def read(self, name):
+        assert "Set model.dtype=float32." in caplog.text
+        raise InterruptedError(name)
+
+    monkeypatch.setattr(Paths, "read", read)
+    config = OmegaConf.create({"model": {"dtype": "bfloat16"}, "benchmark": {}})
+    with pytest.raises(InterruptedError):
+        main.__wrapped__(config, Paths(Path()))
 
 
 def test_checkpoints_of_finished_runs_are_gone(smoke):

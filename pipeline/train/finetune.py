@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pipeline.data.store import TokenStore
+from pipeline.device import warn_of_slow_type
 from pipeline.errors import ConfigError
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base, weights_identity
@@ -72,6 +73,7 @@ class Finetune:
         loaded = load_base(Path(self.spec.base), config.model.dtype)
         self.adapter_config = apply(loaded.model, adapter_settings(config), config.seed)
         if not go.reloads:
+            warn_of_slow_type(config.model.dtype)
             observer.note(trainable_table(loaded.model, config.train.mode))
             if self.adapter_config.get("own_head"):
                 observer.note(OWN_HEAD)

@@ -1,12 +1,13 @@
 """Fine-finetune as a worker does it: what is read from the configuration, and what is written."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.device import mx
+from pipeline.device import is_cpu, mx
 from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_path
 from pipeline.objective.likelihood import Share
@@ -34,8 +35,10 @@ class Reader(Observer):
 
 
 @pytest.fixture
-def tuned(world, tmp_path):
-    def tune(prepared=world / "prepared", **changes):
+def loaded(world, tmp_path):
+    """Make a run and load its weights; nothing is trained yet."""
+
+    def load(go=GO, prepared=world / "prepared", **changes):
         changed = parameters(train__num_steps=2, **changes)
         folders = {"run_folder": str(tmp_path / "run"), "output": str(tmp_path / "out")}
         spec = RunSpec(
@@ -47,7 +50,15 @@ def tuned(world, tmp_path):
             **folders,
         )
         run, reader = Finetune(spec), Reader()
-        trainer = run.load(GO, reader)
+        return run, run.load(go, reader), reader
+
+    return load
+
+
+@pytest.fixture
+def tuned(loaded):
+    def tune(**changes):
+        run, trainer, reader = loaded(**changes)
         trainer.restore()
         list(trainer.steps())
         reader.may_stop = False
@@ -155,6 +166,13 @@ def test_a_best_that_is_the_base_is_told(tuned, caplog):
     tuned(optim__learning_rate=0.0)
     assert "by train.best=val_loss, than the one before the first step" in caplog.text
     assert "models/trained/best holds the base without any change" in caplog.text
+
+
+@pytest.mark.skipif(not is_cpu(), reason="16 bits are slow only on a CPU")
+@pytest.mark.parametrize("reloads", [0, 1])
+def test_a_slow_type_is_warned_about_before_the_first_step_and_once(loaded, caplog, reloads):
+    loaded(dataclasses.replace(GO, reloads=reloads), model__dtype="bfloat16")
+    assert ("Set model.dtype=float32." in caplog.text) is (reloads == 0)
 
 
 def test_contests_that_are_not_there_cannot_choose_the_best(tuned):
