@@ -107,9 +107,9 @@ def loss_sums(
     chunks = Chunks(body_and_head, label_smoothing, num_streams)
     targets, weights = (part.ravel()[places] for part in (batch.targets, batch.weights))
     gradient, order = chunks.run(rows, targets, weights)
-    minimised = mx.stop_gradient(chunks.minimised) + with_slope(rows, gradient)
+    minimised = mx.stop_gradient(chunks.minimised) + carry(rows, mx.stop_gradient(gradient))
     for value, slope in zip(chunks.weights.values(), chunks.weight_gradients, strict=True):
-        minimised = minimised + with_slope(value, slope.astype(value.dtype))
+        minimised = minimised + carry(value, mx.stop_gradient(slope.astype(value.dtype)))
     return minimised, chunks.plain, [[rows], *order]
 
 
@@ -199,8 +199,3 @@ def carried(primals: Sequence[mx.array], cotangent: mx.array, output: mx.array) 
     del cotangent, output
     _, slope = primals
     return [slope, mx.zeros_like(slope)]
-
-
-def with_slope(value: mx.array, slope: mx.array) -> Float[mx.array, ""]:
-    """Make a zero whose gradient by a value is a given one."""
-    return ((value - mx.stop_gradient(value)) * mx.stop_gradient(slope)).sum().astype(mx.float32)
