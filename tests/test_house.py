@@ -32,7 +32,7 @@ from tools.measure import untested
 
 ROWS = {
     0: ["errors", "files"],
-    1: ["blas", "console", "device", "external", "machine"],
+    1: ["blas", "console", "device", "external", "machine", "sums"],
     2: ["config"],
     3: ["data"],
     4: ["model"],

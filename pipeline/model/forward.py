@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.model import upstream
 from pipeline.model.intercept import Call, intercept
 from pipeline.model.tree import blocks
+from pipeline.sums import standard_deviation
 
 PACKING_TOLERANCE, PACKING_TOLERANCE_16 = 1e-3, 0.1
 """Shares of the logits' deviation that float32 and 16-bit numbers may differ by."""
@@ -113,7 +114,7 @@ def packing_difference(model: nn.Module) -> tuple[float, float]:
         logits = forward(model, rows, segment_ids)
     found = logits.astype(mx.float32)
     copies = mx.stack([found[0, :4], found[0, 4:], found[1, 2:6]])
-    difference = float(mx.abs(copies - copies[:1]).max() / mx.std(copies))
+    difference = float(mx.abs(copies - copies[:1]).max() / standard_deviation(copies))
     return difference, PACKING_TOLERANCE if logits.dtype == mx.float32 else PACKING_TOLERANCE_16
 
 

@@ -18,6 +18,7 @@ from pipeline.errors import ModelError
 from pipeline.model.forward import evaluation_mode, forward
 from pipeline.model.intercept import Call, intercept
 from pipeline.model.tree import arrays_replaced, blocks, trainable_arrays
+from pipeline.sums import standard_deviation
 
 TOLERANCE = 1e-5
 """Share of the logits' deviation by which a replay may differ; it is of the same rounding."""
@@ -138,7 +139,7 @@ def require_equal_replay(prefix: FrozenPrefix) -> None:
     whole = forward(prefix.model, inputs).astype(mx.float32)
     with prefix.replay(prefix.record(inputs)):
         replayed = forward(prefix.model, inputs).astype(mx.float32)
-    difference = float(mx.abs(replayed - whole).max() / mx.std(whole))
+    difference = float(mx.abs(replayed - whole).max() / standard_deviation(whole))
     if not difference <= TOLERANCE:
         raise ModelError(
             f"without its frozen blocks this model gives other logits, by {difference:.2g} of "

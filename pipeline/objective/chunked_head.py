@@ -16,6 +16,7 @@ from pipeline.data.batches import Batch
 from pipeline.device import is_cpu, mx
 from pipeline.model.body_and_head import BodyAndHead
 from pipeline.objective.cross_entropy import Losses, losses_and_slopes, token_losses
+from pipeline.sums import sum_all
 
 CHUNK_LOGITS_CPU, CHUNK_LOGITS_GPU = 1 << 21, 1 << 24
 """Logits of a chunk. Each chunk reads the whole matrix of the head, which is little next to the
@@ -169,8 +170,8 @@ class Chunks:
 
         frozen = [mx.stop_gradient(value) for value in own.values()]
         (_, found), (gradient, *others) = mx.value_and_grad(total)([rows, *frozen])
-        self.minimised = self.minimised + (found.minimised * weights).sum()
-        self.plain = self.plain + found.plain.sum()
+        self.minimised = self.minimised + sum_all(found.minimised * weights)
+        self.plain = self.plain + sum_all(found.plain)
         others = [value.astype(mx.float32) for value in others]
         sums = self.weight_gradients or [None] * len(others)
         self.weight_gradients = [

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from pipeline.device import mx, nn
+from pipeline.device import mx
+from pipeline.sums import mean_along, sum_along
 
 
 def token_losses(
@@ -12,7 +13,9 @@ def token_losses(
     targets: Int[mx.array, " rows"],
 ) -> Float[mx.array, " rows"]:
     """Compute the cross-entropy of every target in nats, in float32 whatever the logits are."""
-    return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="none")
+    logits = logits.astype(mx.float32)
+    most, _exponentials, sums = exponentials_of(logits)
+    return losses_of(logits, targets[:, None], most, sums)
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ def losses_and_slopes(
 ) -> Losses:
     """Compute losses of targets together with their slopes: softmax(logits) minus the target.
 
-    An exponential costs more than all else here, so each is computed once: the largest probability
-    is exp(0) over the sum of exponentials, from which the logarithm of that sum follows.
+    An exponential costs more than all else here, so each is computed once. The probabilities are
+    read by nothing but what puts the slopes of targets into them, so that this copies nothing.
 
     Args:
         logits: scores before the softmax.
@@ -47,13 +50,36 @@ def losses_and_slopes(
             with those of a uniform target (arXiv 1512.00567 §7).
     """
     logits, places = logits.astype(mx.float32), targets[:, None]
-    probabilities = mx.softmax(logits, axis=-1)
-    normaliser = mx.max(logits, axis=-1) - mx.log(mx.max(probabilities, axis=-1))
-    plain = normaliser - mx.take_along_axis(logits, places, axis=-1).squeeze(-1)
-    of_target = mx.take_along_axis(probabilities, places, axis=-1) - (1 - label_smoothing)
+    most, exponentials, sums = exponentials_of(logits)
+    plain = losses_of(logits, places, most, sums)
+    probabilities = exponentials / sums
+    of_target = (mx.exp(-plain) - (1 - label_smoothing))[:, None]
     slope = mx.put_along_axis(probabilities, places, of_target, axis=-1)
     if not label_smoothing:
         return Losses(plain, plain, slope)
-    uniform = normaliser - logits.mean(axis=-1)
+    below = most.squeeze(-1) - mean_along(logits, -1)
+    uniform = below + mx.log(sums).squeeze(-1)
     minimised = (1 - label_smoothing) * plain + label_smoothing * uniform
     return Losses(plain, minimised, slope - label_smoothing / logits.shape[-1])
+
+
+def exponentials_of(
+    logits: Float[mx.array, "rows vocab_size"],
+) -> tuple[
+    Float[mx.array, "rows 1"], Float[mx.array, "rows vocab_size"], Float[mx.array, "rows 1"]
+]:
+    """Return the largest logit of each row, the exponentials of logits less it, and their sums."""
+    most = mx.max(logits, axis=-1, keepdims=True)
+    exponentials = mx.exp(logits - most)
+    return most, exponentials, sum_along(exponentials, -1)[:, None]
+
+
+def losses_of(
+    logits: Float[mx.array, "rows vocab_size"],
+    places: Int[mx.array, "rows 1"],
+    most: Float[mx.array, "rows 1"],
+    sums: Float[mx.array, "rows 1"],
+) -> Float[mx.array, " rows"]:
+    """Compute losses in nats from what `exponentials_of` returns."""
+    below = most - mx.take_along_axis(logits, places, axis=-1)
+    return (below + mx.log(sums)).squeeze(-1)

@@ -51,13 +51,6 @@ Maker = Callable[[OptimSettings, float], optimizers.Optimizer]
 """Makes the rule of a group of tensors, with this weight decay."""
 
 
-def adafactor(settings: OptimSettings, decay: float) -> optimizers.Optimizer:
-    """Make MLX's Adafactor with the given learning rate, in place of the one that it derives."""
-    scales = {"scale_parameter": False, "relative_step": False}
-    rate, eps = settings.learning_rate, (settings.eps, 0.0)
-    return optimizers.Adafactor(rate, eps, weight_decay=decay, **scales)
-
-
 RULES: dict[str, Maker] = {
     "adamw": lambda its, decay: update_rules.AdamW(
         its.learning_rate, [its.beta1, its.beta2], its.eps, weight_decay=decay
@@ -66,7 +59,7 @@ RULES: dict[str, Maker] = {
     "sgd": lambda its, decay: update_rules.Sgd(its.learning_rate, its.momentum, decay),
     "lion": lambda its, decay: optimizers.Lion(its.learning_rate, [its.beta1, its.beta2], decay),
     "muon": lambda its, decay: update_rules.Muon(its.learning_rate, its.momentum, decay),
-    "adafactor": adafactor,
+    "adafactor": lambda its, decay: update_rules.Adafactor(its.learning_rate, its.eps, decay),
 }
 """The update rules by name; the keys of each are those of its dataclass in config/optimizers.py."""
 LEAVES_OTHERS_TO = {"muon": "adamw"}

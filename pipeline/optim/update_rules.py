@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from pipeline.device import mx, optimizers
+from pipeline.sums import mean_along, sum_all
 
 ORTHOGONAL_STEPS = 5
 ORTHOGONAL_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -58,6 +59,40 @@ class Sgd(optimizers.SGD):
             super().init_single(parameter, state)
 
 
+class Adafactor(optimizers.Adafactor):
+    """Adafactor with the given learning rate (arXiv 1804.04235 alg. 4), for any size of weights.
+
+    Its means are long sums, and MLX's own are off by what these lose; it also forms the share of
+    the new moments as 1 - (1 - share), which costs two digits of seven.
+    """
+
+    def __init__(self, learning_rate: float, eps: float, weight_decay: float) -> None:
+        super().__init__(learning_rate, (eps, 0.0), weight_decay=weight_decay)
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+        """Return the new weights; the means of squares are updated in `state`."""
+        square, share = mx.square(gradient) + self.eps[0], self.step**self.decay_rate
+        new = {"exp_avg_sq": square}
+        if gradient.ndim >= 2:
+            rows, columns = mean_along(square, -1), mean_along(square, -2)
+            new = {"exp_avg_sq_row": rows, "exp_avg_sq_col": columns}
+        for kind, value in new.items():
+            state[kind] = (1 - share) * state[kind] + share * value
+        update = gradient * inverse_root(state)
+        size = mx.sqrt(sum_all(mx.square(update)) / update.size)
+        decayed = parameter * (1 - self.learning_rate * self.weight_decay)
+        return decayed - self.learning_rate * update / mx.maximum(1.0, size)
+
+
+def inverse_root(state: dict[str, mx.array]) -> mx.array:
+    """Estimate 1 / sqrt(mean square) of each weight from what Adafactor remembers."""
+    if "exp_avg_sq" in state:
+        return mx.rsqrt(state["exp_avg_sq"])
+    rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+    rows = rows / mean_along(rows, -1)[..., None]
+    return mx.rsqrt(rows)[..., None] * mx.rsqrt(columns)[..., None, :]
+
+
 class Muon(optimizers.Optimizer):
     """Momentum made orthogonal, for matrices (kellerjordan.github.io/posts/muon).
 
@@ -90,7 +125,7 @@ def orthogonalized(matrix: mx.array) -> mx.array:
     a, b, c = ORTHOGONAL_COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
-    x = x / mx.maximum(mx.sqrt(mx.square(x).sum()), TINY)
+    x = x / mx.maximum(mx.sqrt(sum_all(mx.square(x))), TINY)
     for _ in range(ORTHOGONAL_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x

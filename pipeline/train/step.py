@@ -12,6 +12,7 @@ from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.intercept import outputs_noted
 from pipeline.model.tree import blocks, named_arrays
 from pipeline.objective.chunked_head import EvalOrder, evaluate, loss_sums
+from pipeline.sums import sum_all
 from pipeline.train.cpu_streams import BatchGraph, CpuStreams
 from pipeline.train.prefix.replay import NoPrefix, Replay
 from pipeline.train.profile import Profile
@@ -201,7 +202,7 @@ def means(
 def global_norm(gradients: Any) -> mx.array:  # noqa: ANN401
     """Take the Euclidean norm over all tensors, in float32."""
     squares = [
-        mx.square(gradient.astype(mx.float32)).sum()
+        sum_all(mx.square(gradient.astype(mx.float32)))
         for gradient in named_arrays(gradients).values()
     ]
-    return mx.sqrt(mx.stack(squares).sum())
+    return mx.sqrt(sum_all(mx.stack(squares)))

@@ -69,6 +69,22 @@ def test_low_precision_logits_are_summed_in_float32():
         np.testing.assert_allclose(np.array(losses), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("vocab_size", [49_152, 256_000])
+def test_losses_of_a_large_vocabulary_are_those_of_float64(vocab_size):
+    """A sum of exponentials one after the other makes them 1e-4 and 5e-4 nats too low."""
+    logits = logits_of(vocab_size)
+    exact, places = np.array(logits, dtype=np.float64), (np.arange(4), np.array(TARGETS))
+    wanted = np.log(np.exp(exact).sum(-1))
+    slopes = np.exp(exact - wanted[:, None]) - 0.1 / vocab_size
+    slopes[places] -= 0.9
+    found = losses_and_slopes(logits, TARGETS, label_smoothing=0.1)
+    plainly, uniform = wanted - exact[places], wanted - exact.mean(-1)
+    for losses in (token_losses(logits, TARGETS), found.plain):
+        np.testing.assert_allclose(np.array(losses), plainly, rtol=1e-6)
+    np.testing.assert_allclose(np.array(found.minimised), 0.9 * plainly + 0.1 * uniform, rtol=1e-6)
+    np.testing.assert_allclose(np.array(found.slope), slopes, rtol=3e-6, atol=1e-9)
+
+
 def test_label_smoothing_mixes_in_a_uniform_target():
     logits = mx.array([[0.0, 0.0], [math.log(3.0), 0.0]])
     found = losses_and_slopes(logits, mx.array([0, 1]), label_smoothing=0.2)

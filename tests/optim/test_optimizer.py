@@ -323,6 +323,16 @@ def test_adafactor_remembers_rows_and_columns():
     assert kept == {"w.exp_avg_sq_row": (6,), "w.exp_avg_sq_col": (4,)}
 
 
+def test_adafactor_clips_large_tensors_by_their_true_size():
+    """After a gradient of 1, one of 10 makes every part of the update 1.3: it is shrunk to 1."""
+    optimizer = make_optimizer(level("adafactor", learning_rate=1e-2, weight_decay=0.0), 2)
+    weights = {"w": mx.zeros((3000, 1000))}
+    for size in (1.0, 10.0):
+        before = weights["w"]
+        weights = optimizer.apply_gradients({"w": mx.full(before.shape, size)}, weights)
+    np.testing.assert_allclose(np.array(before - weights["w"]), 1e-2, rtol=2e-6)
+
+
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else():
     first, gradients = series(3)
     by_muon, by_adamw = run(level("muon"), first, gradients), run(level("adamw"), first, gradients)

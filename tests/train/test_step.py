@@ -151,6 +151,16 @@ def test_the_norm_is_that_over_all_tensors():
     assert float(global_norm({"a": mx.array([3.0]), "b": {"c": mx.array([[4.0]])}})) == 5.0
 
 
+def test_the_norm_of_a_large_tensor_is_right_and_so_is_clipping(tiny_model):
+    """MLX's own sum of 28 million ones is 16,777,216 on a CPU."""
+    gradients = {"embed": mx.ones((49_152, 576)), "norm": mx.ones((576,))}
+    norm = global_norm(gradients)
+    assert float(norm) == pytest.approx((49_153 * 576) ** 0.5, rel=1e-6)
+    step = TrainStep(tiny_model, make_optimizer(OptimSettings(1e-2, 0.0, 0.0), 1), 1.0)
+    clipped = np.array(step.clipped(gradients, norm)["embed"])
+    assert np.square(clipped).sum(dtype=np.float64) == pytest.approx(49_152 / 49_153, rel=2e-6)
+
+
 def test_weights_of_documents_change_the_gradient_and_not_the_reported_loss(
     tiny_config, make_store
 ):

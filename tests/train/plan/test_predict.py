@@ -58,7 +58,7 @@ RATIOS = {
     "head, blocks stored, conflicts": 0.982,
     "dora": 1.01,
     "tensors": 0.989,
-    "full, muon": 1.038,
+    "full, muon": 1.015,
     "streams, lora, long rows": 1.05,
     "streams, lora, three streams, accumulated, validation": 1.03,
     "above 2 GB, recomputed": 0.985,
