@@ -47,6 +47,12 @@ class CheckpointError(PipelineError):
     exit_code = 74  # EX_IOERR of sysexits.h
 
 
+class StorageError(PipelineError):
+    """A file or folder cannot be read or written: the disk, its rights, or a limit refuses."""
+
+    exit_code = 74  # EX_IOERR of sysexits.h
+
+
 class TrainingError(PipelineError):
     """Training cannot go on without spoiling the weights."""
 

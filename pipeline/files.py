@@ -1,9 +1,12 @@
 """Atomic writes, content hashes and locks of files."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -11,17 +14,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 """The repository."""
 HASH_BLOCK_BYTES = 1 << 20
+AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
+"""Numbers of <fcntl.h> and <linux/fs.h>, and of <sys/stdio.h> of macOS."""
+CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)
+"""Errors of a write to an open file; NumPy gives none."""
 
 
 def cache_folder() -> Path:
-    """Make and return the folder for files that can be made again: `$XDG_CACHE_HOME/tidewheel`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "tidewheel"
+    """Make and return the folder for files that can be made again.
+
+    Raises:
+        OSError: when it cannot be made.
+    """
+    folder = cache_place()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def cache_place() -> Path:
+    """Return where that folder is: `$XDG_CACHE_HOME/tidewheel`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "tidewheel"
+
+
+def home() -> Path:
+    """Return the folder of the user.
+
+    Raises:
+        FileNotFoundError: when the system knows none.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, "the user has no folder; set HOME", "~") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -57,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with naming(path), os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -91,34 +120,127 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder, which replaces `path` when the block ends without an error.
 
-    After an error, the earlier content of `path` is unchanged.
+    After an error, the earlier content of `path` is unchanged. Where `path` is a link to a folder,
+    it stays one, and that folder is replaced.
+    """
+    place = place_of(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+    try:
+        partial.chmod(0o755)
+        with naming(place):
+            yield partial
+            put_in_place(partial, place)
+    finally:
+        remove(partial)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write a file at, which replaces `path` when the block ends without an error.
+
+    Its name is that of `path`, because some libraries choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    partial.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        yield partial
-        replace_folder(partial, path)
+        with naming(path):
+            yield folder / path.name
+            sync_file(folder / path.name)
+            (folder / path.name).replace(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(folder)
 
 
-def replace_folder(partial: Path, path: Path) -> None:
-    """Replace a folder by a finished one, durably. After an error the earlier folder is back."""
-    old = partial.with_name(f"{partial.name}.old")
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to the error of a write, such as that of a full disk, which names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in OF_WRITES:
+            error.filename = str(path)
+        raise
+
+
+def place_of(path: Path) -> Path:
+    """Return where a folder lies: the end of the links, where `path` is one."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Replace a folder by a finished one, durably; `partial` then is the earlier one.
+
+    After an error, and after a kill at any instant, the earlier folder or the finished one is at
+    its place; see `clear_leftovers` for file systems that cannot exchange two names.
+    """
     for item in [*partial.rglob("*"), partial]:
         if item.exists():  # not a link to a missing file
             sync_file(item)
-    if path.exists():
-        path.rename(old)
-    try:
+    if not path.exists():
         partial.rename(path)
-    except OSError:
-        if old.exists():
+    elif not exchanged(partial, path):
+        old = old_name(path)
+        path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
             old.rename(path)
-        raise
+            raise
+        old.rename(partial)
     sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def exchanged(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return False where the system or the disk cannot.
+
+    Source: renameat2(2) of Linux, renamex_np(2) of macOS.
+
+    Raises:
+        OSError: when it can, and fails.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if hasattr(library, "renameat2"):
+        status = library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+    elif hasattr(library, "renamex_np"):
+        status = library.renamex_np(*names, RENAME_SWAP)
+    else:
+        return False
+    number = ctypes.get_errno()
+    if status and number not in CANNOT_EXCHANGE:
+        raise OSError(number, os.strerror(number), str(second))
+    return not status
+
+
+def old_name(path: Path) -> Path:
+    """Return where a folder lies while another one is put in its place by two renames."""
+    return path.with_name(f".{path.name}.old")
+
+
+def clear_leftovers(path: Path) -> None:
+    """Delete what killed processes have left beside an output.
+
+    Where one was killed between two renames, the earlier output gets its name back. Only the
+    process that holds the lock on the output may call this.
+    """
+    place = place_of(path)
+    if not place.parent.is_dir():
+        return
+    if old_name(place).exists() and not place.exists():
+        old_name(place).rename(place)
+    for item in place.parent.iterdir():
+        if item.name.startswith(f".{place.name}."):
+            remove(item)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -139,14 +261,17 @@ def cached_sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, from a cache where size and modification time are the same."""
     stat = path.stat()
     key = sha256_bytes(str(path.resolve()).encode())
-    known = cache_folder() / "sha256" / f"{key}.json"
+    known = cache_place() / "sha256" / f"{key}.json"
     facts = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = read_json(known)
         if {name: record[name] for name in facts} == facts:
             return record["sha256"]
     digest = sha256_file(path)
-    write_json(known, {"path": str(path.resolve()), **facts, "sha256": digest})
+    try:
+        write_json(known, {"path": str(path.resolve()), **facts, "sha256": digest})
+    except OSError as error:
+        log.warning("%s: is hashed again each time it is read (%s)", path, error)
     return digest
 
 
@@ -179,11 +304,15 @@ class FileLock:
             self._file.close()
             self._file = self.path.open("a+")
             return self.acquire()
+        self.write_owner(str(os.getpid()))
+        return True
+
+    def write_owner(self, text: str) -> None:
+        """Write what another process reads as the owner."""
         self._file.seek(0)
         self._file.truncate()
-        self._file.write(str(os.getpid()))
+        self._file.write(text)
         self._file.flush()
-        return True
 
     def is_current(self) -> bool:
         """Whether the file at this path is still the open one."""

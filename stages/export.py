@@ -19,13 +19,14 @@ def main(config: DictConfig, paths: Paths) -> None:
     limit_mlx_memory(available_memory_bytes())
     trained = paths.read("models/trained")
     best = config.export.checkpoint == "best"
-    metrics = export(
-        base=paths.read("models/base"),
-        trained=trained / "best" if best else trained,
-        prepared=paths.read("data/prepared"),
-        formats=list(config.export.formats),
-        target=lambda name: paths.write(f"models/export/{name}"),
-    )
+    with paths.folder("models/export") as folder:
+        metrics = export(
+            base=paths.read("models/base"),
+            trained=trained / "best" if best else trained,
+            prepared=paths.read("data/prepared"),
+            formats=list(config.export.formats),
+            target=lambda name: folder / name,
+        )
     report = {"export_checkpoint": config.export.checkpoint, **metrics}
     write_json(paths.write("metrics/export.json"), report)
     used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}

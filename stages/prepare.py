@@ -19,7 +19,7 @@ from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
 from pipeline.external.sources import data_root
-from pipeline.files import new_folder, write_json
+from pipeline.files import write_json
 from pipeline.model.folder import max_positions, read_config
 
 SCORED = ("data/provenance", "heuristic")
@@ -61,11 +61,12 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)
     counter = RowCounter("prepare")
-    with new_folder(paths.write("data/prepared")) as folder, counter:
+    with paths.folder("data/prepared") as folder, counter:
         metrics, histogram = prepare(settings, folder, counter.show)
     write_json(paths.write("metrics/prepare.json"), metrics)
     write_json(paths.write("metrics/prepare_machine.json"), paths.meter.facts())
-    write_histogram(paths.write("plots/lengths.csv"), histogram)
+    with paths.file("plots/lengths.csv") as file:
+        write_histogram(file, histogram)
     if notice := notice_of(metrics):
         print(f"prepare: {notice}")
 

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from pipeline.config.arguments import Flag
 from pipeline.config.stage import Paths, code_hashes, stage
-from pipeline.files import new_folder, write_json
+from pipeline.files import write_json
 from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.picture import draw_memory
 from pipeline.train.protocol import RunSpec, plain
@@ -54,11 +54,13 @@ def main(
 
 def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
     """Train to the end; return the validation loss of the final weights."""
-    with new_folder(paths.write("models/trained")) as trained:
+    with paths.folder("models/trained") as trained:
         metrics = supervisor(config, paths, run, trained).train()
     for name in [*SERIES, *(["profile.csv"] if config.debug.profile else [])]:
-        shutil.copyfile(run.path / name, paths.write(f"plots/{name}"))
-    draw_memory(run.path / "machine.csv", paths.write("plots/memory.png"))
+        with paths.file(f"plots/{name}") as file:
+            shutil.copyfile(run.path / name, file)
+    with paths.file("plots/memory.png") as picture:
+        draw_memory(run.path / "machine.csv", picture)
     results, machine = split_metrics(metrics)
     write_json(paths.write("metrics/train.json"), results)
     write_json(paths.write("metrics/machine.json"), {**machine, **paths.meter.facts()})

@@ -12,7 +12,7 @@ from pipeline.device import (
 from pipeline.evaluate.compare import EvaluationSettings, evaluate
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
-from pipeline.files import new_folder, write_json
+from pipeline.files import write_json
 from pipeline.machine import available_memory_bytes
 from pipeline.model.folder import check_positions
 from pipeline.train.supervise.run_folder import RESULTS, RunFolder
@@ -31,7 +31,7 @@ def main(config: DictConfig, paths: Paths) -> None:
     limit_mlx_memory(available_memory_bytes())
     with RunFolder.of_stage("validate", config, paths) as run:
         identity = {"code": code_hashes("validate"), "numerics": numerics_fingerprint()}
-        with new_folder(paths.write("models/validation")) as folder:
+        with paths.folder("models/validation") as folder:
             metrics = evaluate(
                 base=base,
                 trained=paths.read("models/trained"),
@@ -46,7 +46,8 @@ def main(config: DictConfig, paths: Paths) -> None:
         used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}
         write_json(paths.write("metrics/validate_machine.json"), used)
         curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
-        draw(*curves, metrics, paths.write("plots/overview.png"))
+        with paths.file("plots/overview.png") as picture:
+            draw(*curves, metrics, picture)
         run.clear()
 
 

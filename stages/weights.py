@@ -13,7 +13,7 @@ from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
-from pipeline.files import new_folder, write_json
+from pipeline.files import write_json
 from pipeline.model.base import write_manifest
 from pipeline.model.own_code import code_notice
 from pipeline.model.quantize import write_quantized
@@ -35,7 +35,7 @@ def main(config: DictConfig, paths: Paths) -> None:
     tokenizer = paths.read("data/prepared") / "tokenizer"
     metrics: dict[str, Any] = {}
     notice = None
-    with new_folder(paths.write("models/base")) as base:
+    with paths.folder("models/base") as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
             with RunFolder.of_stage("weights", config, paths) as run:

@@ -31,7 +31,8 @@ def write_outputs(paths: Paths, metrics: dict[str, Any], rows: list[Row]) -> Non
     """Write metrics/benchmark.json, plots/peers.csv and plots/peers.png."""
     write_json(paths.write("metrics/benchmark.json"), metrics)
     write_table(paths.write("plots/peers.csv"), rows)
-    draw(paths.write("plots/peers.png"), rows)
+    with paths.file("plots/peers.png") as picture:
+        draw(picture, rows)
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:

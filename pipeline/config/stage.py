@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,14 @@ from pipeline.config.command_line import (
     help_as_text,
     help_text,
 )
+from pipeline.config.earlier_runs import NONE, EarlierRuns, earlier_runs
+from pipeline.config.faults import is_unwritten, storage_error
 from pipeline.config.groups import CONF, contents, options
+from pipeline.config.outputs import SUMS, OutputLock, check_sealed, seal
 from pipeline.config.schema import Params
 from pipeline.errors import ConfigError, PipelineError, report_problems
-from pipeline.files import ROOT, sha256_path
+from pipeline.external.dvc_parent import end_with_dvc
+from pipeline.files import ROOT, new_file, new_folder, sha256_file, sha256_path
 from pipeline.machine import PeakMeter
 
 
@@ -45,37 +49,63 @@ class Paths:
 
     Attributes:
         out: the folder that outputs lie under.
-        earlier_runs: folders that are read before those of the repository.
+        earlier: where it reads before it looks into the repository.
         meter: measures the time and the memory of the stage.
     """
 
     out: Path
-    earlier_runs: tuple[Path, ...] = ()
+    earlier: EarlierRuns = NONE
     meter: PeakMeter = field(default_factory=PeakMeter, compare=False)
+    _checked: set[Path] = field(default_factory=set, compare=False)
 
     def read(self, name: str) -> Path:
         """Find what another stage wrote: in the runs given as `inputs=`, else here.
 
-        That run may have been given an earlier one, in which is looked next.
-
         Raises:
-            PipelineError: when no stage has written it yet.
+            PipelineError: when no stage has written it yet, or it has been changed since.
         """
-        folders = [*self.earlier_runs, ROOT]
+        folders = [*self.earlier.folders, *([ROOT] if self.earlier.with_repository else [])]
         for folder in folders:
             if (folder / name).exists():
-                return folder / name
-        maker = maker_of(name)
+                return self.checked(folder, name)
         raise PipelineError(
             f"{name} is missing (looked in {', '.join(map(str, folders))}).\n"
-            f"Run `dvc repro {maker}` first, or name the run that made it: inputs=RUN_FOLDER"
+            f"Run `dvc repro {maker_of(name)}` first, or name the run that made it: "
+            "inputs=RUN_FOLDER"
         )
+
+    def checked(self, folder: Path, name: str) -> Path:
+        """Return the path of an output, once it is known to be what its stage has written.
+
+        Raises:
+            PipelineError: when it is not.
+        """
+        path, maker = folder / name, maker_of(name)
+        if path.is_dir() and path not in self._checked:
+            again = f"python -m stages.{maker} hydra.run.dir={folder}"
+            here = f"dvc checkout {name}` brings it back, `dvc repro -f -s {maker}"
+            check_sealed(path, f"`{here if folder == ROOT else again}` makes it again.")
+            self._checked.add(path)
+        return path
 
     def write(self, name: str) -> Path:
         """Return the path of an output, in a folder that exists."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """Yield a new folder, which becomes an output when the block ends without an error."""
+        with new_folder(self.write(name)) as folder:
+            yield folder
+            seal(folder)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """Yield where to write a file, which becomes an output when the block ends likewise."""
+        with new_file(self.write(name)) as file:
+            yield file
 
 
 def dvc_stages() -> dict[str, Any]:
@@ -110,9 +140,15 @@ def makers() -> dict[str, str]:
 
 
 def data_hashes(stage_name: str, paths: Paths) -> dict[str, str]:
-    """Hash what other stages have written for a stage, by its name in dvc.yaml."""
+    """Hash what other stages have written for a stage, by its name in dvc.yaml.
+
+    `Paths.read` has checked a folder against the hashes of its files, so those stand for it.
+    """
     deps = dvc_stages()[stage_name]["deps"]
-    return {name: sha256_path(paths.read(name)) for name in deps if maker_of(name)}
+    found = {name: paths.read(name) for name in deps if maker_of(name)}
+    return {
+        name: sha256_file(path / SUMS if path.is_dir() else path) for name, path in found.items()
+    }
 
 
 def code_hashes(stage_name: str) -> dict[str, str]:
@@ -146,29 +182,6 @@ def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> No
     remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
     sets = " ".join(f"-S {shlex.quote(override)}" for override in foreign)
     report_problems(ConfigError, headline, foreign, remedy + sets)
-
-
-def earlier_runs_of(config: DictConfig) -> tuple[Path, ...]:
-    """Read `inputs=RUN_FOLDER`, given by hand, and the `inputs=` of the run it names.
-
-    Raises:
-        ConfigError: when there is no such folder.
-    """
-    runs: list[Path] = []
-    named = config.inputs
-    while named is not None and not isinstance(named, DictConfig):
-        folder = Path(str(named)).resolve()
-        if not folder.is_dir():
-            raise ConfigError(
-                f"inputs={named}: there is no such run folder (looked at {folder}).\n"
-                "Give the folder under runs/ that an earlier stage has written."
-            )
-        if folder in runs:  # several stages may write to one folder
-            break
-        runs.append(folder)
-        recorded = folder / ".hydra/config.yaml"
-        named = OmegaConf.select(OmegaConf.load(recorded), "inputs") if recorded.is_file() else None
-    return tuple(runs)
 
 
 def complete(config: DictConfig) -> DictConfig:
@@ -224,9 +237,10 @@ def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., 
                 rules.check_values(config, names)
                 refuse_foreign_overrides(list(hydra_run.overrides.task), names)
                 refuse_local_effects(hydra_run.runtime.choices.get("local@_global_"))
-                paths = Paths(out, earlier_runs_of(config), meter)
+                paths = Paths(out, earlier_runs(config.inputs, out, makers()), meter)
                 config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
-                result = function(select(config, names), paths, **given)
+                with nullcontext() if given else writing(hydra_run.job.name, out):
+                    result = function(select(config, names), paths, **given)
             if is_single:  # a sweep ends with its table
                 print_place(out)
             return result
@@ -241,6 +255,19 @@ def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., 
         return entrypoint
 
     return decorate
+
+
+@contextmanager
+def writing(stage_name: str, out: Path) -> Iterator[None]:
+    """Hold the lock on the outputs of a stage, and end with the `dvc` that started it.
+
+    Raises:
+        StorageError: when another process of the stage writes there.
+    """
+    lock = OutputLock(stage_name, out)
+    with lock.held([name for name, maker in makers().items() if maker == stage_name]):
+        end_with_dvc(lock.note_ending)
+        yield
 
 
 def enter(
@@ -278,11 +305,22 @@ def enter(
         print(f"ConfigError: {composition_error(error, arguments)}", file=sys.stderr)
         return 1
     except PipelineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return report(error)
+    except OSError as error:
+        return report(storage_error(error))
+    except RuntimeError as error:
+        if not is_unwritten(error):
+            raise
+        return report(storage_error(error))
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def report(error: PipelineError) -> int:
+    """Print an error without a traceback; return the exit code."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 @contextmanager
@@ -293,11 +331,12 @@ def remove_if_refused(folder: Path, log: str) -> Iterator[None]:
     """
     try:
         yield
-    except PipelineError:
-        found = {path.name for path in folder.iterdir()} - {log}
-        is_silent = not (folder / log).exists() or not (folder / log).stat().st_size
-        if found == {".hydra"} and is_silent:
-            shutil.rmtree(folder)
+    except (PipelineError, OSError):
+        with suppress(OSError):  # what is reported is the refusal
+            found = {path.name for path in folder.iterdir()} - {log}
+            is_silent = not (folder / log).exists() or not (folder / log).stat().st_size
+            if found == {".hydra"} and is_silent and not folder.is_symlink():
+                shutil.rmtree(folder)
         raise
 
 

@@ -34,7 +34,6 @@ from pipeline.train.protocol import (
     Stop,
     Validated,
 )
-from pipeline.train.supervise.dvc_parent import DvcParent
 from pipeline.train.supervise.events import Events
 from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.supervise.run_state import RunState, Segment
@@ -71,7 +70,7 @@ class Supervisor:
         self.state = RunState(memory_limit_bytes(settings.memory_limit_gb))
         self.events = Events(spec.title, num_steps, run.path, self.state)
         self.workers = Workers(spec, run.lock.descriptor)
-        self.signals, self.dvc_parent = StopSignals(), DvcParent.find()
+        self.signals = StopSignals()
         self.is_plan = False
 
     def train(self) -> dict[str, Any]:
@@ -161,8 +160,6 @@ class Supervisor:
             for event in worker.events(POLL_SECONDS):
                 self.take(event)
             self.kill_if_due(worker)
-            if self.dvc_parent is not None and self.dvc_parent.is_gone():
-                self.signals.number = self.signals.number or signal.SIGHUP
             if self.signals.number is not None and not is_asked:
                 is_asked = True
                 self.ask_to_stop(worker)
