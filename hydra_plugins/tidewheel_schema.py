@@ -1,5 +1,6 @@
 """Hydra imports this by itself, in the stages and inside `dvc exp run` alike."""
 
-from pipeline.config.schema import register
+from pipeline.config import rules, schema
 
-register()
+schema.register()
+rules.register()

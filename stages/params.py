@@ -48,6 +48,7 @@ def composed(overrides: list[str]) -> DictConfig:
             initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
         ):
             config = compose("config", overrides=overrides)
+        config.inputs = None  # it would check the ranges, as below, with a longer message
         OmegaConf.resolve(config)
     except COMPOSITION_ERRORS as error:
         raise composition_error(error, overrides) from error
@@ -73,7 +74,7 @@ def old_values() -> dict[str, Any]:
     """List the values of params.yaml, edited or not; none if it cannot be read."""
     try:
         config = OmegaConf.create(FILE.read_text(encoding="utf-8"))
-    except (OSError, YAMLError, OmegaConfBaseException):
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException):
         return {}
     return values(config) if isinstance(config, DictConfig) else {}
 

@@ -1,5 +1,6 @@
 """Which values parameters may have: ranges, and what cannot go together."""
 
+import copy
 import dataclasses
 import math
 import sys
@@ -56,6 +57,28 @@ def check_values(config: DictConfig, sections: Collection[str] | None = None) ->
             problems += [f"{name}={value}: {rule}" for rule in broken_rules(field, value)]
     problems += contradictions(config)
     report_problems(ConfigError, "These parameters cannot be used:", problems)
+
+
+def in_range(*, _root_: DictConfig) -> None:
+    """Refuse values out of range where a configuration is resolved: in `dvc exp run` too.
+
+    DVC composes conf/ by itself, knows types only, and resolves every reference before it writes
+    params.yaml. So conf/config.yaml refers to this function.
+
+    Args:
+        _root_: the whole configuration, as OmegaConf passes it.
+
+    Raises:
+        ConfigError: as `check_values` does.
+    """
+    config = copy.deepcopy(_root_)
+    config.inputs = None
+    check_values(config)
+
+
+def register() -> None:
+    """Make `${in_range:}` known to OmegaConf."""
+    OmegaConf.register_new_resolver("in_range", in_range, replace=True)
 
 
 def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa: ANN401
