@@ -13,6 +13,7 @@ import shlex
 import sys
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +26,7 @@ from pipeline.config.command_line import (
     composition_error,
     explain_null_sections,
 )
+from pipeline.config.faults import report, storage_error
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external.inputs import fingerprints, model_folder, names_folder
 from pipeline.files import ROOT, write_text
@@ -66,7 +68,7 @@ def loaded() -> DictConfig:
         config = OmegaConf.load(FILE)
         assert isinstance(config, DictConfig)
         return keys.typed(config)
-    except OmegaConfBaseException as error:
+    except COMPOSITION_ERRORS as error:
         raise ConfigError(f"params.yaml: {composition_error(error, [])}") from error
 
 
@@ -92,8 +94,17 @@ def edited_by_hand() -> bool:
     """Whether params.yaml differs from what the last `dvc repro` left."""
     if not (FILE.exists() and LOCK.exists()):
         return False
-    outs = OmegaConf.select(OmegaConf.load(LOCK), "stages.params.outs") or []
-    return bool(outs) and outs[0].md5 != hashlib.md5(FILE.read_bytes()).hexdigest()
+    recorded = recorded_md5()
+    return recorded is not None and recorded != hashlib.md5(FILE.read_bytes()).hexdigest()
+
+
+def recorded_md5() -> str | None:
+    """Read the hash of params.yaml from dvc.lock; None where it has none, as when it is damaged."""
+    try:
+        lock = yaml.safe_load(LOCK.read_text(encoding="utf-8"))
+        return lock["stages"]["params"]["outs"][0]["md5"]
+    except (UnicodeError, YAMLError, KeyError, TypeError, IndexError):
+        return None
 
 
 def refuse_edit(changed: dict[str, tuple[Any, Any]]) -> None:
@@ -169,8 +180,9 @@ def main() -> int:
             return 0
         return refresh(composed(usual_spelling(options.overrides)), options.check)
     except PipelineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return report(error)
+    except OSError as error:
+        return report(storage_error(error))
 
 
 if __name__ == "__main__":

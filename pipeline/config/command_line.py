@@ -14,17 +14,24 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import Flag, chosen_options, set_keys
-from pipeline.config.groups import choices, keys_of_other_options
+from pipeline.config.groups import CONF, choices, keys_of_other_options
 from pipeline.config.keys import inside, leaves, nearest
 from pipeline.errors import ConfigError
+from pipeline.files import ROOT
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 LIMITS = {"minimum": "from", "maximum": "to"}
 SCHEMA_OPTION = re.compile(r"\n\t\w+_schema$", re.MULTILINE)
 
 
 def composition_error(error: Exception, arguments: list[str]) -> ConfigError:
-    """Describe what Hydra found wrong in conf/ or in an override, with what was meant."""
+    """Describe what Hydra found wrong in conf/ or in an override, with what was meant.
+
+    Raises:
+        UnicodeDecodeError: when that is the error, and it is of none of these files.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return not_utf8(error)
     elsewhere = list(keys_of_other_options(set_keys(arguments), chosen_options(arguments)))
     if elsewhere:
         return ConfigError("\n  ".join(["These parameters cannot be used:", *elsewhere]))
@@ -32,6 +39,30 @@ def composition_error(error: Exception, arguments: list[str]) -> ConfigError:
     asked = re.search(r"^Key .* not in [^$]*full_key: (\S+)", text, re.MULTILINE)
     near = nearest(asked[1]) if asked else None
     return ConfigError(SCHEMA_OPTION.sub("", text) + (f"\nDid you mean {near}?" if near else ""))
+
+
+def not_utf8(error: UnicodeDecodeError) -> ConfigError:
+    """Name each file of conf/, and params.yaml, that is no text in UTF-8.
+
+    Raises:
+        UnicodeDecodeError: the given one, when all of them are.
+    """
+    files = [ROOT / "params.yaml", *sorted(CONF.rglob("*.yaml"))]
+    wrong = [file for file in files if file.is_file() and not is_utf8(file.read_bytes())]
+    if not wrong:
+        raise error
+    listed = [f"  {file.relative_to(ROOT)}" for file in wrong]
+    remedy = "`python -m stages.params` writes params.yaml anew; mend files of conf/ by hand."
+    return ConfigError("\n".join(["These files are no text in UTF-8:", *listed, remedy]))
+
+
+def is_utf8(content: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @contextmanager

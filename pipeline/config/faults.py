@@ -5,9 +5,10 @@ import os
 import re
 import resource
 import shutil
+import sys
 from pathlib import Path
 
-from pipeline.errors import StorageError
+from pipeline.errors import PipelineError, StorageError
 
 TEMPORARY = re.compile(r"/\.([^/]+)\.[a-z0-9_]{8}(?=/|$)")
 """What `tempfile` makes of the name of an output; after an error it is gone."""
@@ -17,6 +18,8 @@ UNWRITTEN = re.compile(
 )
 """What MLX, safetensors and NumPy say of a file that they could not write."""
 LIMITS = {errno.EMFILE: resource.RLIMIT_NOFILE, errno.EFBIG: resource.RLIMIT_FSIZE}
+NEEDED_FILES, WANTED_FILES = 64, 1024
+"""Open files of a stage on a small model, and on one of many shards."""
 ELSEWHERE = "by hand, hydra.run.dir=FOLDER writes elsewhere"
 REMEDIES = {
     errno.ENOSPC: "the disk is full ({free} bytes are free). Make room on it, and start again.",
@@ -24,7 +27,7 @@ REMEDIES = {
     errno.EFBIG: "no file may be larger than {limit} bytes here. Start it from a shell with "
     "`ulimit -f unlimited`, or on a disk that takes larger files.",
     errno.EMFILE: "no more than {limit} files may be open at a time. Start it from a shell with "
-    "`ulimit -n 1024`.",
+    "a higher `ulimit -n`.",
     errno.ENFILE: "the system has too many open files. End other programs, and start again.",
     errno.EACCES: "user {user} has no right to it. Give that right (chmod, chown); {elsewhere}.",
     errno.EPERM: "user {user} has no right to it. Give that right (chmod, chown); {elsewhere}.",
@@ -71,6 +74,23 @@ def final_path(error: OSError | RuntimeError) -> str:
     return TEMPORARY.sub(r"/\1", str(getattr(error, "filename", None) or ""))
 
 
+def allow_open_files() -> None:
+    """Raise the limit of open files as far as a stage may need it.
+
+    Raises:
+        StorageError: when the user may not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_FILES)
+    if most < NEEDED_FILES:
+        raise StorageError(
+            f"This process may open only {hard} files (`ulimit -n`), and a stage needs "
+            f"{NEEDED_FILES}.\nStart it from a shell with `ulimit -n {WANTED_FILES}`."
+        )
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def is_unwritten(error: RuntimeError) -> bool:
     """Whether a library says by this error that it could not write a file."""
     return bool(UNWRITTEN.search(str(error)))
@@ -85,3 +105,9 @@ def free_bytes(path: str) -> str:
     """Return how much room is left where a path is, or would be."""
     place = next(each for each in (Path(path or "."), *Path(path).parents, Path()) if each.exists())
     return f"{shutil.disk_usage(place).free:,}"
+
+
+def report(error: PipelineError) -> int:
+    """Print an error without a traceback; return the exit code."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code

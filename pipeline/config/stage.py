@@ -33,7 +33,7 @@ from pipeline.config.command_line import (
     help_text,
 )
 from pipeline.config.earlier_runs import NONE, EarlierRuns, earlier_runs
-from pipeline.config.faults import is_unwritten, storage_error
+from pipeline.config.faults import is_unwritten, report, storage_error
 from pipeline.config.groups import CONF, contents, options
 from pipeline.config.outputs import SUMS, OutputLock, check_sealed, seal
 from pipeline.config.schema import Params
@@ -306,6 +306,8 @@ def enter(
         return 1
     except PipelineError as error:
         return report(error)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return report(storage_error(error))
     except RuntimeError as error:
@@ -315,12 +317,6 @@ def enter(
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def report(error: PipelineError) -> int:
-    """Print an error without a traceback; return the exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    return error.exit_code
 
 
 @contextmanager
