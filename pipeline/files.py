@@ -260,19 +260,23 @@ def sha256_file(path: Path) -> str:
 def cached_sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, from a cache where size and modification time are the same."""
     stat = path.stat()
-    key = sha256_bytes(str(path.resolve()).encode())
-    known = cache_place() / "sha256" / f"{key}.json"
     facts = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = read_json(known)
+        record = read_json(known_hash(path))
         if {name: record[name] for name in facts} == facts:
             return record["sha256"]
     digest = sha256_file(path)
     try:
-        write_json(known, {"path": str(path.resolve()), **facts, "sha256": digest})
+        write_json(known_hash(path), {"path": str(path.resolve()), **facts, "sha256": digest})
     except OSError as error:
         log.warning("%s: is hashed again each time it is read (%s)", path, error)
     return digest
+
+
+def known_hash(path: Path) -> Path:
+    """Return where the hash of a file is kept."""
+    key = sha256_bytes(str(path.resolve()).encode())
+    return cache_place() / "sha256" / f"{key}.json"
 
 
 def sha256_path(path: Path) -> str:

@@ -13,7 +13,9 @@ from pipeline import files
 from pipeline.files import (
     FileLock,
     cached_sha256_file,
+    clear_leftovers,
     make_folder,
+    new_file,
     new_folder,
     read_json,
     sha256_bytes,
@@ -110,7 +112,8 @@ def test_a_folder_that_fails_leaves_the_old_one(folder, error):
     assert names(folder) == ["model"]
 
 
-def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(folder, monkeypatch):
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(folder, monkeypatch, can_exchange):
     (folder / "model").mkdir()
     (folder / "model/old").touch()
     real = Path.rename
@@ -120,11 +123,86 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(folder, monkeyp
             fail()
         return real(self, target)
 
+    monkeypatch.setattr(files, "exchanged", fail if can_exchange else lambda *names: False)
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(OSError, match="No space left"), new_folder(folder / "model") as partial:
         (partial / "new").touch()
     assert names(folder / "model") == ["old"]
     assert names(folder) == ["model"]
+
+
+def test_two_names_are_exchanged_in_one_step(folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / f"in_{name}").touch()
+    if not files.exchanged(folder / "a", folder / "b"):
+        pytest.skip("this file system cannot exchange two names")
+    assert (names(folder / "a"), names(folder / "b")) == (["in_b"], ["in_a"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        files.exchanged(folder / "a", folder / "nowhere")
+
+
+def test_where_names_cannot_be_exchanged_a_folder_is_replaced_all_the_same(folder, monkeypatch):
+    monkeypatch.setattr(files, "exchanged", lambda *names: False)
+    for name in ("old", "new"):
+        with new_folder(folder / "model") as partial:
+            (partial / name).touch()
+    assert names(folder / "model") == ["new"]
+    assert names(folder) == ["model"]
+
+
+def test_a_link_to_a_folder_stays_one(folder):
+    (folder / "big disk/model").mkdir(parents=True)
+    (folder / "big disk/model/old").touch()
+    (folder / "model").symlink_to("big disk/model")
+    with new_folder(folder / "model") as partial:
+        assert partial.parent == folder / "big disk"
+        (partial / "new").touch()
+    assert (folder / "model").is_symlink()
+    assert names(folder / "big disk/model") == ["new"]
+    assert names(folder / "big disk") == ["model"]
+
+
+@pytest.mark.parametrize("error", [None, OSError])
+def test_a_file_takes_its_place_when_it_is_whole(folder, error):
+    (folder / "a.csv").write_text("old")
+    expected = contextlib.nullcontext() if error is None else pytest.raises(error)
+    with expected, new_file(folder / "a.csv") as partial:
+        partial.write_text("new")
+        assert (folder / "a.csv").read_text() == "old"
+        if error is not None:
+            raise error
+    assert (folder / "a.csv").read_text() == ("new" if error is None else "old")
+    assert names(folder) == ["a.csv"]
+
+
+@pytest.mark.parametrize("write", [new_folder, new_file])
+def test_the_error_of_a_write_names_what_was_to_be_written(folder, write):
+    message = f"No space left on device: '{folder}/a'"
+    with pytest.raises(OSError, match=message), write(folder / "a"):
+        fail()
+
+
+def test_leftovers_go_and_nothing_else_does(folder):
+    with new_folder(folder / "model") as partial:
+        (partial / "whole").touch()
+    for name in (".model.abcdefgh/half", ".model.old/earlier", "model2/x", ".models/x"):
+        (folder / name).parent.mkdir()
+        (folder / name).touch()
+    (folder / ".model.zyxwvuts").write_text("of a file")
+    clear_leftovers(folder / "model")
+    clear_leftovers(folder / "nowhere/model")
+    assert names(folder) == [".models", "model", "model2"]
+    assert names(folder / "model") == ["whole"]
+
+
+def test_the_earlier_folder_returns_after_a_kill_between_two_renames(folder, monkeypatch):
+    (folder / ".model.old").mkdir()
+    (folder / ".model.old/earlier").touch()
+    (folder / ".model.abcdefgh").mkdir()
+    clear_leftovers(folder / "model")
+    assert names(folder) == ["model"]
+    assert names(folder / "model") == ["earlier"]
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name(folder, monkeypatch):
@@ -238,6 +316,23 @@ def test_a_spoilt_cache_is_made_again(folder, cache, record):
     known.write_text(record)
     assert cached_sha256_file(folder / "a") == sha256_bytes(b"1")
     assert read_json(known)["sha256"] == sha256_bytes(b"1")
+
+
+@pytest.mark.parametrize("spoil", ["file", "no home"])
+def test_without_a_cache_a_file_is_hashed_each_time(folder, cache, monkeypatch, caplog, spoil):
+    (folder / "a").write_text("1")
+    if spoil == "file":
+        cache.parent.mkdir()
+        cache.write_text("no folder")
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", no_home)
+    assert cached_sha256_file(folder / "a") == sha256_bytes(b"1")
+    assert "is hashed again each time it is read" in caplog.text
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
 
 
 # Locks

@@ -82,7 +82,7 @@ def recorded_inputs(folder: Path, named: str) -> Any:  # noqa: ANN401
         return record["inputs"]
     except (OSError, UnicodeError, yaml.YAMLError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"inputs={named}: {folder / RECORD} is damaged ({error}), so it is not known what "
-            f"this run was made from.\nRun its stage again, or delete {RECORD} there: then "
+            f"inputs={named}: {folder / RECORD} is empty or damaged, so it is not known "
+            f"what this run was made from.\nRun its stage again, or delete {RECORD} there: then "
             "nothing is taken from elsewhere."
         ) from error

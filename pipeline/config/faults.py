@@ -18,7 +18,7 @@ UNWRITTEN = re.compile(
 )
 """What MLX, safetensors and NumPy say of a file that they could not write."""
 LIMITS = {errno.EMFILE: resource.RLIMIT_NOFILE, errno.EFBIG: resource.RLIMIT_FSIZE}
-NEEDED_FILES, WANTED_FILES = 64, 1024
+NEEDED_FILES, WANTED_FILES = 32, 1024
 """Open files of a stage on a small model, and on one of many shards."""
 ELSEWHERE = "by hand, hydra.run.dir=FOLDER writes elsewhere"
 REMEDIES = {

@@ -80,13 +80,13 @@ class Paths:
         Raises:
             PipelineError: when it is not.
         """
-        path, maker = folder / name, maker_of(name)
-        if path.is_dir() and path not in self._checked:
+        output, maker = folder / output_of(name), maker_of(name)
+        if output.is_dir() and output not in self._checked:
             again = f"python -m stages.{maker} hydra.run.dir={folder}"
-            here = f"dvc checkout {name}` brings it back, `dvc repro -f -s {maker}"
-            check_sealed(path, f"`{here if folder == ROOT else again}` makes it again.")
-            self._checked.add(path)
-        return path
+            here = f"dvc checkout {output_of(name)}` brings it back, `dvc repro -f -s {maker}"
+            check_sealed(output, f"`{here if folder == ROOT else again}` makes it again.")
+            self._checked.add(output)
+        return folder / name
 
     def write(self, name: str) -> Path:
         """Return the path of an output, in a folder that exists."""
@@ -123,10 +123,12 @@ def output_names(description: dict[str, Any]) -> list[str]:
 
 def maker_of(name: str) -> str:
     """Find the stage that writes a file or folder."""
-    for out, stage_name in makers().items():
-        if name == out or name.startswith(f"{out}/"):
-            return stage_name
-    return ""
+    return makers().get(output_of(name), "")
+
+
+def output_of(name: str) -> str:
+    """Find the output that a file or folder is, or is a part of; empty where it is none."""
+    return next((out for out in makers() if name == out or name.startswith(f"{out}/")), "")
 
 
 @functools.cache

@@ -22,14 +22,15 @@ def end_with_dvc(before: Callable[[], None]) -> None:
         before: called first.
     """
     if "DVC_STAGE" in os.environ:
-        threading.Thread(target=watch, args=(before,), daemon=True).start()
+        parents = (one for one in psutil.Process().parents() if one.name() not in SHELLS)
+        dvc = next(parents, None)
+        if dvc is not None:
+            threading.Thread(target=watch, args=(dvc, before), daemon=True).start()
 
 
-def watch(before: Callable[[], None]) -> None:
-    """Wait until the `dvc` that started this process is gone, then end this process."""
-    parents = (one for one in psutil.Process().parents() if one.name() not in SHELLS)
-    dvc = next(parents, None)
-    while dvc is not None and is_alive(dvc):
+def watch(dvc: psutil.Process, before: Callable[[], None]) -> None:
+    """Wait until a process is gone, then end this one."""
+    while is_alive(dvc):
         time.sleep(LOOK_SECONDS)
     before()
     stage = os.environ["DVC_STAGE"]

@@ -14,7 +14,9 @@ from omegaconf.errors import ConfigAttributeError
 from pipeline.config import groups, sweep_table
 from pipeline.config import stage as module
 from pipeline.config.arguments import Flag
+from pipeline.config.earlier_runs import EarlierRuns
 from pipeline.config.optimizers import OPTIMIZERS
+from pipeline.config.outputs import seal
 from pipeline.config.stage import Paths, stage
 from pipeline.errors import (
     CheckpointError,
@@ -120,11 +122,12 @@ def test_under_dvc_it_reads_params_yaml_and_writes_beside_it(toy, tmp_path, monk
     config, paths = found[0]
     assert code == 0
     assert config == {"lora": {"rank": 5}, "inputs": {"data": {"a.b": {"size": 1}}}}
-    assert paths.earlier_runs == ()
+    assert paths.earlier == EarlierRuns()
 
 
 def test_by_hand_there_are_no_fingerprints(seen, tmp_path):
-    config, _ = seen(["inputs.data"], f"inputs={tmp_path}")
+    (tmp_path / "earlier/data/prepared").mkdir(parents=True)
+    config, _ = seen(["inputs.data"], f"inputs={tmp_path}/earlier")
     assert config == {"inputs": {"data": None}}
 
 
@@ -471,26 +474,32 @@ def test_an_output_is_looked_for_in_the_earlier_run_then_in_the_repository(tmp_p
     monkeypatch.setattr(module, "ROOT", tmp_path / "root")
     for folder in ("earlier/data/prepared", "root/data/prepared", "root/models/base"):
         (tmp_path / folder).mkdir(parents=True)
-    paths = Paths(tmp_path / "out", (tmp_path / "earlier",))
+        seal(tmp_path / folder)
+    paths = Paths(tmp_path / "out", EarlierRuns((tmp_path / "earlier",)))
     assert paths.read("data/prepared") == tmp_path / "earlier/data/prepared"
     assert paths.read("models/base") == tmp_path / "root/models/base"
+    alone = EarlierRuns((tmp_path / "earlier",), with_repository=False)
+    with pytest.raises(PipelineError, match=rf"looked in {tmp_path}/earlier\)"):
+        Paths(tmp_path / "out", alone).read("models/base")
     assert Paths(tmp_path / "out").read("data/prepared") == tmp_path / "root/data/prepared"
 
 
 def test_inputs_lead_to_the_run_that_the_earlier_run_was_given(seen, tmp_path):
     for name, before in (("third", "second"), ("second", "first"), ("first", "null")):
         (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "models/trained").mkdir(parents=True)
         text = f"inputs: {before if before == 'null' else tmp_path / before}\n"
         (tmp_path / name / ".hydra/config.yaml").write_text(text)
     _, paths = seen(["seed"], f"inputs={tmp_path}/third")
-    assert paths.earlier_runs == tuple(tmp_path / name for name in ("third", "second", "first"))
+    runs = tuple(tmp_path / name for name in ("third", "second", "first"))
+    assert paths.earlier == EarlierRuns(runs)
 
 
 def test_two_stages_may_share_a_run_folder(seen, tmp_path):
     (tmp_path / "run").mkdir()
     _, paths = seen(["seed"], f"inputs={tmp_path}/run")
     assert (tmp_path / "run/.hydra/config.yaml").is_file()
-    assert paths.earlier_runs == (tmp_path / "run",)
+    assert paths.earlier == EarlierRuns((tmp_path / "run",))
 
 
 @pytest.mark.parametrize(
@@ -514,7 +523,7 @@ def test_a_missing_output_names_the_stage_to_run(tmp_path, monkeypatch, name, ma
         rf"Run `dvc repro {maker}` first, or name the run that made it: inputs=RUN_FOLDER"
     )
     with pytest.raises(PipelineError, match=match):
-        Paths(tmp_path / "out", (tmp_path / "earlier",)).read(name)
+        Paths(tmp_path / "out", EarlierRuns((tmp_path / "earlier",))).read(name)
 
 
 def test_only_outputs_have_a_maker():
@@ -523,14 +532,16 @@ def test_only_outputs_have_a_maker():
 
 
 def test_the_hash_of_data_follows_the_earlier_run(tmp_path):
-    (tmp_path / "data/prepared").mkdir(parents=True)
-    (tmp_path / "models/base").mkdir(parents=True)
-    (tmp_path / "data/prepared/a").write_text("1")
-    paths = Paths(tmp_path, (tmp_path,))
-    before = module.data_hashes("train", paths)
+    for text in ("1", "2"):
+        for name in ("data/prepared", "models/base"):
+            (tmp_path / text / name).mkdir(parents=True)
+            (tmp_path / text / name / "a").write_text(text if name == "data/prepared" else "")
+            seal(tmp_path / text / name)
+    before, after = (
+        module.data_hashes("train", Paths(tmp_path, EarlierRuns((tmp_path / text,))))
+        for text in ("1", "2")
+    )
     assert before.keys() == {"data/prepared", "models/base"}
-    (tmp_path / "data/prepared/a").write_text("2")
-    after = module.data_hashes("train", paths)
     assert [name for name in before if before[name] != after[name]] == ["data/prepared"]
 
 
