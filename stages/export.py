@@ -17,13 +17,14 @@ def main(config: DictConfig, paths: Paths) -> None:
     Time and memory that it took on this machine are in metrics/export_machine.json.
     """
     limit_mlx_memory(available_memory_bytes())
+    base, prepared = paths.read("models/base"), paths.read("data/prepared")
     trained = paths.read("models/trained")
     best = config.export.checkpoint == "best"
     with paths.folder("models/export") as folder:
         metrics = export(
-            base=paths.read("models/base"),
+            base=base,
             trained=trained / "best" if best else trained,
-            prepared=paths.read("data/prepared"),
+            prepared=prepared,
             formats=list(config.export.formats),
             target=lambda name: folder / name,
         )

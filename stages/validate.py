@@ -26,7 +26,9 @@ def main(config: DictConfig, paths: Paths) -> None:
     this machine are in metrics/validate_machine.json.
     """
     warn_of_slow_type(config.model.dtype)
-    base = paths.read("models/base")
+    base, trained = paths.read("models/base"), paths.read("models/trained")
+    prepared = paths.read("data/prepared")
+    curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
     check_positions(base, config.validate)
     limit_mlx_memory(available_memory_bytes())
     with RunFolder.of_stage("validate", config, paths) as run:
@@ -34,8 +36,8 @@ def main(config: DictConfig, paths: Paths) -> None:
         with paths.folder("models/validation") as folder:
             metrics = evaluate(
                 base=base,
-                trained=paths.read("models/trained"),
-                prepared=paths.read("data/prepared"),
+                trained=trained,
+                prepared=prepared,
                 folder=folder,
                 settings=EvaluationSettings(
                     config.model.dtype, config.data.arrangement, **config.validate
@@ -45,7 +47,6 @@ def main(config: DictConfig, paths: Paths) -> None:
         write_json(paths.write("metrics/validate.json"), metrics)
         used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}
         write_json(paths.write("metrics/validate_machine.json"), used)
-        curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
         with paths.file("plots/overview.png") as picture:
             draw(*curves, metrics, picture)
         run.clear()
