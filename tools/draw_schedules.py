@@ -7,7 +7,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.device import mx
 from pipeline.files import ROOT
 from pipeline.optim.schedules import FALLS, RateSettings, make_schedule
 
@@ -26,7 +25,8 @@ def rates(name: str) -> np.ndarray:
         final_fraction=None if name == "constant" else FINAL_FRACTION,
         decay_fraction=DECAY_FRACTION if name == "wsd" else None,
     )
-    return np.array(make_schedule(settings, NUM_STEPS)(mx.arange(NUM_STEPS + BEYOND_STEPS)))
+    schedule = make_schedule(settings, NUM_STEPS)
+    return np.array([schedule(step) for step in range(NUM_STEPS + BEYOND_STEPS)])
 
 
 def draw(path: Path) -> Figure:

@@ -75,18 +75,18 @@ class GroupedOptimizer(optimizers.Optimizer):
 
     def __init__(
         self,
-        schedule: Callable[[mx.array], mx.array],
+        schedule: Callable[[int], float],
         choose_rules: Callable[[dict[str, mx.array]], dict[str, optimizers.Optimizer]],
     ) -> None:
         """Start with no tensors.
 
         Args:
-            schedule: returns the learning rate after so many updates.
+            schedule: returns the learning rate after so many updates, in float64.
             choose_rules: returns the rule of each tensor by name.
         """
         super().__init__()
-        self._maybe_schedule("learning_rate", schedule)
         self.schedule, self.choose_rules = schedule, choose_rules
+        self.learning_rate = schedule(0)
         self.rules: dict[str, optimizers.Optimizer] = {}
 
     @property
@@ -119,7 +119,7 @@ class GroupedOptimizer(optimizers.Optimizer):
         """Return the new weights for a tree of gradients."""
         if not self.rules:
             self.init(gradients)
-        self._state["learning_rate"] = self.schedule(self.step)
+        self.learning_rate = self.schedule(int(self.step))
         self._state["step"] = self.step + 1
 
         def updated(name: str, gradient: mx.array, parameter: mx.array) -> mx.array:

@@ -1,12 +1,13 @@
-"""Learning rates over a run: a linear warm-up, then the fall of each schedule."""
+"""Learning rates over a run: a linear warm-up, then the fall of each schedule.
+
+They are computed on the host, in float64: in float32, half a cosine loses its last part.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.device import mx
-
-Fall = Callable[[mx.array], mx.array]
+Fall = Callable[[float], float]
 """The share of the way from floor to peak, by the share of the decay that is over."""
 
 
@@ -28,19 +29,23 @@ class RateSettings:
     decay_fraction: float | None
 
 
-def level(progress: mx.array) -> mx.array:
+def level(progress: float) -> float:
     """Stay at the peak."""
-    return mx.ones_like(progress)
+    del progress
+    return 1.0
 
 
-def line(progress: mx.array) -> mx.array:
+def line(progress: float) -> float:
     """Fall in a line."""
     return 1 - progress
 
 
-def half_cosine(progress: mx.array) -> mx.array:
-    """Fall as half a cosine (arXiv 1608.03983 eq. 5)."""
-    return 0.5 * (1 + mx.cos(math.pi * progress))
+def half_cosine(progress: float) -> float:
+    """Fall as half a cosine (arXiv 1608.03983 eq. 5).
+
+    Its usual form, (1 + cos(pi p)) / 2, loses digits where the cosine is near -1.
+    """
+    return math.cos(math.pi / 2 * progress) ** 2
 
 
 FALLS: dict[str, Fall] = {
@@ -52,7 +57,7 @@ FALLS: dict[str, Fall] = {
 """WSD, warm-up, stable, decay (arXiv 2404.06395 §4), is a cosine that begins late."""
 
 
-def make_schedule(settings: RateSettings, num_steps: int) -> Callable[[mx.array], mx.array]:
+def make_schedule(settings: RateSettings, num_steps: int) -> Callable[[int], float]:
     """Make the learning rate of a run.
 
     The first update uses peak / warmup_steps, never zero; update `warmup_steps` has the peak. The
@@ -73,10 +78,11 @@ def make_schedule(settings: RateSettings, num_steps: int) -> Callable[[mx.array]
         last_at_peak = max(warmup_steps, num_steps - round(settings.decay_fraction * num_steps))
     decay_steps = num_steps - last_at_peak + 1
 
-    def schedule(updates: mx.array) -> mx.array:
-        step = updates.astype(mx.float32) + 1
-        progress = mx.clip((step - last_at_peak) / decay_steps, 0, 1)
-        falling = floor + (peak - floor) * fall(progress)
-        return mx.where(step < warmup_steps, peak * step / warmup_steps, falling)
+    def schedule(updates: int) -> float:
+        step = updates + 1
+        if step < warmup_steps:
+            return peak * step / warmup_steps
+        progress = min(max(step - last_at_peak, 0) / decay_steps, 1.0)
+        return floor + (peak - floor) * fall(progress)
 
     return schedule

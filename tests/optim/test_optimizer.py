@@ -264,6 +264,19 @@ def test_a_second_moment_of_a_16_bit_weight_fades():
     assert optimizer.state["w"]["v"].tolist() == pytest.approx([left] * 4, rel=1e-3)
 
 
+@pytest.mark.parametrize("num_steps", [1_000, 10_000, 100_000])
+def test_the_last_updates_use_the_rates_of_the_schedule(num_steps):
+    """Also after a resume: how many updates were made before is in the state."""
+    settings = settings_of("sgd", learning_rate=0.1, momentum=0.0, warmup_fraction=0.0)
+    for left in range(9, 0, -1):
+        optimizer = make_optimizer(settings, num_steps)
+        optimizer.state = {"step": mx.array(num_steps - left, mx.uint64)}
+        moved = optimizer.apply_gradients({"w": mx.ones((1,))}, {"w": mx.zeros((1,))})
+        wanted = 0.1 * math.sin(math.pi / 2 * left / num_steps) ** 2
+        assert float(optimizer.learning_rate) == pytest.approx(wanted, rel=1e-7)
+        assert float(moved["w"][0]) == pytest.approx(-wanted, rel=1e-7)
+
+
 @EACH
 def test_the_rate_that_is_reported_is_the_one_that_was_used(name):
     first, gradients = series(10)
