@@ -1,12 +1,10 @@
 """The stage that checks rows, splits them, and stores their tokens for training."""
 
 import dataclasses
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pipeline.config.arguments import Flag
-from pipeline.config.options import ProvenanceTables
 from pipeline.config.stage import Paths, stage
 from pipeline.console import RowCounter
 from pipeline.data.notice import notice_of
@@ -14,7 +12,7 @@ from pipeline.data.preparation.documents import write_histogram
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.rows.formats import RowReader
-from pipeline.data.settings import PrepareSettings, resolve_max_seq_len
+from pipeline.data.settings import PrepareSettings, resolve_max_seq_len, scoring_tables
 from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
@@ -55,7 +53,7 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
     """Write data/prepared, metrics/prepare*.json and plots/lengths.csv; or print the scores."""
     if explain:
         reader = RowReader(config.data.format, dict(config.data.columns), with_metadata=True)
-        most, tables = config.data.max_line_bytes, tables_of(config)
+        most, tables = config.data.max_line_bytes, scoring_tables(config.data.provenance)
         print(*explain_scores(tables, explain, most, reader), sep="\n")
         return
     check_unchanged(config, "data", "tokenizer")
@@ -86,14 +84,8 @@ def settings_of(config: DictConfig) -> PrepareSettings:
     values = {name: value for name, value in given.items() if name in names}
     values["seed"], values["path"] = config.seed, data_root(data)
     values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, positions)
-    values["provenance"] = tables_of(config)
+    values["provenance"] = scoring_tables(data.provenance)
     return PrepareSettings(tokenizer_source=folder, vocab_size=vocab_size, **values)
-
-
-def tables_of(config: DictConfig) -> ProvenanceTables | None:
-    """Return the tables of the provenance scorer; None where it is off."""
-    values: Any = OmegaConf.to_container(config.data.provenance)
-    return ProvenanceTables(**values["tables"]) if values["tables"] else None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.options import ProvenanceTables
 from pipeline.config.rules import overlap_problem
@@ -81,6 +84,12 @@ class PrepareSettings:
     def reader(self) -> RowReader:
         """What makes records of the rows of files."""
         return RowReader(self.format, self.columns, self.provenance is not None)
+
+
+def scoring_tables(provenance: DictConfig) -> ProvenanceTables | None:
+    """Return the tables of the provenance scorer (`data.provenance`); None where it is off."""
+    tables: Any = OmegaConf.to_container(provenance.tables) if provenance.tables else None
+    return tables and ProvenanceTables(**tables)
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
