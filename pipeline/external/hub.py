@@ -4,11 +4,10 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.external.download import DownloadError, download
-from pipeline.external.inputs import TOKENIZER_FILES, model_folder, require_network
-from pipeline.external.paths import is_hub_id
+from pipeline.external.inputs import SETTINGS, check_places, model_folder, require_network
+from pipeline.external.paths import INDEX, is_hub_id
 
-SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("*.safetensors", INDEX)
 
 
 def locate(source: str, revision: str | None, allow_network: bool, weights: bool) -> Path:
@@ -28,9 +27,11 @@ def locate(source: str, revision: str | None, allow_network: bool, weights: bool
     require_network(source, allow_network)
     patterns = SETTINGS + WEIGHTS if weights else SETTINGS
     try:
-        return download("model", source, revision, patterns)
+        folder = download("model", source, revision, patterns)
     except DownloadError as error:
         raise ModelError(
             f"model.source={source}: could not be fetched ({error}).\n"
             "Look at the id, model.revision, and the network; HF_ENDPOINT names another hub."
         ) from error
+    check_places(folder)
+    return folder

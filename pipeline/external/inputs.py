@@ -4,6 +4,7 @@ They are no DVC dependencies. The `params` stage writes their sizes and hashes i
 section of params.yaml, which `prepare` and `weights` track.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import ConfigError, ModelError, PipelineError, report_problems
-from pipeline.external.paths import SCRATCH, external, fingerprint, is_gguf, is_hub_id
+from pipeline.external.paths import (
+    INDEX,
+    SCRATCH,
+    external,
+    fingerprint,
+    is_gguf,
+    is_hub_id,
+    place_problem,
+)
 from pipeline.external.sources import data_fingerprint
 from pipeline.files import sha256_path
 
@@ -27,6 +36,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+"""Small files of a model folder, which are copied."""
 REMEDY = "Run `python -m stages.params` (or `make repro`) to take the files as they are now."
 
 
@@ -45,12 +56,26 @@ def model_folder(source: str) -> Path:
             "Give a Hugging Face folder, a GGUF file, `scratch` with model=tiny, "
             "or a hub id with model.allow_network=true."
         )
-    if not (folder / "config.json").is_file():
+    if not os.path.lexists(folder / "config.json"):
         raise ModelError(
             f"model.source={source}: the folder has no config.json.\n"
             "Give the folder that holds config.json, *.safetensors and tokenizer.json."
         )
+    check_places(folder)
     return folder
+
+
+def check_places(folder: Path) -> None:
+    """Refuse a model folder whose small files lie elsewhere; weights are checked when read.
+
+    Raises:
+        ModelError: with each link that leads out of the folder or nowhere, and what is no file.
+    """
+    paths = [folder / name for name in (*SETTINGS, INDEX)]
+    there = [path for path in paths if os.path.lexists(path)]
+    problems = [problem for path in there if (problem := place_problem(path, folder))]
+    remedy = "Put the files themselves there; they are copied, and links are not followed."
+    report_problems(ModelError, f"{folder}: these files cannot be used:", problems, remedy)
 
 
 def converted_folder(file: Path) -> Path:
@@ -109,7 +134,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def weight_files(folder: Path) -> list[Path]:
     """List the files of a model folder that decide what its weights are."""
-    names = ["config.json", "generation_config.json", "model.safetensors.index.json"]
+    names = ["config.json", "generation_config.json", INDEX]
     listed = [folder / name for name in names if (folder / name).is_file()]
     return listed + sorted(file for file in folder.glob("*.safetensors") if file.is_file())
 

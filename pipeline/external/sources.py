@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, report_problems
 from pipeline.external.download import DownloadError, download
-from pipeline.external.paths import external, fingerprint, is_hub_id
+from pipeline.external.paths import RENAME, external, fingerprint, is_hub_id, is_utf8
 from pipeline.external.stdlib import stdlib_fingerprint, stdlib_root
 
 Fingerprint = Callable[[Path], dict[str, Any]]
@@ -45,11 +45,13 @@ def require_files(path: Path, files: list[Path], lacking: str) -> list[Path]:
     """Return the files.
 
     Raises:
-        DataError: when there are none.
+        DataError: when there are none, or their names are no UTF-8.
     """
     if not files:
         what = f"the folder has {lacking}" if path.is_dir() else "there is no such file or folder"
         raise DataError(f"data.path={path}: {what}.\nGive a file, or a folder that holds some.")
+    problems = [name for name in map(str, files) if not is_utf8(name)]
+    report_problems(DataError, f"data.path={path}: these names are no UTF-8:", problems, RENAME)
     return files
 
 

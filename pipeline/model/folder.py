@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.external.json_files import Remedy, read_foreign
+from pipeline.external.paths import INDEX, place_problem
 from pipeline.external.shapes import TEXT, Maybe
 
-INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.h5", "*.gguf")
 FOREIGN_MAGIC = {
@@ -151,23 +151,11 @@ def read_weight_map(folder: Path) -> dict[str, str]:
     return entries
 
 
-def inside(path: Path, folder: Path) -> bool:
-    """Whether a path, links followed, stays in its folder.
-
-    In a hub cache the files of a snapshot are links to `blobs/`, two levels up: that counts too.
-    """
-    real, home = path.resolve(), folder.resolve()
-    cache = home.parent.parent
-    in_hub_cache = home.parent.name == "snapshots" and cache / "blobs" in real.parents
-    return home in real.parents or in_hub_cache
-
-
 def file_problem(path: Path, folder: Path) -> str | None:
     """Describe what is wrong with a weight file, judged by its place and its first bytes."""
-    if not inside(path, folder):
-        return f"{path.name}: leads out of the folder, to {path.resolve()}"
-    if not path.is_file():
-        return f"{path.name}: is missing"
+    problem = place_problem(path, folder)
+    if problem is not None:
+        return problem
     with path.open("rb") as file:
         start = file.read(32)
     if opens_header(start):

@@ -118,6 +118,72 @@ def test_a_folder_that_is_no_model_is_refused():
         inputs.model_folder("rows")
 
 
+@pytest.mark.parametrize("name", [*inputs.SETTINGS, inputs.INDEX])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../secret", "inner"])
+def test_a_link_out_of_a_model_folder_is_refused(root, name, target):
+    (root / "secret").write_text("mine")
+    (root / "llama/inner").symlink_to("../secret")
+    (root / "llama" / name).unlink(missing_ok=True)
+    (root / "llama" / name).symlink_to(target)
+    there = "/etc/passwd" if target == "/etc/passwd" else root / "secret"
+    message = (
+        rf"llama: these files .*\n  {name}: leads out of the folder, to {there}\nPut the files"
+    )
+    with pytest.raises(ModelError, match=message):
+        inputs.model_folder("llama")
+    for part in ("tokenizer", "model"):
+        with pytest.raises(ModelError, match="leads out of the folder"):
+            inputs.fingerprints(config_of()) if part == "model" else inputs.PARTS[part](config_of())
+
+
+def test_every_file_of_a_model_folder_that_cannot_be_used_is_named(root):
+    (root / "llama/merges.txt").symlink_to("/etc/passwd")
+    (root / "llama/vocab.json").symlink_to("nowhere")
+    (root / "llama/generation_config.json").mkdir()
+    (root / "llama/inner.json").write_text("{}")
+    (root / "llama/added_tokens.json").symlink_to("inner.json")  # stays inside
+    with pytest.raises(ModelError) as caught:
+        inputs.model_folder("llama")
+    assert str(caught.value).splitlines()[1:4] == [
+        "  generation_config.json: is a folder or a device",
+        "  vocab.json: is missing",
+        "  merges.txt: leads out of the folder, to /etc/passwd",
+    ]
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(root):
+    os.mkfifo(root / "llama/merges.txt")
+    with pytest.raises(ModelError, match=r"merges\.txt: is a folder or a device"):
+        inputs.model_folder("llama")
+
+
+def test_the_links_of_a_hub_cache_are_followed(root):
+    cache = root / "models--organisation--name"
+    snapshot = cache / "snapshots/0123abc"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for name in ("config.json", "tokenizer.json", "merges.txt"):
+        (cache / "blobs" / name[:3]).write_text(name)
+        (snapshot / name).symlink_to(f"../../blobs/{name[:3]}")
+    assert inputs.model_folder(str(snapshot)) == snapshot
+    (root / "linked").symlink_to(snapshot)
+    assert inputs.model_folder("linked") == root / "linked"
+    (snapshot / "vocab.json").symlink_to("../../secret")
+    with pytest.raises(ModelError, match=r"vocab\.json: leads out of the folder"):
+        inputs.model_folder(str(snapshot))
+
+
+def test_names_that_are_no_utf8_are_refused(root):
+    name = os.fsdecode(b"caf\xe9")
+    (root / "rows" / f"{name}.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"names are no UTF-8:\n  .*/caf\\udce9\.jsonl\nRename"):
+        inputs.fingerprints(config_of())
+    (root / "llama").rename(root / name)
+    (root / "llama").symlink_to(name)
+    with pytest.raises(ConfigError, match=r"These names are no UTF-8:\n  .*/caf\\udce9\nRename"):
+        inputs.model_folder("llama")
+
+
 def test_a_gguf_file_is_fingerprinted_with_the_code_that_converts_it(root, monkeypatch):
     (root / "model.GGUF").write_bytes(b"GGUF")
     config = config_of(model="model.GGUF")

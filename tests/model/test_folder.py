@@ -1,6 +1,7 @@
 """Which files are taken for a model's weights, and which are refused before anything is loaded."""
 
 import json
+import os
 import pickle
 import time
 import zipfile
@@ -287,6 +288,12 @@ def test_a_link_out_of_the_folder_that_an_index_names(sharded, tmp_path_factory)
     (sharded / "model-2.safetensors").symlink_to(outside)
     with pytest.raises(ModelError, match=r"model-2\.safetensors: leads out of the folder"):
         read_weight_files(sharded)
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    save_file({"a": A}, tmp_path / os.fsdecode(b"caf\xe9.safetensors"))
+    with pytest.raises(ModelError, match=r"  caf\\udce9\.safetensors: its name is no UTF-8"):
+        read_weight_files(tmp_path)
 
 
 def test_a_link_to_a_link_out_of_the_folder(tmp_path):
