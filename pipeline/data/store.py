@@ -16,8 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
-from pipeline.errors import DataError
-from pipeline.files import read_json, write_json
+from pipeline.data.store_check import Contents, contradictions
+from pipeline.errors import DataError, report_problems
+from pipeline.external.json_files import Remedy, read_own
+from pipeline.external.shapes import TEXT, whole
+from pipeline.files import write_json
 
 FORMAT, WEIGHTED_FORMAT = "tidewheel token store 1", "tidewheel token store 1 with weights"
 TOKENS, TARGETS, DOCUMENTS, HEADER = "tokens.bin", "targets.bin", "documents.bin", "store.json"
@@ -34,6 +37,11 @@ DOCUMENT = np.dtype(
 PROVENANCE = ("authority_weight", "provenance_entropy")
 WRITE_BUFFER_BYTES = 1 << 20
 BATCH_TOKENS = 1 << 16
+COUNTS = {
+    "vocab_size": whole(1, 1 << 32),
+    **dict.fromkeys(("num_documents", "num_tokens", "num_targets"), whole(0, 1 << 48)),
+}
+"""What a header must have."""
 REMEDY = "Run the prepare stage again: `dvc repro --force prepare`."
 
 
@@ -218,8 +226,11 @@ class TokenStore:
         self.num_targets = table["num_targets"]
         self.authority_weight = table["authority_weight"]
         self.provenance_entropy = table["provenance_entropy"]
-        if len(table) and self._starts[-1] + self.lengths[-1] != self.total_tokens:
-            raise DataError(f"{folder / DOCUMENTS} does not end where {TOKENS} does.\n{REMEDY}")
+        contents = Contents(
+            table, self._tokens, self._targets, self._weights, self.vocab_size, self.total_targets
+        )
+        headline = f"{folder}: its files contradict each other:"
+        report_problems(DataError, headline, contradictions(contents), REMEDY)
 
     def _map(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
         path, expected = self.folder / name, count * dtype.itemsize
@@ -269,21 +280,11 @@ def read_header(folder: Path) -> dict[str, Any]:
         DataError: when there is no store, or one of another format.
     """
     path = folder / HEADER
-    try:
-        header = read_json(path)
-        counts = [
-            header[name] for name in ("vocab_size", "num_documents", "num_tokens", "num_targets")
-        ]
-    except FileNotFoundError:
+    if not path.exists():
+        raise DataError(f"{folder} holds no finished token store (no {HEADER}).\n{REMEDY}")
+    header = read_own(path, {"format": TEXT}, Remedy(DataError, REMEDY))
+    if header["format"] not in (FORMAT, WEIGHTED_FORMAT):
         raise DataError(
-            f"{folder} holds no finished token store (no {HEADER}).\n{REMEDY}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error!r}.\n{REMEDY}") from error
-    if header.get("format") not in (FORMAT, WEIGHTED_FORMAT):
-        raise DataError(
-            f"{path}: format {header.get('format')!r}; this version reads {FORMAT!r}.\n{REMEDY}"
+            f"{path}: format {header['format']!r}; this version reads {FORMAT!r}.\n{REMEDY}"
         )
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise DataError(f"{path} is damaged: {counts} are no counts.\n{REMEDY}")
-    return header
+    return read_own(path, COUNTS, Remedy(DataError, REMEDY))

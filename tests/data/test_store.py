@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as npst
 from pipeline.data.store import (
     DOCUMENTS,
     HEADER,
+    REMEDY,
     TARGETS,
     TOKENS,
     WEIGHTS,
@@ -193,12 +194,13 @@ def test_files_that_were_cut_grown_or_lost(folder, name):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("{", r"store\.json is damaged"),
-        ("[]", r"store\.json is damaged"),
-        ("{}", r"store\.json is damaged: KeyError"),
+        ("{", r"store\.json: is no JSON .*\nRun the prepare stage again"),
+        ("[]", r"store\.json: holds \[\]; must hold an object"),
+        ("{}", r"store\.json: these values cannot be used:\n  format: is missing\nRun the prepare"),
         ({"format": "tidewheel token store 9"}, "format 'tidewheel token store 9'; this version"),
-        ({"num_documents": -3}, r"store\.json is damaged: .* are no counts"),
-        ({"num_tokens": "15"}, "are no counts"),
+        ({"num_documents": -3}, r"\n  num_documents: is -3; must be a whole number from 0"),
+        ({"num_tokens": "15"}, r'\n  num_tokens: is "15"; must be a whole number'),
+        ({"vocab_size": None}, r"\n  vocab_size: is null; must be a whole number from 1"),
         ({"vocab_size": 1 << 17}, r"tokens\.bin has 30 bytes; store\.json asks for 60"),
         ({"num_documents": 2}, r"documents\.bin has"),
     ],
@@ -212,13 +214,17 @@ def test_headers_that_are_wrong(folder, header, message):
         TokenStore(folder)
 
 
-def test_a_table_that_belongs_to_other_tokens(folder):
+def test_files_that_contradict_each_other(folder):
     table = np.fromfile(folder / DOCUMENTS, np.int64)
     table[1] += 1  # the length of the first document
-    table[-4] += 1  # where the last one starts
     table.tofile(folder / DOCUMENTS)
-    with pytest.raises(DataError, match=r"documents\.bin does not end where tokens\.bin does"):
+    with pytest.raises(DataError) as caught:
         TokenStore(folder)
+    assert str(caught.value).splitlines() == [
+        f"{folder}: its files contradict each other:",
+        "  document 1 starts at token 5; must at 6",
+        REMEDY,
+    ]
 
 
 def test_the_last_judgement_takes_validation_where_there_is_no_test(folder):
