@@ -43,6 +43,7 @@ COUNTS = {
 }
 """What a header must have."""
 REMEDY = "Run the prepare stage again: `dvc repro --force prepare`."
+REMAKE = Remedy(DataError, REMEDY)
 
 
 def token_type(vocab_size: int) -> np.dtype:
@@ -282,9 +283,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     path = folder / HEADER
     if not path.exists():
         raise DataError(f"{folder} holds no finished token store (no {HEADER}).\n{REMEDY}")
-    header = read_own(path, {"format": TEXT}, Remedy(DataError, REMEDY))
+    header = read_own(path, {"format": TEXT}, REMAKE)
     if header["format"] not in (FORMAT, WEIGHTED_FORMAT):
         raise DataError(
             f"{path}: format {header['format']!r}; this version reads {FORMAT!r}.\n{REMEDY}"
         )
-    return read_own(path, COUNTS, Remedy(DataError, REMEDY))
+    return read_own(path, COUNTS, REMAKE)

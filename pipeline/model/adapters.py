@@ -12,8 +12,11 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError, ModelError, report_problems
-from pipeline.files import read_json, write_json
+from pipeline.external.json_files import Remedy, read_own
+from pipeline.external.shapes import FLAG, NUMBER, TEXT, Kind, Maybe, whole
+from pipeline.files import write_json
 from pipeline.model import upstream
+from pipeline.model.folder import read_header
 from pipeline.model.head import give_own_head, head_tensors
 from pipeline.model.targets import chosen_layers, chosen_tensors, layer_names, refuse_for_dora
 from pipeline.model.tree import (
@@ -27,6 +30,16 @@ from pipeline.model.tree import (
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
+CONFIG_SHAPE = {
+    "fine_tune_type": Kind("lora, dora or full", lambda value: value in ("lora", "dora", "full")),
+    "num_layers": whole(1, 10_000),
+    "lora_parameters": Maybe(
+        {"rank": whole(1, 1 << 20), "scale": NUMBER, "dropout": NUMBER, "keys": [TEXT]}
+    ),
+    "own_head": Maybe(FLAG),
+    "tensors": Maybe([TEXT]),
+}
+RETRAIN = Remedy(ModelError, "Train again: `dvc repro --force train`.")
 ADAPTER_TENSORS = ("lora_a", "lora_b", "m")
 """The low-rank factors, and the magnitudes of DoRA."""
 
@@ -185,6 +198,28 @@ def save_adapter(folder: Path, weights: dict[str, mx.array], config: dict[str, A
     write_json(folder / CONFIG, config)
 
 
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Read the `adapter_config.json` that goes with trained weights.
+
+    Raises:
+        ModelError: when it is not what the train stage wrote.
+    """
+    return read_own(folder / CONFIG, CONFIG_SHAPE, RETRAIN)
+
+
+def read_adapter_weights(folder: Path) -> dict[str, mx.array]:
+    """Read trained weights; they are in memory when their values are first needed.
+
+    Raises:
+        ModelError: when the file is missing, cut short or damaged.
+    """
+    path = folder / WEIGHTS
+    read_header(path, RETRAIN)
+    weights = mx.load(str(path))
+    assert isinstance(weights, dict)
+    return weights
+
+
 def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
     """Put trained weights onto a base model; nothing is computed yet.
 
@@ -192,15 +227,14 @@ def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
         Their `adapter_config.json`.
 
     Raises:
-        ModelError: with every tensor that does not fit.
+        ModelError: when the files are damaged, or with every tensor that does not fit.
     """
-    config = read_json(folder / CONFIG)
+    config = read_adapter_config(folder)
+    weights = read_adapter_weights(folder)
     if "lora_parameters" in config:
         add_adapters(model, config)
     if config.get("own_head"):
         give_own_head(model)
-    weights = mx.load(str(folder / WEIGHTS))
-    assert isinstance(weights, dict)
     expected = expected_shapes(model, config)
     problems = [f"{name}: missing" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"{name}: unexpected" for name in sorted(weights.keys() - expected.keys())]
@@ -208,6 +242,11 @@ def load_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
         f"{name}: file {weights[name].shape}, model {expected[name]}"
         for name in sorted(weights.keys() & expected.keys())
         if weights[name].shape != expected[name]
+    ]
+    problems += [
+        f"{name}: has type {value.dtype}; must be a kind of float"
+        for name, value in sorted(weights.items())
+        if not mx.issubdtype(value.dtype, mx.floating)
     ]
     headline = f"{folder / WEIGHTS} does not fit the base model:"
     report_problems(ModelError, headline, problems, "Train again on this base: `dvc repro train`.")

@@ -14,10 +14,11 @@ from typing import Any
 from pipeline.device import compute_dtype, is_cpu, mx, nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.external.inputs import model_folder
+from pipeline.external.json_files import Remedy, read_own
 from pipeline.external.paths import is_gguf
+from pipeline.external.shapes import COUNT, TEXT, Every, Maybe
 from pipeline.files import (
     cached_sha256_file,
-    read_json,
     sha256_bytes,
     sha256_file,
     write_json,
@@ -29,6 +30,20 @@ from pipeline.model.tree import materialize, named_arrays, quantized_layers, tra
 
 MANIFEST = "manifest.json"
 SETTINGS = ("config.json", "generation_config.json")
+MANIFEST_SHAPE = {
+    "source": TEXT,
+    "tokenizer_sha256": TEXT,
+    "folder": Maybe(TEXT),
+    "files": [
+        {
+            "path": TEXT,
+            "size": COUNT,
+            "sha256": TEXT,
+            "tensors": Every({"dtype": TEXT, "shape": [COUNT]}),
+        }
+    ],
+}
+REMAKE = Remedy(ModelError, "Run the weights stage again: `dvc repro --force weights`.")
 
 
 @dataclass(frozen=True)
@@ -85,13 +100,22 @@ def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str)
     return manifest
 
 
+def read_manifest(base: Path) -> dict[str, Any]:
+    """Read the manifest of `models/base`.
+
+    Raises:
+        ModelError: when it is not what the weights stage wrote.
+    """
+    return read_own(base / MANIFEST, MANIFEST_SHAPE, REMAKE)
+
+
 def weight_paths(base: Path) -> list[Path]:
     """Find the files that `models/base` describes, unchanged since.
 
     Raises:
         ModelError: when one is gone or is another file now.
     """
-    manifest = read_json(base / MANIFEST)
+    manifest = read_manifest(base)
     folder = weight_folder(base, manifest)
     paths, problems = [], []
     for entry in manifest["files"]:
@@ -170,7 +194,7 @@ def weights_identity(base: Path, dtype: str) -> dict[str, str]:
         base: the folder that the weights stage wrote.
         dtype: `model.dtype`.
     """
-    files = [entry["sha256"] for entry in read_json(base / MANIFEST)["files"]]
+    files = [entry["sha256"] for entry in read_manifest(base)["files"]]
     return {
         "config": sha256_file(base / "config.json"),
         "weights": sha256_bytes("\n".join(files).encode()),

@@ -4,7 +4,6 @@ Nothing is loaded here. Only safetensors inside the named folder are accepted: n
 that leads out of the folder, no header that the safetensors library refuses.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.external.json_files import Remedy, read_foreign
 from pipeline.external.paths import INDEX, place_problem
-from pipeline.external.shapes import TEXT, Maybe
+from pipeline.external.shapes import TEXT, Every, Maybe
 
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.h5", "*.gguf")
@@ -36,6 +35,10 @@ CONVERT = (
     "transformers' `save_pretrained(..., safe_serialization=True)` and name that folder."
 )
 CONFIG = Remedy(ModelError, "Give the folder that holds config.json and *.safetensors.")
+REFETCH = Remedy(ModelError, "Fetch it again; its size may tell where the transfer broke off.")
+INDEX_REMEDY = Remedy(
+    ModelError, "Fetch the index again, or remove it where the folder holds one *.safetensors."
+)
 FOREIGN = Remedy(ModelError, "Fetch the model again, or save it again with transformers.")
 
 
@@ -133,14 +136,7 @@ def read_weight_map(folder: Path) -> dict[str, str]:
         ModelError: when the index is damaged or names a file outside the folder.
     """
     path = folder / INDEX
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        entries = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(
-            f"{path}: has no readable `weight_map` ({error}).\n"
-            "Fetch the index again, or remove it where the folder holds one *.safetensors."
-        ) from error
+    entries = read_foreign(path, {"weight_map": Every(TEXT)}, INDEX_REMEDY)["weight_map"]
     problems = [
         f"{name}: {file}"
         for name, file in entries.items()
@@ -174,11 +170,15 @@ def opens_header(start: bytes) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
 
 
-def read_header(path: Path) -> WeightFile:
+def read_header(path: Path, remedy: Remedy = REFETCH) -> WeightFile:
     """Read the table of tensors, by the safetensors library, which checks it for overlaps.
 
+    Args:
+        path: of the file.
+        remedy: what the user is to do where it is damaged.
+
     Raises:
-        ModelError: when the file is damaged.
+        PipelineError: of the kind of the remedy, when the file is damaged.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -188,9 +188,8 @@ def read_header(path: Path) -> WeightFile:
                 for name, part in slices.items()
             )
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{path}: is no readable safetensors file ({error}).\n"
-            "Fetch it again; its size may tell where the transfer broke off."
+        raise remedy.error(
+            f"{path}: is no readable safetensors file ({error}).\n{remedy.text}"
         ) from error
     return WeightFile(path, tensors)
 

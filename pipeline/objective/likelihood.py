@@ -1,7 +1,5 @@
 """How likely a model finds text: loss on a fixed set, and which of two options it prefers."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pipeline.data.batches import Batch
+from pipeline.data.store import REMAKE
 from pipeline.device import nn
+from pipeline.external.json_files import read_own_lines
+from pipeline.external.shapes import COUNT, TEXT, Maybe
 from pipeline.model.body_and_head import BodyAndHead
 from pipeline.model.forward import evaluation_mode
 from pipeline.objective.chunked_head import counted, evaluate, target_losses
@@ -98,6 +99,17 @@ class ConflictItem:
     option_ids: list[list[int]]
 
 
+ITEM_SHAPE = {
+    "id": TEXT,
+    "cluster": TEXT,
+    "kind": TEXT,
+    "primary": Maybe(COUNT),
+    "counted": COUNT,
+    "prompt_ids": [COUNT],
+    "option_ids": [[COUNT]],
+}
+
+
 @dataclass(frozen=True)
 class Scores:
     """Log-likelihoods in nats, one row per item and one column per option."""
@@ -116,10 +128,13 @@ class Scores:
 
 
 def read_items(path: Path) -> list[ConflictItem]:
-    """Read the suite that the prepare stage wrote."""
-    names = [field.name for field in dataclasses.fields(ConflictItem)]
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [ConflictItem(**{name: row[name] for name in names}) for row in rows]
+    """Read the suite that the prepare stage wrote.
+
+    Raises:
+        DataError: when a row is not what was written, with its line.
+    """
+    rows = read_own_lines(path, ITEM_SHAPE, REMAKE)
+    return [ConflictItem(**{name: row[name] for name in ITEM_SHAPE}) for row in rows]
 
 
 def score_items(model: nn.Module, items: Sequence[ConflictItem]) -> Scores:

@@ -1,13 +1,15 @@
 """The pretraining of a scratch model: a new small Llama, before the fine-tuning."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline.data.store import TokenStore
+from pipeline.data.store import REMAKE, TokenStore
+from pipeline.errors import DataError, report_problems
+from pipeline.external.json_files import read_own
+from pipeline.external.shapes import COUNT, TEXT
 from pipeline.files import write_json
 from pipeline.model.adapters import AdapterSettings
 from pipeline.model.base import count_parameters
@@ -113,8 +115,17 @@ def optim_settings(config: DictConfig) -> OptimSettings:
 
 
 def special_ids(tokenizer: Path) -> dict[str, int]:
-    """Read the ids of the tokens that start and end a text, for config.json."""
-    settings = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
-    added = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    """Read the ids of the tokens that start and end a text, for config.json.
+
+    Raises:
+        DataError: when the files are not those that the prepare stage wrote.
+    """
+    named = {f"{name}_token": TEXT for name in ("bos", "eos")}
+    settings = read_own(tokenizer / "tokenizer_config.json", named, REMAKE)
+    listed = {"added_tokens": [{"content": TEXT, "id": COUNT}]}
+    path = tokenizer / "tokenizer.json"
+    added = read_own(path, listed, REMAKE)["added_tokens"]
     ids = {token["content"]: token["id"] for token in added}
-    return {f"{name}_token_id": ids[settings[f"{name}_token"]] for name in ("bos", "eos")}
+    problems = [f"{name}: is no added token" for name in named if settings[name] not in ids]
+    report_problems(DataError, f"{path}: tokens are missing:", problems, REMAKE.text)
+    return {f"{name}_id": ids[settings[name]] for name in named}

@@ -323,3 +323,43 @@ def test_an_adapter_that_says_another_rank_than_it_has(adapter, tiny_config):
     write_json(adapter / "adapter_config.json", config)
     with pytest.raises(ModelError, match=r"lora_a: file \(16, 4\), model \(16, 5\)"):
         load_adapter(initialize(tiny_config, seed=0), adapter)
+
+
+def test_an_adapter_of_whole_numbers(adapter, tiny_config):
+    weights = mx.load(str(adapter / "adapters.safetensors"))
+    whole = {name: mx.zeros(value.shape, mx.int32) for name, value in weights.items()}
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), whole)
+    with pytest.raises(ModelError, match=r"lora_a: has type mlx\.core\.int32; must be a kind of"):
+        load_adapter(initialize(tiny_config, seed=0), adapter)
+
+
+REMEDY = r"Train again: `dvc repro --force train`\."
+CONFIGS = {
+    "{": r"is no JSON",
+    "[]": r"holds \[\]; must hold an object",
+    "{}": r"\n  fine_tune_type: is missing\n  num_layers: is missing",
+    '{"fine_tune_type": "qlora", "num_layers": 2}': r'fine_tune_type: is "qlora"; must be lora',
+    '{"fine_tune_type": "lora", "num_layers": "2"}': r'num_layers: is "2"; must be a whole number',
+    '{"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 4, "scale": true,'
+    ' "dropout": 0}}': r"scale: is true; must be a fin.*\n  lora_parameters.keys: is mis",
+    '{"fine_tune_type": "full", "num_layers": 2, "tensors": "all"}': r'tensors: is "all"; must',
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_a_damaged_adapter_config(adapter, tiny_config, text):
+    (adapter / "adapter_config.json").write_text(text)
+    message = rf"(?s)adapter_config\.json: .*{CONFIGS[text]}.*{REMEDY}"
+    with pytest.raises(ModelError, match=message):
+        load_adapter(initialize(tiny_config, seed=0), adapter)
+
+
+@pytest.mark.parametrize("kept", [None, 0, 10, -1])
+def test_adapter_weights_that_were_lost_or_cut(adapter, tiny_config, kept):
+    path = adapter / "adapters.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[:kept])
+    with pytest.raises(ModelError, match=rf"{path}: is no readable safetensors .*\n{REMEDY}"):
+        load_adapter(initialize(tiny_config, seed=0), adapter)

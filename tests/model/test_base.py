@@ -10,7 +10,14 @@ import pytest
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.files import read_json, sha256_file, write_json
-from pipeline.model.base import MANIFEST, assembled, count_parameters, load_base, write_manifest
+from pipeline.model.base import (
+    MANIFEST,
+    assembled,
+    count_parameters,
+    load_base,
+    weights_identity,
+    write_manifest,
+)
 from pipeline.model.build import build
 from pipeline.model.folder import INDEX
 from pipeline.model.scratch import initialize, save_scratch
@@ -409,3 +416,32 @@ def test_a_base_whose_weights_do_not_suit_its_config(base, model_folder):
     write_json(base / "config.json", {**config, "num_hidden_layers": 1})
     with pytest.raises(ModelError, match=rf"{base}: mlx-lm cannot load it"):
         load_base(base, "float32")
+
+
+MANIFESTS = {
+    "no JSON": (lambda manifest: "{", r"is no JSON"),
+    "a list": (lambda manifest: "[]", r"holds \[\]; must hold an object"),
+    "no files": (lambda manifest: manifest.pop("files") and None, r"\n  files: is missing"),
+    "a number": (lambda manifest: manifest.update(source=3), r"\n  source: is 3; must be text"),
+    "a size": (
+        lambda manifest: manifest["files"][0].update(size="9"),
+        r'\n  files\[0\]\.size: is "9"; must be a whole number',
+    ),
+    "a shape": (
+        lambda manifest: manifest["files"][0]["tensors"][NORM].update(shape=[-1]),
+        rf"\n  files\[0\]\.tensors\.{NORM}\.shape\[0\]: is -1; must be a whole number",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_a_damaged_manifest(base, model_folder, kind):
+    change, message = MANIFESTS[kind]
+    manifest = take(base, model_folder)
+    text = change(manifest)
+    text = text if isinstance(text, str) else json.dumps(manifest)
+    (base / MANIFEST).write_text(text)
+    remedy = r"Run the weights stage again: `dvc repro --force weights`\."
+    for read in (lambda: load_base(base, "float32"), lambda: weights_identity(base, "auto")):
+        with pytest.raises(ModelError, match=rf"manifest\.json: .*{message}.*\n{remedy}"):
+            read()

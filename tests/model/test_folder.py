@@ -265,10 +265,20 @@ def test_an_index_that_names_another_place(sharded, name):
         read_weight_files(sharded)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}', "[]", "[" * 100_000])
-def test_an_index_that_cannot_be_read(sharded, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"index\.json: is no JSON"),
+        ("{}", r"\n  weight_map: is missing"),
+        ('{"weight_map": 3}', r"\n  weight_map: is 3; must be an object"),
+        ('{"weight_map": {"a": 3}}', r"\n  weight_map\.a: is 3; must be text"),
+        ("[]", r"index\.json: holds \[\]; must hold an object"),
+        ("[" * 100_000, "nested too deep"),
+    ],
+)
+def test_an_index_that_cannot_be_read(sharded, text, message):
     (sharded / INDEX).write_text(text)
-    with pytest.raises(ModelError, match=r"has no readable `weight_map` .*\n.*Fetch the index"):
+    with pytest.raises(ModelError, match=rf"{message}.*\nFetch the index again"):
         read_weight_files(sharded)
 
 

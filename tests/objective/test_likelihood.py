@@ -1,5 +1,6 @@
 """Likelihoods: laws, and values by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 
 from pipeline.data.batches import RowLayout, evaluation_batches
 from pipeline.device import mx
+from pipeline.errors import DataError
 from pipeline.objective.likelihood import (
     ConflictItem,
     document_losses,
     option_log_likelihoods,
     primary_share,
+    read_items,
     score_items,
     wilson,
 )
@@ -118,3 +121,41 @@ def test_the_interval_covers_as_often_as_it_says():
 def test_mass_on_options_is_the_sum_of_their_probabilities(tiny_model):
     scores = score_items(tiny_model, [item(0, 0)])
     assert math.exp(scores.log_mass[0]) == pytest.approx(np.exp(scores.values[0]).sum())
+
+
+ITEM = {
+    "id": "a",
+    "cluster": "b",
+    "kind": "contest",
+    "primary": None,
+    "counted": 0,
+    "prompt_ids": [1, 2],
+    "option_ids": [[3], [4, 5]],
+}
+ROWS = {
+    "{": r"is no JSON",
+    "[]": r"holds \[\]; must hold an object",
+    json.dumps({"id": "a"}): r".*\n  cluster: is missing(.*\n)+  option_ids: is missing",
+    json.dumps(ITEM | {"prompt_ids": [1, -2]}): r".*\n  prompt_ids\[1\]: is -2; must be a whole",
+    json.dumps(ITEM | {"option_ids": [3]}): r".*\n  option_ids\[0\]: is 3; must be a list",
+    json.dumps(ITEM | {"primary": "0"}): r'.*\n  primary: is "0"; must be a whole number',
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_damaged_suite_is_named_by_its_line(tmp_path, row):
+    path = tmp_path / "conflicts.jsonl"
+    path.write_text(f"{json.dumps(ITEM)}\n{row}\n")
+    with pytest.raises(DataError, match=rf"conflicts\.jsonl, line 2: {ROWS[row]}") as caught:
+        read_items(path)
+    assert str(caught.value).endswith("Run the prepare stage again: `dvc repro --force prepare`.")
+
+
+def test_a_suite_that_is_gone_or_no_text(tmp_path):
+    with pytest.raises(DataError, match=r"conflicts\.jsonl: there is no such file"):
+        read_items(tmp_path / "conflicts.jsonl")
+    (tmp_path / "conflicts.jsonl").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"conflicts\.jsonl: is no UTF-8 text \(byte 0\)"):
+        read_items(tmp_path / "conflicts.jsonl")
+    (tmp_path / "conflicts.jsonl").write_text(json.dumps(ITEM))
+    assert [item.option_ids for item in read_items(tmp_path / "conflicts.jsonl")] == [[[3], [4, 5]]]
