@@ -18,7 +18,7 @@ from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
 from pipeline.external.sources import data_root
 from pipeline.files import write_json
-from pipeline.model.folder import max_positions, read_config
+from pipeline.model.folder import max_positions, read_config, vocabulary_size
 
 SCORED = ("data/provenance", "heuristic")
 
@@ -78,7 +78,7 @@ def settings_of(config: DictConfig) -> PrepareSettings:
     else:
         folder = locate(model.source, model.revision, model.allow_network, weights=False)
         facts = read_config(folder)
-        positions, vocab_size = max_positions(facts), facts["vocab_size"]
+        positions, vocab_size = max_positions(facts), vocabulary_size(folder, facts)
     names = {field.name for field in dataclasses.fields(PrepareSettings)}
     given = {**data, **data.huggingface, **data.conflicts, "columns": dict(data.columns)}
     values = {name: value for name, value in given.items() if name in names}

@@ -14,9 +14,9 @@ from typing import Any
 from pipeline.device import compute_dtype, is_cpu, mx, nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.external.inputs import model_folder
-from pipeline.external.json_files import Remedy, read_own
+from pipeline.external.json_files import Remedy, read_foreign, read_own
 from pipeline.external.paths import is_gguf
-from pipeline.external.shapes import COUNT, TEXT, Every, Maybe
+from pipeline.external.shapes import COUNT, TEXT, Every, Maybe, one_or_more
 from pipeline.files import (
     cached_sha256_file,
     sha256_bytes,
@@ -25,11 +25,13 @@ from pipeline.files import (
 )
 from pipeline.model.build import linked, load_lazily
 from pipeline.model.check import check_weights
-from pipeline.model.folder import WeightFile, read_config, read_weight_files
+from pipeline.model.folder import FOREIGN, WeightFile, read_config, read_weight_files
 from pipeline.model.tree import materialize, named_arrays, quantized_layers, trainable_arrays
 
 MANIFEST = "manifest.json"
-SETTINGS = ("config.json", "generation_config.json")
+GENERATION = "generation_config.json"
+GENERATION_SHAPE = {f"{name}_token_id": Maybe(one_or_more(COUNT)) for name in ("bos", "eos", "pad")}
+SETTINGS = ("config.json", GENERATION)
 MANIFEST_SHAPE = {
     "source": TEXT,
     "tokenizer_sha256": TEXT,
@@ -89,6 +91,8 @@ def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str)
         ModelError: when the weights cannot be used.
     """
     config = read_config(folder)
+    if (folder / GENERATION).exists():
+        read_foreign(folder / GENERATION, GENERATION_SHAPE, FOREIGN)
     check_weights(folder, config)
     manifest = describe(folder, source, tokenizer_sha256)
     if folder != base:

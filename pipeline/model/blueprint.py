@@ -5,6 +5,7 @@ from typing import Any
 from pipeline.device import nn
 from pipeline.model.base import wanted_dtype
 from pipeline.model.build import build, stored_dtype
+from pipeline.model.facts import fact
 
 GROUP_SIZE = 64
 """Weights that share a scale, where a base is thought of as quantised: mlx-lm's default."""
@@ -19,7 +20,7 @@ def blueprint(config: dict[str, Any], dtype: str, bits: int | None = None) -> nn
         bits: think of the base as quantised to so many bits; None: as config.json says.
     """
     model = build(config)
-    quantization = config.get("quantization") or {}
+    quantization = fact(config, "quantization") or {}
     if bits is not None:
         quantization = {"group_size": GROUP_SIZE, "bits": bits}
     wanted = wanted_dtype(dtype)

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model import upstream
+from pipeline.model.facts import fact
 
 
 def build(config: dict[str, Any]) -> nn.Module:
@@ -21,7 +22,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     try:
         model_class, arguments_class = upstream.model_classes(config)
         return model_class(arguments_class.from_dict(config))
-    except Exception as error:  # each architecture reads its settings in its own way
+    except (Exception, SystemExit) as error:  # each reads its settings in its own way; one exits
         raise ModelError(
             f"config.json: model_type={config.get('model_type')} cannot be built ({error!r}).\n"
             "Use an architecture that this version of mlx-lm has, with its whole config.json."
@@ -32,10 +33,20 @@ def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
     """Read the type in which weights are stored; float32 where config.json does not name it.
 
     A model of several modalities may name it in `text_config` alone.
+
+    Raises:
+        ModelError: when it names another type than those of weights.
     """
     text = config.get("text_config") or {}
-    names = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]
-    return getattr(mx, next(filter(None, names), "float32"))
+    names = [fact(part, key) for part in (config, text) for key in ("dtype", "torch_dtype")]
+    name = next((name for name in names if name not in (None, "auto")), "float32")
+    found = getattr(mx, name.removeprefix("torch."), None)
+    if not isinstance(found, mx.Dtype) or not mx.issubdtype(found, mx.floating):
+        raise ModelError(
+            f"config.json: torch_dtype={name} is no type of weights.\n"
+            "Set it to float32, float16 or bfloat16, as the weights are."
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -62,7 +73,8 @@ def load_lazily(folder: Path, source: Path) -> nn.Module:
     try:
         return upstream.load_model(folder, lazy=True, strict=True)[0]
     except Exception as error:  # each architecture and quantisation fails in its own way
+        reason = repr(error).replace(str(folder), str(source))
         raise ModelError(
-            f"{source}: mlx-lm cannot load it ({error!r}).\n"
+            f"{source}: mlx-lm cannot load it ({reason}).\n"
             "Use weights and config.json that belong together, of a kind mlx-lm can load."
         ) from error

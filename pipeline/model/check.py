@@ -10,6 +10,7 @@ from pipeline.device import mx, nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.model.build import build, linked, load_lazily
 from pipeline.model.folder import WeightFile, read_weight_files
+from pipeline.model.probe import check_computes, check_depth
 from pipeline.model.tree import shapes
 
 FLOAT_DTYPES = {"F32", "F16", "BF16"}
@@ -20,10 +21,12 @@ def check_weights(folder: Path, config: dict[str, Any]) -> None:
     """Compare the weights with the architecture, and look at every number once.
 
     Raises:
-        ModelError: with every tensor that is missing, extra, of the wrong type or shape, or not
-            finite; or when tied weights differ.
+        ModelError: when config.json cannot be computed; with every tensor that is missing, extra,
+            of the wrong type or shape, or not finite; or when tied weights differ.
     """
     files = read_weight_files(folder)
+    check_depth(folder, config, files)
+    check_computes(folder, config)
     readable, problems = files, []
     if any(config.get(name) for name in QUANTIZED):
         with linked(folder / "config.json", [file.path for file in files]) as links:

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, ModelError, report_problems
-from pipeline.external.json_files import Remedy, read_foreign
+from pipeline.external.json_files import Remedy, checked, read_foreign
 from pipeline.external.paths import INDEX, place_problem
-from pipeline.external.shapes import TEXT, Every, Maybe
+from pipeline.external.shapes import TEXT, Every
+from pipeline.model.facts import SAVED, SHAPE, fact
 
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.h5", "*.gguf")
@@ -63,10 +64,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json`, without the code of its own that it may name.
 
     Raises:
-        ModelError: when it is no JSON object, names no architecture, or asks to run its own code.
+        ModelError: when it is no JSON object, has facts that cannot be, names no architecture, or
+            asks to run its own code.
     """
     path = folder / "config.json"
-    config = read_foreign(path, {"model_type": Maybe(TEXT)}, CONFIG)
+    config = checked(path, read_foreign(path, {}, CONFIG), SHAPE, SAVED)
     if config.get("model_type") is None:
         raise ModelError(
             f"{path}: has no `model_type`, so its architecture is unknown.\n"
@@ -82,7 +84,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def max_positions(config: dict[str, Any]) -> int | None:
     """Read how many positions a model has, where its config.json says so."""
-    return config.get("max_position_embeddings") or config.get("n_positions")
+    return fact(config, "max_position_embeddings", "n_positions")
+
+
+def vocabulary_size(folder: Path, config: dict[str, Any]) -> int:
+    """Read how many tokens a model knows.
+
+    Raises:
+        ModelError: when its config.json does not say so.
+    """
+    found = fact(config, "vocab_size")
+    if found is None:
+        raise ModelError(f"{folder / 'config.json'}: vocab_size is missing.\n{SAVED.text}")
+    return found
 
 
 def check_positions(folder: Path, values: Mapping[str, Any]) -> None:

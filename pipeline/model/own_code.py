@@ -61,7 +61,7 @@ def not_built_in(folder: Path) -> Iterator[str]:
     config = read_config(folder)
     try:
         upstream.model_classes(config)
-    except Exception:  # a name from a stranger is looked up as a module
+    except (Exception, SystemExit):  # a name from a stranger is looked up as a module
         yield f"model_type={config['model_type']} is no architecture of mlx-lm"
     settings = settings_of(folder, TOKENIZER)
     name = settings.get("tokenizer_class")

@@ -1,7 +1,6 @@
 """The base model: what is refused, what its manifest says, and that its weights stay in place."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -323,22 +322,34 @@ def test_an_untied_head_is_its_own(base, change):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"model_type": "unheard_of"},
-        {"model_type": "cache"},  # a module of mlx-lm, and no architecture
-        {"model_type": "../../evil"},
-        {"num_attention_heads": 0},
-        {"hidden_size": "sixteen"},
-        {"hidden_size": -16},
-        {"layer_types": []},
+        ({"model_type": "unheard_of"}, r"model_type=unheard_of cannot be built \(.*not supported"),
+        ({"model_type": "cache"}, r"model_type=cache cannot be built \("),  # no architecture
+        ({"model_type": "../../evil"}, r"model_type=\.\./\.\./evil cannot be built \(.*"),
+        ({"layer_types": []}, r"model_type=llama cannot be built .*; without layer_types=\[\] it"),
     ],
 )
-def test_an_architecture_that_cannot_be_built(base, change, changes):
-    kind = re.escape(str(changes.get("model_type", "llama")))
-    message = rf"config\.json: model_type={kind} cannot be built \(.*\nUse an architecture that"
+def test_an_architecture_that_cannot_be_built(base, change, changes, reason):
+    message = rf"/model/config\.json: {reason}.*\nUse the config\.json that .* that mlx-lm has\."
     with pytest.raises(ModelError, match=message):
         take(base, change(changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", r"holds \[\]; must hold an object"),
+        ('{"eos_token_id": "</s>"}', r'\n  eos_token_id: is "</s>"; must be a whole number'),
+        ('{"eos_token_id": [2, -1]}', r"\n  eos_token_id: is \[2, -1\]; must be a whole number"),
+        (r'{"name": "\ud800"}', r"\n  name: holds half of a surrogate pair"),
+    ],
+)
+def test_damaged_settings_for_generation(base, model_folder, content, message):
+    (model_folder / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError, match=rf"generation_config\.json: .*{message}.*\nFetch the"):
+        take(base, model_folder)
 
 
 def test_a_config_that_lacks_a_setting(base, model_folder):

@@ -20,6 +20,7 @@ from pipeline.model.folder import (
     read_config,
     read_header,
     read_weight_files,
+    vocabulary_size,
 )
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, dtype=np.float16)
@@ -85,6 +86,26 @@ def test_a_config_is_read_as_it_is(model_folder, tiny_config):
     assert read_config(model_folder) == tiny_config
 
 
+def test_the_vocabulary_has_a_size(tmp_path):
+    assert vocabulary_size(tmp_path, {"vocab_size": 64}) == 64
+    with pytest.raises(ModelError, match=r"config\.json: vocab_size is missing\.\nUse the config"):
+        vocabulary_size(tmp_path, {})
+
+
+def test_facts_that_cannot_be_are_named_at_once(model_folder, tiny_config):
+    wrong = {"vocab_size": "64", "rope_theta": 0, "rms_norm_eps": float("nan")}
+    (model_folder / "config.json").write_text(json.dumps(tiny_config | wrong))
+    with pytest.raises(ModelError) as caught:
+        read_config(model_folder)
+    assert str(caught.value).splitlines() == [
+        f"{model_folder / 'config.json'}: these values cannot be used:",
+        '  vocab_size: is "64"; must be a whole number from 1 to 16,777,216',
+        "  rope_theta: is 0; must be a number above 0",
+        "  rms_norm_eps: is NaN; must be a number above 0 and below 1",
+        "Use the config.json that the model was saved with.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("config", "positions"),
     [({"max_position_embeddings": 8}, 8), ({"n_positions": 9}, 9), ({}, None)],
@@ -126,7 +147,7 @@ def test_a_missing_config(tmp_path, missing):
         ("{}", r"has no `model_type`.*\nUse the config\.json that"),
         ("[]", r"holds \[\]; must hold an object\.\nGive the folder"),
         ('"llama"', r'holds "llama"; must hold an object\.\nGive the folder'),
-        ('{"model_type": 3}', r"these values .*\n  model_type: is 3; must be text\nGive the"),
+        ('{"model_type": 3}', r"these values .*\n  model_type: is 3; must be text\nUse the"),
     ],
 )
 def test_a_config_without_an_architecture(tmp_path, text, message):

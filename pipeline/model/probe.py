@@ -1,0 +1,95 @@
+"""Two tokens through a model of constant weights: whether its config.json can be computed at all.
+
+Nothing is read from the files of weights, and no weight is stored: each is one number, repeated.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.device import mx, nn
+from pipeline.errors import ModelError, PipelineError
+from pipeline.model.build import build, stored_dtype
+from pipeline.model.facts import SAVED, fact
+from pipeline.model.folder import WeightFile
+from pipeline.model.tree import named_arrays, put_arrays
+
+VOCABULARY = 64
+"""Tokens of the model that is tried: the head would be most of the work, and hides no fault."""
+REMEDY = "Use the config.json that the model was saved with, of an architecture that mlx-lm has."
+BLOCK_INDEX = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+
+
+def check_depth(folder: Path, config: dict[str, Any], files: Iterable[WeightFile]) -> None:
+    """Refuse a config.json with more layers than the files hold, before any of them is built.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    names = (tensor.name for file in files for tensor in file.tensors)
+    found = [int(index) for name in names for index in BLOCK_INDEX.findall(name)]
+    layers = fact(config, "num_hidden_layers")
+    if found and layers is not None and layers > max(found) + 1:
+        raise ModelError(
+            f"{folder / 'config.json'}: num_hidden_layers={layers}; the files hold tensors of "
+            f"{max(found) + 1} layers.\n{SAVED.text}"
+        )
+
+
+def check_computes(folder: Path, config: dict[str, Any]) -> None:
+    """Compute the logits of two tokens.
+
+    Raises:
+        ModelError: when they cannot be computed, with the key that is the reason where the model
+            computes without it.
+    """
+    reason = failure(config)
+    if reason is None:
+        return
+    keys = faulty_keys(config, failure)
+    named = f"; without {' or '.join(keys)} it computes" if keys else ""
+    raise ModelError(f"{folder / 'config.json'}: {reason}{named}.\n{REMEDY}")
+
+
+def failure(config: dict[str, Any]) -> str | None:
+    """Return why two tokens cannot be computed; None where they can."""
+    try:
+        stored_dtype(config)
+        model = build({**config, "vocab_size": VOCABULARY} if "vocab_size" in config else config)
+    except PipelineError as error:
+        return str(error).split("\n")[0].removeprefix("config.json: ").removesuffix(".")
+    make_constant(model)
+    try:
+        logits = model(mx.array([[0, 1]]))
+        is_finite = bool(mx.all(mx.isfinite(logits)))
+    except Exception as error:  # each architecture fails in its own way
+        return f"two tokens cannot be computed ({error!r})"
+    return None if is_finite else "two tokens are computed to numbers that are not finite"
+
+
+def make_constant(model: nn.Module) -> None:
+    """Replace every weight by one number; a matrix then takes the mean of its inputs."""
+    constants = {
+        name: mx.broadcast_to(mx.array(1 / value.shape[-1] if value.ndim > 1 else 1.0), value.shape)
+        for name, value in named_arrays(model.parameters()).items()
+        if mx.issubdtype(value.dtype, mx.floating)
+    }
+    put_arrays(model, constants)
+
+
+def faulty_keys(config: dict[str, Any], fails: Callable[[dict[str, Any]], str | None]) -> list[str]:
+    """List the keys without which a config.json computes, tried on one layer of the model."""
+    layers = fact(config, "num_hidden_layers")
+    small = {
+        name: value[:1] if isinstance(value, list) and len(value) == layers else value
+        for name, value in config.items()
+    } | ({"num_hidden_layers": 1} if layers else {})
+    if fails(small) is None:
+        return []
+    return [
+        f"{name}={config[name]!r}"
+        for name in small
+        if name != "model_type"
+        and fails({key: value for key, value in small.items() if key != name}) is None
+    ]
