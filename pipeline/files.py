@@ -258,25 +258,55 @@ def sha256_file(path: Path) -> str:
 
 
 def cached_sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file, from a cache where size and modification time are the same."""
+    """Return the SHA-256 of a file, from a cache where the file is the same by all that is cheap.
+
+    That is size, inode, and the times of the last change of content and of inode; the last one
+    changes too when a program sets the other back. What rots on the disk changes none of them.
+    """
     stat = path.stat()
-    facts = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    names = ("st_size", "st_ino", "st_mtime_ns", "st_ctime_ns")
+    facts = {"path": str(path.resolve()), **{name: getattr(stat, name) for name in names}}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = read_json(known_hash(path))
         if {name: record[name] for name in facts} == facts:
+            RECALLED[facts["path"]] = stat.st_size
             return record["sha256"]
     digest = sha256_file(path)
     try:
-        write_json(known_hash(path), {"path": str(path.resolve()), **facts, "sha256": digest})
-    except OSError as error:
+        write_json(known_hash(path), {**facts, "sha256": digest})
+    except (OSError, ValueError) as error:
         log.warning("%s: is hashed again each time it is read (%s)", path, error)
     return digest
 
 
+RECALLED: dict[str, int] = {}
+"""The files of which this process has recalled the hash, and their size in bytes."""
+
+
 def known_hash(path: Path) -> Path:
     """Return where the hash of a file is kept."""
-    key = sha256_bytes(str(path.resolve()).encode())
-    return cache_place() / "sha256" / f"{key}.json"
+    return hash_folder() / f"{sha256_bytes(os.fsencode(path.resolve()))}.json"
+
+
+def hash_folder() -> Path:
+    """Return the folder of hashes that were computed earlier; it may not exist."""
+    return cache_place() / "sha256"
+
+
+def forget_hashes() -> None:
+    """Delete the hashes that were computed earlier, so that each file is read again."""
+    shutil.rmtree(hash_folder(), ignore_errors=True)
+
+
+def recall_notice() -> str | None:
+    """Describe how much this process has taken from the cache of hashes; None where nothing."""
+    if not RECALLED:
+        return None
+    files = f"{len(RECALLED)} files" if len(RECALLED) > 1 else "1 file"
+    return (
+        f"{files} ({sum(RECALLED.values()):,} bytes) not read again: size, inode and times are as "
+        "they were when hashed; `python -m stages.params --rehash` reads them"
+    )
 
 
 def sha256_path(path: Path) -> str:

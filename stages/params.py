@@ -2,6 +2,7 @@
 
 python -m stages.params                        write it (and drop any edit made to it)
 python -m stages.params --check                exit 1 when it is not what conf/ gives
+python -m stages.params --rehash               read external files whose hash is known, too
 python -m stages.params experiment=smoke       write it with Hydra overrides
 """
 
@@ -29,7 +30,7 @@ from pipeline.config.command_line import (
 from pipeline.config.faults import report, storage_error
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external.inputs import fingerprints, model_folder, names_folder
-from pipeline.files import ROOT, write_text
+from pipeline.files import ROOT, forget_hashes, recall_notice, write_text
 from pipeline.model.folder import check_positions
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"
@@ -162,6 +163,9 @@ def write(config: DictConfig) -> None:
         folder = model_folder(config.model.source)
         check_positions(folder, {**config.validate, **config.benchmark})
     config.inputs = fingerprints(config)
+    notice = recall_notice()
+    if notice is not None:
+        print(f"inputs: {notice}")
     write_text(FILE, OmegaConf.to_yaml(config))
 
 
@@ -171,8 +175,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    parser.add_argument("--rehash", action="store_true", help="read every external file again")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as lora.rank=8")
     options = parser.parse_args()
+    if options.rehash:
+        forget_hashes()
     experiment = os.environ.get("DVC_EXP_NAME")
     try:
         if experiment:

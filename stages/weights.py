@@ -13,7 +13,7 @@ from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
-from pipeline.files import write_json
+from pipeline.files import recall_notice, write_json
 from pipeline.model.base import write_manifest
 from pipeline.model.own_code import code_notice
 from pipeline.model.quantize import write_quantized
@@ -61,8 +61,8 @@ def main(config: DictConfig, paths: Paths) -> None:
     write_json(paths.write("metrics/weights.json"), results)
     used = {"peak_memory_bytes": mlx_memory().peak_bytes, **machine, **paths.meter.facts()}
     write_json(paths.write("metrics/weights_machine.json"), used)
-    if notice is not None:
-        print(f"weights: {notice}")
+    for text in filter(None, (notice, recall_notice())):
+        print(f"weights: {text}")
 
 
 def require_same_tokenizer(prepared: str, source: str, name: str) -> None:

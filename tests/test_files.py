@@ -14,10 +14,12 @@ from pipeline.files import (
     FileLock,
     cached_sha256_file,
     clear_leftovers,
+    forget_hashes,
     make_folder,
     new_file,
     new_folder,
     read_json,
+    recall_notice,
     sha256_bytes,
     sha256_file,
     sha256_path,
@@ -297,15 +299,64 @@ def test_a_cached_hash_reads_an_unchanged_file_once(folder, monkeypatch):
     assert cached_sha256_file(folder / "a") == digest == sha256_bytes(b"1")
 
 
-@pytest.mark.parametrize("text", ["2", "11"])
-def test_a_cached_hash_notices_a_changed_file(folder, text):
+def in_place(path):
+    with path.open("r+") as file:
+        file.write("2")
+
+
+def replaced(path):
+    path.with_name("other").write_text("2")
+    path.with_name("other").replace(path)
+
+
+def longer(path):
+    path.write_text("11")
+
+
+@pytest.mark.parametrize("change", [in_place, replaced, longer])
+@pytest.mark.parametrize("keeps_time", [True, False])
+def test_a_cached_hash_notices_a_changed_file(folder, change, keeps_time):
     (folder / "a").write_text("1")
     os.utime(folder / "a", ns=(0, 1_000_000_000))
     cached_sha256_file(folder / "a")
-    (folder / "a").write_text(text)
-    if len(text) == 2:  # the size alone tells
+    change(folder / "a")
+    if keeps_time:  # as `rsync -t --inplace` and `cp -p` do
         os.utime(folder / "a", ns=(0, 1_000_000_000))
-    assert cached_sha256_file(folder / "a") == sha256_bytes(text.encode())
+    assert cached_sha256_file(folder / "a") == sha256_file(folder / "a")
+
+
+def test_what_rots_on_the_disk_is_found_when_hashes_are_forgotten(folder, cache):
+    (folder / "a").write_text("1")
+    digest = cached_sha256_file(folder / "a")
+    (known,) = (cache / "sha256").iterdir()
+    write_json(known, read_json(known) | {"sha256": "of what it was"})
+    assert cached_sha256_file(folder / "a") == "of what it was"
+    forget_hashes()
+    assert cached_sha256_file(folder / "a") == digest
+    forget_hashes()
+    forget_hashes()
+
+
+def test_what_was_recalled_is_told(folder, monkeypatch):
+    monkeypatch.setattr(files, "RECALLED", {})
+    for name in ("a", "b"):
+        (folder / name).write_text("12345")
+        cached_sha256_file(folder / name)
+    assert recall_notice() is None
+    cached_sha256_file(folder / "a")
+    assert recall_notice().startswith("1 file (5 bytes) not read again: size, inode and times are")
+    cached_sha256_file(folder / "b")
+    cached_sha256_file(folder / "b")
+    assert recall_notice().startswith("2 files (10 bytes) not read again")
+    assert recall_notice().endswith("`python -m stages.params --rehash` reads them")
+
+
+def test_a_cache_that_cannot_be_used_costs_time_only(folder, cache, monkeypatch):
+    (folder / "a").write_text("1")
+    cache.parent.mkdir()
+    cache.write_text("a file where a folder should be")
+    for _ in range(2):
+        assert cached_sha256_file(folder / "a") == sha256_bytes(b"1")
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", "{}", '{"size": 1}', "null"])

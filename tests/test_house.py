@@ -358,7 +358,7 @@ def problem_with_python(arguments):
         return None
     known = getattr(importlib.import_module(name).main, "flags", ())
     rest, _ = take_flags(rest, known)
-    flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "-cn", "repro"}
+    flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "--rehash", "-cn", "repro"}
     wrong = [item for item in rest if "=" not in item and item not in flags]
     given = [item for item in rest if "=" in item and not item.startswith("inputs=")]
     params.composed(one_job(given))

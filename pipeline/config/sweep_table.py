@@ -14,7 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.keys import flat
 from pipeline.errors import PipelineError
-from pipeline.files import read_json, write_text
+from pipeline.external.json_files import Remedy, read_own
+from pipeline.files import write_text
+
+RERUN = Remedy(PipelineError, "Delete the folder of this job, or run the sweep again.")
 
 
 def row_of(job: Path) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def row_of(job: Path) -> dict[str, Any]:
         row[name] = value
     files = sorted(job.glob("metrics/*.json"))
     for file in files:
-        row.update(flat(read_json(file)))
+        row.update(flat(read_own(file, {}, RERUN)))
     return row if files else {**row, "failed": "yes"}
 
 

@@ -67,3 +67,12 @@ def test_a_folder_without_jobs_is_refused(tmp_path, capsys):
     assert sweep_table.main([str(tmp_path / "nowhere")]) == 1
     assert "nowhere: no job of a sweep is here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_metrics_are_named(sweep):
+    (sweep / "9/metrics/train.json").write_text('{"val_loss": ')
+    message = (
+        r"9/metrics/train\.json: is no JSON .*\nDelete the folder of this job, or run the sweep"
+    )
+    with pytest.raises(PipelineError, match=message):
+        write_table(sweep)

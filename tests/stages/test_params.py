@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from pipeline import files
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external import inputs
 from stages import params
@@ -278,6 +279,18 @@ def test_a_changed_external_file_is_refused_until_params_is_run_again(run, place
         inputs.check_unchanged(params.loaded(), "data")
     run(*rows)
     inputs.check_unchanged(params.loaded(), *inputs.PARTS)
+
+
+def test_a_recalled_hash_is_told_and_can_be_computed_anew(run, place, capsys, monkeypatch):
+    (place / "rows.jsonl").write_text("{}\n")
+    rows = ("data=jsonl", "data.path=rows.jsonl")
+    monkeypatch.setattr(files, "RECALLED", {})
+    run(*rows)
+    _, out, _ = run(*rows)
+    assert "inputs: 1 file (3 bytes) not read again" in out
+    files.RECALLED.clear()
+    _, out, _ = run("--rehash", *rows)
+    assert "not read again" not in out
 
 
 # A real DVC, in a copy of the repository

@@ -108,7 +108,7 @@ class Preparation:
     def run(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Provide the tokenizer, write the splits with it, then the files of the built-in world."""
         self.provide_tokenizer(self.tokenizer)
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer, self.settings.tokenizer_source)
         self.vocab_size = self.settings.vocab_size
         if self.is_scratch:  # a small text may give fewer tokens than asked for
             self.vocab_size = vocabulary_size(tokenizer)

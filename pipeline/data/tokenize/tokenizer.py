@@ -15,22 +15,31 @@ from pipeline.files import sha256_file
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path, named: Path | None = None) -> PreTrainedTokenizerFast:
     """Load a tokenizer from its files; no network is used, and no code from the folder is run.
+
+    Args:
+        folder: with its files.
+        named: where they come from, as the user knows it; None: the folder.
 
     Raises:
         ModelError: when a file is missing or damaged, or there is no end-of-sequence token.
     """
     require_tokenizer(folder)
+    place = named or folder
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the library passes on errors of its parsers, of any type
-        raise ModelError(f"{folder}: the tokenizer cannot be read: {error}") from error
+        reason = str(error).replace(str(folder), str(place))
+        raise ModelError(
+            f"{place}: the tokenizer cannot be read: {reason}\n"
+            "Fetch the model again, or save it again with transformers."
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"{folder}: the tokenizer names no end-of-sequence token, so no answer could end.\n"
+            f"{place}: the tokenizer names no end-of-sequence token, so no answer could end.\n"
             "Set eos_token in tokenizer_config.json."
         )
     tokenizer.backend_tokenizer.no_truncation()

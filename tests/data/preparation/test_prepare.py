@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -469,6 +470,18 @@ def test_bad_rows_stop_the_stage_all_at_once(run, tmp_path, model, scratch):
 def test_nothing_but_bad_rows(run, model, scratch):
     with pytest.raises(DataError, match=r"^2 bad rows so far"):
         run([{"no": 1}, {"text": ""}], tokenizer_source=None if scratch else model)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"{}"])
+def test_a_damaged_tokenizer_is_named_where_it_comes_from(run, tmp_path, model, content):
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        run(texts(*sentences(30)), tokenizer_source=broken)
+    assert str(caught.value).startswith(f"{broken}: the tokenizer cannot be read: ")
+    assert str(caught.value).endswith("Fetch the model again, or save it again with transformers.")
+    assert "prepared" not in str(caught.value)
 
 
 def test_reading_stops_when_enough_is_known(run):
