@@ -4,6 +4,7 @@ A message has three parts: what is wrong with its value, where, and what to do. 
 one kind are gathered before raising (`report_problems`).
 """
 
+import re
 from collections.abc import Sequence
 
 MAX_LISTED_PROBLEMS = 20
@@ -22,7 +23,8 @@ class PipelineError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__("\n".join(map(printable, message.split("\n"))))
+        parts = re.split(r"([\n\t])", message)
+        super().__init__("".join(part if part in "\n\t" else printable(part) for part in parts))
 
 
 class ConfigError(PipelineError):

@@ -67,4 +67,4 @@ def test_a_name_cannot_change_what_a_person_sees(text, shown):
 
 
 def test_a_message_keeps_its_lines_and_no_other_control():
-    assert str(PipelineError("one\n  two\x1b[2J\x07")) == "one\n  two\\x1b[2J\\x07"
+    assert str(PipelineError("one\n\ttwo\x1b[2J\x07")) == "one\n\ttwo\\x1b[2J\\x07"

@@ -27,6 +27,7 @@ def place(tmp_path, monkeypatch):
     """Let the stage work on a copy of conf/ and params.yaml."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setattr(files, "RECALLED", {})
     monkeypatch.setattr(params, "ROOT", tmp_path)
     monkeypatch.setattr(params, "FILE", tmp_path / "params.yaml")
     monkeypatch.setattr(params, "LOCK", tmp_path / "dvc.lock")
@@ -284,7 +285,6 @@ def test_a_changed_external_file_is_refused_until_params_is_run_again(run, place
 def test_a_recalled_hash_is_told_and_can_be_computed_anew(run, place, capsys, monkeypatch):
     (place / "rows.jsonl").write_text("{}\n")
     rows = ("data=jsonl", "data.path=rows.jsonl")
-    monkeypatch.setattr(files, "RECALLED", {})
     run(*rows)
     _, out, _ = run(*rows)
     assert "inputs: 1 file (3 bytes) not read again" in out
