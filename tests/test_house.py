@@ -223,7 +223,8 @@ def test_dvc_knows_what_params_depends_on():
     assert description["cmd"] == "python -m stages.params"
     code = {dep for dep in description["deps"] if not dep.startswith(EXEMPT)}
     assert computing("stages/params.py") <= code
-    assert code == {"conf", "pipeline/model/folder.py", "stages/params.py"}
+    models = {f"pipeline/model/{name}.py" for name in ("facts", "folder")}
+    assert code == {"conf", *models, "stages/params.py"}
 
 
 LOADED = """
@@ -476,7 +477,6 @@ UNTESTED = {
     "pipeline/config/schema.py": "declares keys: tests/config/test_rules.py checks values by it",
     "pipeline/data/sources/stdlib.py": "tests/external/test_stdlib.py reads rows with it",
     "pipeline/model/prefix.py": "tests/train/prefix/test_replay.py replays it",
-    "pipeline/train/pretrain.py": "tests/test_stages.py pretrains with it",
     "pipeline/train/plan/request.py": "tests/train/supervise/test_supervisor.py plans runs with it",
     "pipeline/train/worker/link.py": "tests/train/supervise/test_supervisor.py runs both ends",
     "pipeline/train/worker/serve.py": "tests/train/supervise/test_supervisor.py runs it",
