@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from pipeline.config.outputs import seal
 from pipeline.errors import ModelError
 from pipeline.files import ROOT, read_json, write_json
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
@@ -156,6 +157,7 @@ def train_nothing(run):
     weights = named_arrays(base.model.trainable_parameters())
     weights = {name: value + 0.01 for name, value in weights.items()}
     save_adapter(run / "models/trained", weights, config)
+    seal(run / "models/trained")
     (run / "plots").mkdir(exist_ok=True)
     (run / "plots/train.csv").write_text("step,train_loss\n1,2.0\n")
     (run / "plots/validation.csv").write_text("step,val_loss\n1,2.0\n")
