@@ -28,3 +28,4 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
 sys.excepthook = report
 go_offline()
 faults.allow_open_files()
+faults.use_temporary_folder()

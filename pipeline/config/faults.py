@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import PipelineError, StorageError
@@ -46,13 +47,38 @@ REMOVED = (
 )
 
 
-def storage_error(error: OSError | RuntimeError) -> StorageError:
+def use_temporary_folder() -> None:
+    """Let libraries that only look at TMPDIR use the folder that Python finds.
+
+    MLX fails where TMPDIR names no folder.
+
+    Raises:
+        FileNotFoundError: when no folder for temporary files can be written.
+    """
+    named, usable = os.environ.get("TMPDIR"), tempfile.gettempdir()
+    if named and not Path(named).is_dir():
+        print(f"TMPDIR={named} is no folder: {usable} is used instead", file=sys.stderr)
+        os.environ["TMPDIR"] = usable
+
+
+def fault_behind(error: Exception) -> Exception | None:
+    """Return the error of the operating system that an error is or comes from; None for others."""
+    if isinstance(error, BrokenPipeError):  # as of `| head`
+        return None
+    if isinstance(error, OSError) or UNWRITTEN.search(str(error)):
+        return error
+    cause = error.__cause__
+    return cause if isinstance(cause, OSError) else None
+
+
+def storage_error(error: Exception, place: str = "") -> StorageError:
     """Put an error of the operating system into words.
 
     Args:
         error: of Python, or of a library that could not write a file.
+        place: what was written to, where the error names no path.
     """
-    number, path = getattr(error, "errno", None), final_path(error)
+    number, path = getattr(error, "errno", None), final_path(error) or place
     if "No usable temporary directory" in str(error):
         text = f"{error.args[-1]}.\nMake one of these folders writable, or name one in TMPDIR."
     elif number in REMEDIES:
@@ -69,7 +95,7 @@ def storage_error(error: OSError | RuntimeError) -> StorageError:
     return StorageError(f"{text}\n{REMOVED}" if is_removed else text)
 
 
-def final_path(error: OSError | RuntimeError) -> str:
+def final_path(error: Exception) -> str:
     """Return the path that an error names, a temporary folder by the name that it was to get."""
     return TEMPORARY.sub(r"/\1", str(getattr(error, "filename", None) or ""))
 
@@ -89,11 +115,6 @@ def allow_open_files() -> None:
         )
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def is_unwritten(error: RuntimeError) -> bool:
-    """Whether a library says by this error that it could not write a file."""
-    return bool(UNWRITTEN.search(str(error)))
 
 
 def limit_of(number: int | None) -> str:

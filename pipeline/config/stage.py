@@ -33,7 +33,7 @@ from pipeline.config.command_line import (
     help_text,
 )
 from pipeline.config.earlier_runs import NONE, EarlierRuns, earlier_runs
-from pipeline.config.faults import is_unwritten, report, storage_error
+from pipeline.config.faults import fault_behind, report, storage_error
 from pipeline.config.groups import CONF, contents, options
 from pipeline.config.outputs import SUMS, OutputLock, check_sealed, seal
 from pipeline.config.schema import Params
@@ -308,16 +308,14 @@ def enter(
         return 1
     except PipelineError as error:
         return report(error)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        return report(storage_error(error))
-    except RuntimeError as error:
-        if not is_unwritten(error):
-            raise
-        return report(storage_error(error))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        fault = fault_behind(error)
+        if fault is None:
+            raise
+        named = [text.partition("=")[2] for text in arguments if text.startswith("hydra.run.dir=")]
+        return report(storage_error(fault, (named or [str(ROOT / "runs")])[0]))
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import faults
-from pipeline.config.faults import is_unwritten, storage_error
+from pipeline.config.faults import fault_behind, storage_error
 from pipeline.errors import StorageError
 from pipeline.files import new_folder
 from tests.support.small import ROOT
@@ -93,13 +93,28 @@ def test_under_dvc_the_way_back_to_the_removed_outputs_is_named(monkeypatch, sta
     ],
 )
 def test_what_libraries_say_of_a_file_that_they_could_not_write(text, is_one):
-    assert is_unwritten(RuntimeError(text)) is is_one
+    error = RuntimeError(text)
+    assert fault_behind(error) is (error if is_one else None)
+
+
+def test_an_error_of_the_system_is_found_behind_another_one():
+    system = OSError(errno.EROFS, "Read-only file system", "/x/prepare.log")
+    other = ValueError("Unable to configure handler 'file'")
+    assert fault_behind(other) is None
+    other.__cause__ = system
+    assert fault_behind(other) is system
+    assert fault_behind(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+
+
+def test_where_the_error_names_no_path_the_folder_of_the_run_is_named(tmp_path):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(storage_error(error, str(tmp_path))).startswith(f"{tmp_path}: No space left on de")
 
 
 SAVE = """
 import resource, sys
 import numpy as np
-from pipeline.config.faults import is_unwritten
+from pipeline.config.faults import fault_behind
 from pipeline.device import mx
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 arrays = {"x": mx.zeros(100_000)}
@@ -107,7 +122,7 @@ for path in (sys.argv[1], "/nowhere/a"):
     try:
         mx.save_safetensors(path, arrays)
     except RuntimeError as error:
-        print(is_unwritten(error))
+        print(fault_behind(error) is error)
 """
 
 
@@ -147,6 +162,21 @@ def test_a_limit_under_which_nothing_works_is_refused():
         "StorageError: This process may open only 20 files (`ulimit -n`), and a stage needs 32.\n"
         "Start it from a shell with `ulimit -n 1024`.\n",
     )
+
+
+@pytest.mark.parametrize(("named", "is_usable"), [("/nowhere/x", False), ("", True)])
+def test_a_folder_for_temporary_files_that_is_none_is_replaced(
+    tmp_path, monkeypatch, capsys, named, is_usable
+):
+    monkeypatch.setenv("TMPDIR", named or str(tmp_path))
+    monkeypatch.setattr(faults.tempfile, "gettempdir", lambda: "/usable")
+    faults.use_temporary_folder()
+    if is_usable:
+        assert (os.environ["TMPDIR"], capsys.readouterr().err) == (str(tmp_path), "")
+    else:
+        assert os.environ["TMPDIR"] == "/usable"
+        expected = "TMPDIR=/nowhere/x is no folder: /usable is used instead\n"
+        assert capsys.readouterr().err == expected
 
 
 # While importing
