@@ -23,24 +23,29 @@ CHANGING = (
     "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,"
     "openat,creat,unlink,unlinkat,rmdir,chmod,fchmod,ftruncate,truncate,link,linkat,symlink"
 )
+RAW, PATHS = ("-xx", "-s", "10000000"), ("-y", "-s", "1")
+"""All bytes, for a replay; or the path of each file and folder, for a look."""
 LINE = re.compile(r"(?P<pid>\d+)\s+(?P<name>\w+)\((?P<args>.*)\)\s+= (?P<result>-?\d+)")
 MANY_PENDING = 11
 """Up to so many, all combinations of missing operations are tried; beyond, some at random."""
 
 
 class Driver:
-    """The warm process of `crash_driver.py`."""
+    """The warm process of `crash_driver.py`, or of another program that talks as it does."""
 
-    def __init__(self):
+    def __init__(self, program=DRIVER, *arguments):
         self.process = subprocess.Popen(
-            [sys.executable, DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def tell(self, text):
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
 
-    def run(self, command, fault="", point=None, calls=CHANGING):
+    def run(self, command, fault="", point=None, calls=CHANGING, show=RAW, always=()):
         """Work under strace; give the exit status, and the lines of the child's trace.
 
         Args:
@@ -48,8 +53,11 @@ class Driver:
             fault: what is injected, in strace's words; nothing when empty.
             point: at which call: its name, and how many of that name come first.
             calls: what is recorded.
+            show: how strace shows what is recorded.
+            always: faults of every call, in strace's words.
         """
-        options = ["-f", "-xx", "-s", "10000000", "-e", f"trace={calls}"]
+        options = ["-f", *show, "-e", f"trace={calls}"]
+        options += [item for each in always for item in ("-e", f"inject={each}")]
         if fault:
             options += ["-e", f"inject={point[0]}:{fault}:when={point[1] + 1}"]
         self.tell(json.dumps(command))
@@ -68,6 +76,25 @@ class Driver:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+class Fresh:
+    """Starts a stage anew for each crash point: what computes by MLX does not survive a fork."""
+
+    def run(self, given, fault="", point=None, calls=CHANGING, show=RAW, always=()):
+        """Work under strace; as `Driver.run`, for the name of a stage and its arguments."""
+        name, arguments = given
+        options = ["-f", *show, "-e", f"trace={calls}"]
+        options += [item for each in always for item in ("-e", f"inject={each}")]
+        if fault:
+            options += ["-e", f"inject={point[0]}:{fault}:when={point[1] + 1}"]
+        command = [sys.executable, "-m", f"stages.{name}", *arguments]
+        with tempfile.NamedTemporaryFile("r") as trace:
+            words = [STRACE, *options, "-o", trace.name, *command]
+            done = subprocess.run(words, cwd=DRIVER.parents[2], capture_output=True, check=False)
+            lines = trace.read().splitlines()
+        child = lines[0].split()[0]
+        return done.returncode, [line for line in lines if line.split()[0] == child and "(" in line]
 
 
 def points(trace):
