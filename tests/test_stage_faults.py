@@ -120,16 +120,6 @@ def output_is_below_a_file(place):
     return done, rf"{parent}: File exists: is a file, and a folder is needed"
 
 
-def link_to_nowhere(place):
-    shutil.move(place.output, place.folder / "aside")
-    place.output.symlink_to(place.folder / "file/gone")
-    (place.folder / "file").touch()
-    done = place.run()
-    place.output.unlink()
-    shutil.move(place.folder / "aside", place.output)
-    return done, r"Not a directory|File exists"
-
-
 def fill(file):
     """Take all the room there is."""
     with file.open("wb", buffering=0) as filling, contextlib.suppress(OSError):
@@ -138,7 +128,7 @@ def fill(file):
 
 
 def full_disk(place):
-    with mounted(place.folder / "disk", "size=1m"):
+    with mounted(place.folder / "disk", "size=4m"):
         shutil.copytree(place.out, place.folder / "disk/out")
         place.out = place.folder / "disk/out"
         place.output = place.out / OUTPUTS[place.stage]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline import files
+from pipeline.config import command_line
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external import inputs
 from stages import params
@@ -473,3 +475,42 @@ def test_no_override_does_anything_but_compose_or_be_refused(text):
     except ConfigError as error:
         composed, message = None, str(error)
     assert message if composed is None else OmegaConf.missing_keys(composed) == set()
+
+
+@pytest.mark.parametrize("override", ["lora.rank=-3", "seed=-1", "data=jsonl"])
+def test_what_only_the_ranges_refuse_is_refused_before_dvc_touches_anything(repository, override):
+    done = repository.run("dvc", "exp", "run", "-S", override)
+    assert done.returncode != 0
+    assert "These parameters cannot be used:\n" in done.stderr
+    assert re.search(r"must be at least|data\.path has no value", done.stderr)
+    assert repository.git("status", "--porcelain") == ""
+
+
+# Damaged files
+
+
+def test_a_params_yaml_that_is_no_text_is_written_anew(run, place):
+    with (place / "params.yaml").open("ab") as file:
+        file.write(b"\xff\xfe")
+    assert run("--check")[0] == 1
+    assert run()[0] == 0
+    assert run("--check") == (0, "", "")
+
+
+def test_an_experiment_with_a_params_yaml_that_is_no_text_names_the_file(run, place, monkeypatch):
+    (place / "params.yaml").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr(command_line, "ROOT", place)
+    monkeypatch.setattr(command_line, "CONF", place / "conf")
+    monkeypatch.setenv("DVC_EXP_NAME", "able-exp")
+    code, _, err = run()
+    assert code == 1
+    assert "These files are no text in UTF-8:\n  params.yaml\n`python -m stages.params`" in err
+
+
+@pytest.mark.parametrize("text", ["stages: {params: {outs: [", "[]", "stages:\n", "\0"])
+def test_a_damaged_dvc_lock_is_no_edit_of_params_yaml(run, place, monkeypatch, text):
+    (place / "dvc.lock").write_text(text)
+    edit(place / "params.yaml", "rank: 8", "rank: 9")
+    monkeypatch.setenv("DVC_STAGE", "params")
+    assert run()[0] == 0
+    assert run("--check") == (0, "", "")
