@@ -7,7 +7,7 @@ from pipeline.device import mx
 from pipeline.errors import CheckpointError
 from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
 from pipeline.train.checkpoints.series import Series
-from pipeline.train.checkpoints.state import weights_of
+from pipeline.train.checkpoints.state import MODEL, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -54,5 +54,8 @@ class DurableSave:
         return True
 
     def best_weights(self, best_step: int) -> dict[str, mx.array]:
-        """Load the weights of the step with the best validation."""
-        return weights_of(self._unsaved_best or self.checkpoints.load(best_step))
+        """Load the weights of the step with the best validation, and no state of its optimizer.
+
+        That state and the one in memory would be more than a step of training takes.
+        """
+        return weights_of(self._unsaved_best or self.checkpoints.load(best_step, MODEL))

@@ -134,8 +134,12 @@ class CheckpointFolder:
             )
         return None
 
-    def load(self, step: int) -> Checkpoint:
-        """Load one checkpoint, wholly into memory.
+    def load(self, step: int, prefix: str = "") -> Checkpoint:
+        """Load one checkpoint into memory.
+
+        Args:
+            step: of the checkpoint.
+            prefix: of the names of the arrays that are loaded; empty: all are.
 
         Raises:
             CheckpointError: when it does not verify.
@@ -144,8 +148,9 @@ class CheckpointFolder:
         problem = problem_of(path)
         try:
             if not problem:
-                arrays = mx.load(str(path / ARRAYS))
-                assert isinstance(arrays, dict)
+                found = mx.load(str(path / ARRAYS))
+                assert isinstance(found, dict)
+                arrays = {name: found[name] for name in found if name.startswith(prefix)}
                 mx.eval(arrays)  # lazy arrays would read whatever the file holds later
                 return Checkpoint(step, arrays, read_json(path / STATE))
         except DISK_ERRORS as error:
