@@ -6,7 +6,6 @@ from pipeline.device import mx, nn
 from pipeline.errors import ExportError
 from pipeline.model.adapters import read_adapter_config, read_adapter_weights, save_adapter
 from pipeline.model.base import assembled, read_manifest
-from pipeline.model.tree import materialize
 from pipeline.model.upstream import load_adapters, load_model
 
 
@@ -33,12 +32,11 @@ def write(trained: Path, base_source: str, folder: Path) -> None:
 
 
 def read_back(base: Path, folder: Path) -> nn.Module:
-    """Load base and adapter by the code of mlx-lm, in float32."""
+    """Build base and adapter by the code of mlx-lm, in float32; weights are read when needed."""
     with assembled(base) as assembled_folder:
         model, _ = load_model(assembled_folder, lazy=True, strict=True)
         load_adapters(model, str(folder))
     model.set_dtype(mx.float32)
-    materialize(model)
     return model
 
 

@@ -1,7 +1,7 @@
 """Writes the formats that are asked for, and refuses one that is read back as another model.
 
-One model is in memory at a time: the base, the tuned one, then each exported one. Their logits are
-compared afterwards.
+Never is a whole model in memory: weights are written one by one, and the logits of the base, the
+tuned and each exported model are computed one block after the other, and compared afterwards.
 """
 
 import dataclasses
@@ -16,8 +16,7 @@ from pipeline.formats import adapter, fused
 from pipeline.formats.logits import logits_of, proof_inputs
 from pipeline.formats.proof import compare, require_agreement
 from pipeline.model.adapters import load_adapter, read_adapter_config
-from pipeline.model.base import load_base, open_base
-from pipeline.model.tree import materialize
+from pipeline.model.base import open_base
 
 
 def export(
@@ -42,8 +41,8 @@ def export(
     inputs = proof_inputs(held_out_store(prepared))
     disk = target(formats[0]).parent
     disk.mkdir(parents=True, exist_ok=True)
-    base_logits = logits_of(load_base(base, "float32").model, inputs, disk)
-    tuned_logits = logits_of(load_tuned(base, trained), inputs, disk)
+    base_logits = logits_of(open_base(base, "float32").model, inputs, disk)
+    tuned_logits = logits_of(open_tuned(base, trained), inputs, disk)
     metrics: dict[str, Any] = {}
     for name in formats:
         with new_folder(target(name)) as folder:
@@ -60,14 +59,13 @@ WRITERS = {"adapter": adapter.export, "fused": fused.export}
 """How each format is written and read back; `EXPORT_FORMATS` of the schema names the same.
 
 A writer takes models/base, the adapter and the folder to write. It returns the model as another
-program reads it, and whether the format rounds float32. No other model is in memory meanwhile.
+program reads it, its weights not read yet, and whether the format rounds float32.
 """
 
 
-def load_tuned(base: Path, trained: Path) -> nn.Module:
-    """Load base and adapter in float32, in memory at once."""
+def open_tuned(base: Path, trained: Path) -> nn.Module:
+    """Build base and adapter in float32; a weight is read when it is needed."""
     model = open_base(base, "float32").model
     load_adapter(model, trained)
     model.set_dtype(mx.float32)  # weights that were trained in 16 bits stand in for the base's
-    materialize(model)
     return model

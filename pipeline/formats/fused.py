@@ -14,7 +14,6 @@ from pipeline.model.build import stored_dtype
 from pipeline.model.check import QUANTIZED
 from pipeline.model.head import untied
 from pipeline.model.shards import save_model
-from pipeline.model.tree import materialize
 from pipeline.model.upstream import dequantize_model, load_model
 
 COPIED = ("generation_config.json", *TOKENIZER_FILES)
@@ -46,10 +45,9 @@ def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) ->
 
 
 def read_back(folder: Path) -> nn.Module:
-    """Load the fused folder by the code of mlx-lm, in float32."""
+    """Build the fused model by the code of mlx-lm, in float32; weights are read when needed."""
     model, _ = load_model(folder, lazy=True, strict=True)
     model.set_dtype(mx.float32)
-    materialize(model)
     return model
 
 
@@ -57,7 +55,7 @@ def export(base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
     """Write the fused model and read it back."""
     tuned = open_base(base, "float32")
     own_head = load_adapter(tuned.model, trained).get("own_head")
-    tuned.model.set_dtype(mx.float32)  # as for `export.load_tuned`
+    tuned.model.set_dtype(mx.float32)  # as in `export.open_tuned`
     config = untied(tuned.config) if own_head else tuned.config
     write(tuned.model, config, base, folder)
     return read_back(folder), stored_dtype(config) != mx.float32

@@ -2,13 +2,16 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from pipeline.data.store import TokenStore
-from pipeline.device import mx, nn
+from pipeline.device import mx, nn, tree_map
 from pipeline.model.forward import evaluation_mode, forward
+from pipeline.model.intercept import Call, intercepted
+from pipeline.model.tree import blocks, materialize
 
 PROOF_DOCUMENTS = 8
 PROOF_TOKENS = 128
@@ -32,21 +35,33 @@ def proof_inputs(store: TokenStore) -> mx.array:
 
 
 def logits_of(model: nn.Module, inputs: Int[mx.array, "rows seq_len"], folder: Path) -> Logits:
-    """Compute the float32 logits of rows, one row after the other.
+    """Compute the float32 logits of rows, with the weights of one block in memory at a time.
 
     Args:
-        model: a causal language model.
+        model: a causal language model whose weights are not read yet; its blocks have none after.
         inputs: token ids.
         folder: on a disk with room for the logits; their file has no name there.
 
     Returns:
         A view of the file, of which the system keeps in memory what there is room for.
     """
-    shape = (0,)
     with tempfile.TemporaryFile(dir=folder) as file, evaluation_mode(model):
-        for row in inputs:
-            logits = np.asarray(forward(model, row[None]).astype(mx.float32))
-            file.write(logits.data)
-            shape = (len(inputs), *logits.shape[1:])
+        with intercepted(unique(blocks(model)), run_and_release):
+            logits = np.asarray(forward(model, inputs).astype(mx.float32))
+        file.write(logits.data)
         file.flush()
-        return np.memmap(file, np.float32, "r", shape=shape)
+        return np.memmap(file, np.float32, "r", shape=logits.shape)
+
+
+def unique(modules: list[nn.Module]) -> list[nn.Module]:
+    """Return the modules that are there once; the weights of others are needed again."""
+    return [module for module in modules if sum(module is other for other in modules) == 1]
+
+
+def run_and_release(call: Call) -> Any:  # noqa: ANN401
+    """Read the weights of a block, run it, and drop them."""
+    materialize(call.module)
+    output = call.run()
+    mx.eval(output)
+    call.module.update(tree_map(lambda _: mx.array([]), call.module.parameters()))
+    return output
