@@ -21,6 +21,8 @@ from pipeline.model.folder import check_positions
     "model.dtype",
     "train.batch_size",
     "train.batch_tokens",
+    "train.grad_accumulation_steps",
+    "train.grad_checkpoint",
     "benchmark",
 )
 def main(config: DictConfig, paths: Paths) -> None:

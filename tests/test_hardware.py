@@ -6,17 +6,20 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.model.adapters import AdapterSettings
 from pipeline.train.finetune import optim_settings
+from pipeline.train.plan.graph import GraphRequest, plan_graph
 from pipeline.train.plan.report import GB, make_plan
 from pipeline.train.plan.request import PlanRequest
 from stages.params import composed
 from tests.conftest import ROOT
 from tests.support.published import write_config
 
+STAGES = ["weights", "train", "export", "validate", "benchmark"]
 PRESETS = sorted(path.stem for path in (ROOT / "conf/hardware").glob("*.yaml"))
 QUICK = ["cpu", "cuda_24gb", "mac_16gb", "mac_8gb"]
 TYPES = {"4 bits": ("bfloat16", 4), "bfloat16": ("bfloat16", None), "float32": ("float32", None)}
@@ -59,10 +62,14 @@ def request_of(preset, folder, **changes):
 
 
 def verdict(request, limit_gb):
-    """Plan, and give why that does not fit, or nothing."""
+    """Plan every stage, and give those that do not fit."""
     plan = make_plan(request)
     assert plan.problem == ""
-    return "" if plan.footprint_bytes <= limit_gb * GB else f"{plan.footprint_bytes / GB:.1f} GB"
+    asked = GraphRequest(1000, 2, request.longest_tokens, 10**6, Path(), Path())
+    stages = plan_graph(plan, 0, asked)
+    assert [stage.name for stage in stages] == STAGES
+    too_large = [stage for stage in stages if stage.memory_bytes > limit_gb * GB]
+    return ", ".join(f"{stage.name}: {stage.memory_bytes / GB:.1f} GB" for stage in too_large)
 
 
 def judge(folder, presets, **changes):

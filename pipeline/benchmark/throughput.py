@@ -24,6 +24,7 @@ from pipeline.device import (
 from pipeline.generate import Generation, generate_greedy
 from pipeline.model.adapters import load_adapter, make_trainable
 from pipeline.model.base import load_base
+from pipeline.model.forward import checkpoint_blocks
 from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.roofline import Shape, matrix_passes, shape_of
@@ -41,6 +42,8 @@ class Workload:
         batch_tokens: tokens a step; None: `batch_size` counts.
         arrangement: `data.arrangement`.
         seed: of the order of the documents.
+        grad_accumulation_steps: micro-batches a step.
+        grad_checkpoint: whether blocks are recomputed in the backward pass.
         num_steps: timed steps of a run.
         num_runs: repetitions.
         prompt_tokens: length of the prompt.
@@ -51,6 +54,8 @@ class Workload:
     batch_tokens: int | None
     arrangement: str
     seed: int
+    grad_accumulation_steps: int
+    grad_checkpoint: bool
     num_steps: int
     num_runs: int
     prompt_tokens: int
@@ -68,6 +73,8 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
     order = BatchOrder(
         store.lengths, batch_size=work.batch_size, batch_tokens=work.batch_tokens, seed=work.seed
     )
+    if work.grad_checkpoint:
+        checkpoint_blocks(model)
     optim = OptimSettings(learning_rate=1e-4, weight_decay=0.0, warmup_fraction=0.0)
     optimizer = make_optimizer(optim, work.num_steps)
     optimizer.init(model.trainable_parameters())
@@ -104,6 +111,7 @@ def step_micro_batches(
         store,
         documents,
         RowLayout(resolve_arrangement(work.arrangement, has_fused_attention()), width),
+        num_micro_batches=min(work.grad_accumulation_steps, len(documents)),
         num_streams=num_cpu_streams(),
     )
 

@@ -19,6 +19,8 @@ BUCKET_TOKENS = 16
 MAX_WIDTHS = 64
 PACKED_TOKENS = 128
 EVALUATION_POOL_DOCUMENTS = 4096
+PROOF_DOCUMENTS, PROOF_TOKENS = 8, 128
+"""Rows of held-out text on which exports are compared, and the most tokens of one."""
 
 
 @dataclass(frozen=True)

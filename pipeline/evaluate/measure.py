@@ -23,11 +23,7 @@ from pipeline.objective.likelihood import (
     document_losses,
     score_items,
 )
-
-BATCH_TOKENS = 8192
-BATCH_LOGITS = 1 << 24
-"""Numbers in the logits of a batch, if a row of it has no more. They are never in memory together,
-but other activations grow with them: so a batch takes little beside the model that needs it."""
+from pipeline.train.settings import evaluation_batch_tokens
 
 
 @dataclass(frozen=True)
@@ -95,19 +91,14 @@ def held_out_batches(
     """Arrange held-out documents in batches: the first `limit`, or all."""
     layout = RowLayout(arrangement, int(store.lengths.max()))
     chosen = np.arange(len(store))[:limit]
-    return evaluation_batches(store, chosen, layout, batch_tokens(store.vocab_size))
-
-
-def batch_tokens(vocab_size: int) -> int:
-    """Return the most tokens of a batch, if a row of it has no more."""
-    return min(BATCH_TOKENS, max(1, BATCH_LOGITS // vocab_size))
+    return evaluation_batches(store, chosen, layout, evaluation_batch_tokens(store.vocab_size))
 
 
 def parts_of(work: Work) -> Iterator[Part]:
     """Divide the work, always in the same way."""
     for batch in held_out_batches(work.store, work.documents, work.arrangement):
         yield Part("documents", len(batch.documents), partial(losses_in, batch))
-    step = items_at_once(work.items, batch_tokens(work.store.vocab_size))
+    step = items_at_once(work.items, evaluation_batch_tokens(work.store.vocab_size))
     for start in range(0, len(work.items), step):
         items = work.items[start : start + step]
         yield Part("items", len(items), partial(scores_of, items))

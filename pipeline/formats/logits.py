@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
+from pipeline.data.batches import PROOF_DOCUMENTS, PROOF_TOKENS
 from pipeline.data.store import TokenStore
 from pipeline.device import mx, nn, tree_map
 from pipeline.model.forward import evaluation_mode, forward
 from pipeline.model.intercept import Call, intercepted
 from pipeline.model.tree import blocks, materialize
-
-PROOF_DOCUMENTS = 8
-PROOF_TOKENS = 128
 
 Logits = Float32[np.ndarray, "rows seq_len vocab_size"]
 

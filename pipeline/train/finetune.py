@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline.data.store import TokenStore
+from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import warn_of_slow_type
 from pipeline.errors import ConfigError
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
@@ -22,6 +22,8 @@ from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB
 from pipeline.train.observer import Observer
+from pipeline.train.plan.graph import GraphRequest, StagePlan, plan_graph
+from pipeline.train.plan.report import Plan
 from pipeline.train.plan.request import PlanRequest, plan_request
 from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.protocol import Go, RunSpec
@@ -66,6 +68,20 @@ class Finetune:
             optim_settings(self.config),
             self.data,
         )
+
+    def graph(self, plan: Plan, others_bytes: int, go: Go) -> list[StagePlan]:
+        """Plan the stages of the graph, of which the training is one."""
+        spec, settings = self.spec, go.adapt(train_settings(self.config))
+        lengths = held_out_store(Path(spec.prepared)).lengths
+        asked = GraphRequest(
+            num_steps=settings.num_steps,
+            keep_checkpoints=settings.keep_checkpoints,
+            held_out_longest=int(lengths.max()),
+            held_out_tokens=int(lengths.sum()),
+            run_folder=Path(spec.run_folder),
+            outputs=Path(spec.output).parent,
+        )
+        return plan_graph(plan, others_bytes, asked)
 
     def load(self, go: Go, observer: Observer) -> Trainer:
         """Load the base and make it trainable."""

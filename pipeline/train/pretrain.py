@@ -18,6 +18,8 @@ from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
+from pipeline.train.plan.graph import StagePlan
+from pipeline.train.plan.report import Plan
 from pipeline.train.plan.request import PlanRequest, plan_request
 from pipeline.train.protocol import Go, RunSpec, plain
 from pipeline.train.settings import TrainSettings
@@ -55,6 +57,11 @@ class Pretrain:
         settings = go.adapt(pretrain_settings(self.config))
         optim = optim_settings(self.config)
         return plan_request(folder, "float32", EVERYTHING, settings, optim, self.data)
+
+    def graph(self, plan: Plan, others_bytes: int, go: Go) -> list[StagePlan]:
+        """Plan no other stage: the training does so, when the base is there."""
+        del plan, others_bytes, go
+        return []
 
     def load(self, go: Go, observer: Observer) -> Trainer:
         """Initialise the weights."""

@@ -45,3 +45,8 @@ class TrainSettings:
         documents = self.documents_per_step(longest)
         micro_batch = -(-documents // min(self.grad_accumulation_steps, documents)) * longest
         return min(EVALUATION_BATCH_TOKENS, max(micro_batch, EVALUATION_LOGITS // vocab_size))
+
+
+def evaluation_batch_tokens(vocab_size: int) -> int:
+    """Size the batches of an evaluation that no training goes before; a row may have more."""
+    return min(EVALUATION_BATCH_TOKENS, max(1, EVALUATION_LOGITS // vocab_size))

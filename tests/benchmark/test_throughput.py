@@ -17,7 +17,7 @@ def test_training_is_timed_on_whole_steps_and_only_trains_what_the_mode_says(
         for name, value in named_arrays(model.parameters()).items()
         if not name.endswith(("lora_a", "lora_b"))
     }
-    work = Workload(4, None, "bucketed", 0, 3, 2, 8, 4)
+    work = Workload(4, None, "bucketed", 0, 2, True, 3, 2, 8, 4)
     metrics = training_speed(model, make_store(), work)
     assert metrics["train_tokens_per_second"] >= metrics["train_targets_per_second"] > 0
     assert 0 < metrics["train_occupancy"] <= 1

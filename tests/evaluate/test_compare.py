@@ -79,7 +79,7 @@ class Stage:
             for row in range(7)
         ]
         (folder / "conflicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        monkeypatch.setattr(measure, "BATCH_TOKENS", 48)
+        monkeypatch.setattr(measure, "evaluation_batch_tokens", lambda vocab_size: 48)
         self.loaded, self.load = [], module.load_model
         monkeypatch.setattr(module, "load_model", self.counted)
 

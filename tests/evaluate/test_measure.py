@@ -2,14 +2,8 @@
 
 import pytest
 
-from pipeline.evaluate import measure
 from pipeline.evaluate.measure import items_at_once
 from pipeline.objective.likelihood import ConflictItem
-
-
-@pytest.mark.parametrize(("vocab_size", "tokens"), [(640, 8192), (49_152, 341), (1 << 25, 1)])
-def test_batches_are_smaller_where_the_vocabulary_is_large(vocab_size, tokens):
-    assert measure.batch_tokens(vocab_size) == tokens
 
 
 @pytest.mark.parametrize(

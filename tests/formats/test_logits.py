@@ -4,8 +4,9 @@ import gc
 
 import numpy as np
 
+from pipeline.data.batches import PROOF_DOCUMENTS, PROOF_TOKENS
 from pipeline.device import mx
-from pipeline.formats.logits import PROOF_DOCUMENTS, PROOF_TOKENS, logits_of, proof_inputs
+from pipeline.formats.logits import logits_of, proof_inputs
 from pipeline.model.scratch import initialize
 from pipeline.model.tree import named_arrays
 

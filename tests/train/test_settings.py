@@ -4,7 +4,11 @@ import dataclasses
 
 import pytest
 
-from pipeline.train.settings import EVALUATION_BATCH_TOKENS, EVALUATION_LOGITS
+from pipeline.train.settings import (
+    EVALUATION_BATCH_TOKENS,
+    EVALUATION_LOGITS,
+    evaluation_batch_tokens,
+)
 from tests.train.test_loop import SETTINGS
 
 
@@ -21,3 +25,8 @@ def test_a_validation_batch_is_as_large_as_its_logits_allow():
     assert SETTINGS.evaluation_tokens(8, vocab_size) == 64
     assert SETTINGS.evaluation_tokens(40, vocab_size) == 3 * 40  # a micro-batch of training
     assert SETTINGS.evaluation_tokens(8, 16) == EVALUATION_BATCH_TOKENS
+
+
+@pytest.mark.parametrize(("vocab_size", "tokens"), [(640, 8192), (49_152, 341), (1 << 25, 1)])
+def test_batches_are_smaller_where_the_vocabulary_is_large(vocab_size, tokens):
+    assert evaluation_batch_tokens(vocab_size) == tokens

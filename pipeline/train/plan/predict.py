@@ -95,6 +95,37 @@ def predict(request: PlanRequest) -> Prediction:
             return estimate(request, prediction, str(error))
 
 
+def predict_validation(request: PlanRequest, longest: int, tokens: int) -> int:
+    """Predict the peak of MLX while a tuned model is measured, without anything that trains it.
+
+    Args:
+        request: of the training.
+        longest: tokens of the longest document.
+        tokens: of a batch, if a row has no more.
+    """
+    asked = dataclasses.replace(request, longest_tokens=longest)
+    with preserve_random_state():
+        model = blueprint(read_config(asked.folder), asked.dtype, asked.base_bits)
+        attach(model, asked.adapter)
+        batch = blank_batch(asked, max(1, tokens // asked.width))
+        try:
+            return Rehearsal(model, asked.optim, checkpointed=False).validation(batch).peak_bytes
+        except (ValueError, ModelError):  # as in `predict`; a step takes more than its forward pass
+            return predict(dataclasses.replace(asked, batch_size=1)).peak_bytes
+
+
+def predict_benchmark(request: PlanRequest) -> int:
+    """Predict the peak of MLX in steps of the benchmark: all blocks run, and nothing is validated.
+
+    Args:
+        request: of the training.
+    """
+    alone = dataclasses.replace(
+        request, validation_batch_tokens=None, cached_prefix=False, scores_conflicts=False
+    )
+    return predict(alone).peak_bytes
+
+
 def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> Prediction:
     """Trace each evaluation of a step, and add what else is in memory at that time."""
     if request.fused_attention:

@@ -24,6 +24,7 @@ from pipeline.train.plan.predict import (
 from pipeline.train.plan.request import PlanRequest
 from pipeline.train.plan.roofline import (
     FLOAT32_BYTES,
+    Shape,
     floor_bytes,
     step_flops,
 )
@@ -55,6 +56,9 @@ class Plan:
         process_bytes: what this process holds now, without the memory of MLX.
         flops: floating-point operations of one optimizer step.
         problem: why the numbers are only an estimate; empty where they are not.
+        shape: of the model.
+        trained_bytes: of the trained weights.
+        state_bytes: of the optimizer's state.
     """
 
     request: PlanRequest
@@ -66,6 +70,9 @@ class Plan:
     process_bytes: int
     flops: int
     problem: str
+    shape: Shape
+    trained_bytes: int
+    state_bytes: int
 
     @property
     def footprint_bytes(self) -> int:
@@ -133,6 +140,9 @@ def make_plan(request: PlanRequest) -> Plan:
             request.cached_prefix,
         ),
         problem=found.problem,
+        shape=found.shape,
+        trained_bytes=found.trainable_bytes,
+        state_bytes=found.state_bytes,
     )
     return dataclasses.replace(plan, rows=(*parts(request, found), *totals(plan, found)))
 

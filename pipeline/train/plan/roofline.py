@@ -179,6 +179,12 @@ def matrix_passes(shape: Shape) -> int:
     return shape.weights() + trained * (2 if shape.trains_matrices else 1)
 
 
+def forward_flops(shape: Shape, tokens: int, width: int) -> int:
+    """Count the floating-point operations of a forward pass over tokens in rows of a width."""
+    attention = 2 * width * shape.width * len(shape.blocks)
+    return tokens * (2 * shape.weights() + attention)
+
+
 def step_flops(
     shape: Shape, rows: int, width: int, checkpointed: bool, cached: bool = False
 ) -> int:

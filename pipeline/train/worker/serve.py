@@ -26,6 +26,7 @@ from pipeline.train.loop import Trainer
 from pipeline.train.memory import GB, MemoryGuard
 from pipeline.train.observer import Observer
 from pipeline.train.plan.fit import require_fit
+from pipeline.train.plan.graph import StagePlan, require_graph_fits
 from pipeline.train.plan.report import Plan, make_plan
 from pipeline.train.plan.request import PlanRequest
 from pipeline.train.pretrain import Pretrain
@@ -60,6 +61,10 @@ class Run(Protocol):
 
     def request(self, go: Go) -> PlanRequest:
         """Describe what is to be trained, for the plan."""
+        ...
+
+    def graph(self, plan: Plan, others_bytes: int, go: Go) -> list[StagePlan]:
+        """Plan the stages of the graph, of which the training is one."""
         ...
 
     def load(self, go: Go, observer: Observer) -> Trainer:
@@ -116,7 +121,7 @@ def serve(link: SupervisorLink, spec: RunSpec) -> None:
     limit_mlx_memory(guard.limit_bytes)
     if go.plan != "none":
         with link.keep_alive():
-            send_plan(link, run.request(go), guard, is_check=go.plan == "check")
+            send_plan(link, run, go, guard)
     if go.plan == "only":
         link.send(Ended("done", None))
     else:
@@ -138,39 +143,43 @@ def train(link: SupervisorLink, spec: RunSpec, run: Run, go: Go, guard: MemoryGu
     link.send(Ended(reason, guard.meter.settled_bytes_per_step))
 
 
-def send_plan(
-    link: SupervisorLink, request: PlanRequest, guard: MemoryGuard, is_check: bool
-) -> None:
-    """Predict what the run takes, before anything is loaded.
+def send_plan(link: SupervisorLink, run: Run, go: Go, guard: MemoryGuard) -> None:
+    """Predict what the run and the other stages take, before anything is loaded.
 
     Args:
         link: to the supervisor.
-        request: describes the run.
+        run: what is to be trained.
+        go: the order; where a training follows, what cannot fit is refused here.
         guard: of the memory that is granted.
-        is_check: the run follows, so that a plan that cannot fit is refused here.
 
     Raises:
         DeviceError: where it cannot fit and is to be run.
     """
-    plan = make_plan(request)
+    plan = make_plan(run.request(go))
     others = link.footprint_bytes() - footprint_bytes()
-    if is_check:
+    if go.plan == "check":
         link.send(Planned(plan.peak_bytes, plan.floor_bytes))
-        require_fit(plan, guard.limit_bytes, others)
-        return
+    stages, problem = [], ""
     try:
+        stages = run.graph(plan, others, go)
         require_fit(plan, guard.limit_bytes, others)
-        problem = ""
+        require_graph_fits(stages, guard.limit_bytes)
     except DeviceError as error:
+        if go.plan == "check":
+            raise
         problem = str(error)
-    link.send(Result({"text": plan_text(plan, guard.limit_bytes), "problem": problem}))
+    if go.plan == "only":
+        text = plan_text(plan, stages, guard.limit_bytes)
+        link.send(Result({"text": text, "problem": problem}))
 
 
-def plan_text(plan: Plan, limit_bytes: int) -> str:
+def plan_text(plan: Plan, stages: list[StagePlan], limit_bytes: int) -> str:
     """Describe a plan for a person: memory, and time at the speed of this machine's products."""
     rate = matmul_flops_per_second()
+    graph = "\n".join(stage.line(rate) for stage in stages)
     return (
         f"{plan.table(alternatives=True)}\n"
+        f"Each stage with its footprint, its disk and its least time:\n{graph}\n"
         f"limit: {limit_bytes / GB:.3f} GB\n"
         f"a step: {plan.flops / GB:,.1f} GFLOP, so at least {plan.step_seconds(rate):.3f} s at "
         f"the {rate / GB:,.0f} GFLOP/s of this machine"
