@@ -11,7 +11,8 @@ from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
 from pipeline.config.options import PeersBenchmark
 from pipeline.config.stage import Paths, stage
-from pipeline.device import warn_of_slow_type
+from pipeline.device import limit_mlx_memory, warn_of_slow_type
+from pipeline.machine import available_memory_bytes
 from pipeline.model.folder import check_positions
 
 
@@ -40,6 +41,7 @@ def main(config: DictConfig, paths: Paths) -> None:
 def alone(config: DictConfig, paths: Paths) -> tuple[dict[str, Any], list[Row]]:
     """Time the tuned model, and compare it with the upper bound of this machine."""
     warn_of_slow_type(config.model.dtype)
+    limit_mlx_memory(available_memory_bytes())
     base = paths.read("models/base")
     check_positions(base, config.benchmark)
     settings = {**config.train, **config.benchmark}

@@ -115,11 +115,12 @@ def weights_plan(plan: Plan, model: nn.Module, asked: GraphRequest) -> StagePlan
     largest = largest_tensor(model)
     return StagePlan(
         "weights",
-        plan.process_bytes + largest + largest // FLOAT32_BYTES,
+        plan.process_bytes + plan.cache_bytes + largest + largest // FLOAT32_BYTES,
         0,
         asked.outputs,
         None,
-        f"the process, one tensor of up to {largest / GB:.3f} GB; a scratch base: see its own plan",
+        f"the process, MLX's cache, one tensor of up to {largest / GB:.3f} GB; a scratch base has "
+        "a plan of its own",
         "Use a base with a smaller vocabulary.",
     )
 

@@ -8,5 +8,5 @@ from tests.support.plans import request_of
 
 
 def test_a_folder_without_a_config(tmp_path):
-    with pytest.raises(ModelError, match=r"config.json: cannot be read"):
+    with pytest.raises(ModelError, match=r"config.json: there is no such file"):
         make_plan(request_of(tmp_path))
