@@ -48,6 +48,7 @@ EFFECTS = {
     "optim.warmup_fraction": (0.5, "learning_rate", {}),
     "optim.decay_fraction": (0.25, "learning_rate", WSD),
     "optim.final_fraction": (0.5, "learning_rate", {}),
+    "optim.float32_copy": (False, "weights", {"train.mode": "full", "model.dtype": "bfloat16"}),
     "train.mode": ("full", "num_trainable", {}),
     "train.tensors": (["*norm*"], "num_trainable", NORMS),
     "train.num_steps": (9, "learning_rate", {}),

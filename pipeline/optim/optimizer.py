@@ -9,10 +9,13 @@ from pipeline.device import mx, optimizers, tree_map_with_path
 from pipeline.errors import ConfigError, report_problems
 from pipeline.model.tree import named_arrays
 from pipeline.optim import update_rules
+from pipeline.optim.rounding import RandomRounding
 from pipeline.optim.schedules import RateSettings, make_schedule
 
 USUAL_PATTERNS = ("*norm*", "*bias")
 """Patterns of `optim.no_decay` that may match nothing: an adapter trains no norm and no bias."""
+EXACT = "float32"
+"""The name of what is remembered of a weight of 16 bits: the weight before it was rounded."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class OptimSettings:
     no_decay: tuple[str, ...] = ()
     schedule: str = "cosine"
     decay_fraction: float | None = None
+    float32_copy: bool = True
 
     @property
     def rate(self) -> RateSettings:
@@ -70,22 +74,30 @@ class GroupedOptimizer(optimizers.Optimizer):
     """Updates each tensor by its rule, all at the learning rate of one schedule.
 
     Everything is computed and kept in float32, also for weights of 16 bits: there 0.999 is
-    1, and a second moment would never fade.
+    1, and a second moment would never fade. The weights themselves have a float32 copy, which is
+    what is updated, and are rounded from it at random. To the nearest number most of them would
+    stay where they are: those of the base are numbers of 16 bits, and updates are much smaller than
+    the distance to the next one. Without the copy, updates are right in the mean only.
     """
 
     def __init__(
         self,
         schedule: Callable[[int], float],
         choose_rules: Callable[[dict[str, mx.array]], dict[str, optimizers.Optimizer]],
+        rounding: RandomRounding,
+        float32_copy: bool,
     ) -> None:
         """Start with no tensors.
 
         Args:
             schedule: returns the learning rate after so many updates, in float64.
             choose_rules: returns the rule of each tensor by name.
+            rounding: of weights of 16 bits.
+            float32_copy: whether a copy of them is kept that is not rounded.
         """
         super().__init__()
         self.schedule, self.choose_rules = schedule, choose_rules
+        self.rounding, self.float32_copy = rounding, float32_copy
         self.learning_rate = schedule(0)
         self.rules: dict[str, optimizers.Optimizer] = {}
 
@@ -112,13 +124,16 @@ class GroupedOptimizer(optimizers.Optimizer):
         self.rules = self.choose_rules(arrays)
         for name, array in arrays.items():
             if name not in self._state:
-                self._state[name] = {}
-                self.rules[name].init_single(array.astype(mx.float32), self._state[name])
+                exact, self._state[name] = array.astype(mx.float32), {}
+                self.rules[name].init_single(exact, self._state[name])
+                if self.float32_copy and array.dtype != mx.float32:
+                    self._state[name][EXACT] = exact
 
     def apply_gradients(self, gradients: dict[str, Any], parameters: dict[str, Any]) -> Any:  # noqa: ANN401
         """Return the new weights for a tree of gradients."""
         if not self.rules:
-            self.init(gradients)
+            given = named_arrays(parameters)
+            self.init({name: given[name] for name in named_arrays(gradients)})
         self.learning_rate = self.schedule(int(self.step))
         self._state["step"] = self.step + 1
 
@@ -142,19 +157,29 @@ class GroupedOptimizer(optimizers.Optimizer):
         """Return the new weights of one tensor; its entry in the state is updated in place."""
         rule = self.rules[name]
         rule.state = {"learning_rate": learning_rate, "step": step}
-        wide = gradient.astype(mx.float32), parameter.astype(mx.float32)
-        return rule.apply_single(*wide, remembered).astype(parameter.dtype)
+        exact = remembered.get(EXACT, parameter).astype(mx.float32)
+        new = rule.apply_single(gradient.astype(mx.float32), exact, remembered)
+        if parameter.dtype == mx.float32:
+            return new
+        if EXACT in remembered:
+            remembered[EXACT] = new
+        return self.rounding(new, parameter.dtype, name, step)
 
 
-def make_optimizer(settings: OptimSettings, num_steps: int) -> GroupedOptimizer:
+def make_optimizer(settings: OptimSettings, num_steps: int, seed: int = 0) -> GroupedOptimizer:
     """Make the optimizer of a run.
 
     Args:
         settings: the `optim` section.
         num_steps: updates of the whole run.
+        seed: of the rounding of weights of 16 bits.
     """
-    schedule = make_schedule(settings.rate, num_steps)
-    return GroupedOptimizer(schedule, lambda arrays: choose_rules(settings, arrays))
+    return GroupedOptimizer(
+        make_schedule(settings.rate, num_steps),
+        lambda arrays: choose_rules(settings, arrays),
+        RandomRounding(seed),
+        settings.float32_copy,
+    )
 
 
 def choose_rules(

@@ -75,7 +75,7 @@ class Trainer:
         num_epochs = settings.num_steps / self.feed.order.steps_in_epoch(0)
         self.progress = Progress()
         self.prefix = make_prefix(model, data.activations, self.progress, self.observer, num_epochs)
-        self.optimizer = make_optimizer(optim, settings.num_steps)
+        self.optimizer = make_optimizer(optim, settings.num_steps, settings.seed)
         self.optimizer.init(model.trainable_parameters())
         self.profile = Profile(folder / "profile.csv" if settings.profile else None)
         self.train_step = self.make_step()

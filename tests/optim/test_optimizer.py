@@ -230,27 +230,67 @@ def test_a_bowl_is_descended(name):
         assert float(mx.abs(value - goal).mean()) < 0.1, key
 
 
+def in_type(tree, dtype):
+    return {key: mx.array(value).astype(dtype) for key, value in tree.items()}
+
+
 @EACH
-def test_16_bit_weights_are_updated_in_32_bits_and_keep_their_type(name):
-    first, gradients = series(3)
-    half, whole = (make_optimizer(level(name), 3) for _ in range(2))
-    weights = {key: mx.array(value).astype(mx.bfloat16) for key, value in first.items()}
+def test_weights_of_16_bits_are_trained_in_32_and_keep_their_type(name):
+    first, gradients = series(5)
+    half, whole = (make_optimizer(level(name), 5) for _ in range(2))
+    weights = in_type(first, mx.bfloat16)
+    wanted = in_type(weights, mx.float32)
     half.init(weights)
     for gradient in gradients:
-        given = {key: mx.array(value).astype(mx.bfloat16) for key, value in gradient.items()}
-        wide = [
-            {key: value.astype(mx.float32) for key, value in tree.items()}
-            for tree in (given, weights)
-        ]
-        wanted = whole.apply_gradients(*wide)
+        given = in_type(gradient, mx.bfloat16)
+        weights = half.apply_gradients(given, weights)
+        wanted = whole.apply_gradients(in_type(given, mx.float32), wanted)
+        for key, value in weights.items():
+            assert value.dtype == mx.bfloat16
+            assert mx.array_equal(half.state[key]["float32"], wanted[key])
+            distance = 2**-7 * mx.abs(wanted[key])
+            assert mx.all(mx.abs(value.astype(mx.float32) - wanted[key]) <= distance)
+    remembered = {
+        key: value for key, value in named_arrays(half.state).items() if "float32" not in key
+    }
+    assert remembered.keys() == named_arrays(whole.state).keys()
+    for key, value in named_arrays(whole.state).items():
+        assert mx.array_equal(value, remembered[key])
+
+
+@EACH
+def test_without_a_copy_weights_of_16_bits_are_updated_in_32_and_rounded(name):
+    first, gradients = series(3)
+    half, whole = make_optimizer(level(name, float32_copy=False), 3), make_optimizer(level(name), 3)
+    weights = in_type(first, mx.bfloat16)
+    half.init(weights)
+    for gradient in gradients:
+        given = in_type(gradient, mx.bfloat16)
+        wanted = whole.apply_gradients(in_type(given, mx.float32), in_type(weights, mx.float32))
         weights = half.apply_gradients(given, weights)
         for key, value in weights.items():
             assert value.dtype == mx.bfloat16
-            assert mx.array_equal(value, wanted[key].astype(mx.bfloat16))
-    remembered = named_arrays(whole.state)
-    for key, value in named_arrays(half.state).items():
-        assert value.dtype == remembered[key].dtype
-        assert mx.array_equal(value, remembered[key])
+            distance = 2**-7 * mx.abs(wanted[key])
+            assert mx.all(mx.abs(value.astype(mx.float32) - wanted[key]) <= distance)
+    assert named_arrays(half.state).keys() == named_arrays(whole.state).keys()
+
+
+@pytest.mark.parametrize("float32_copy", [True, False])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=["bfloat16", "float16"])
+def test_updates_much_smaller_than_the_distance_of_16_bit_numbers_are_not_lost(dtype, float32_copy):
+    """To the nearest number, 100 updates of 1e-5 would leave every weight at 1."""
+    keys = {"learning_rate": 1e-5, "momentum": 0.0, "float32_copy": float32_copy}
+    optimizer = make_optimizer(level("sgd", **keys), 100)
+    weights = {"w": mx.ones((20_000,), dtype)}
+    optimizer.init(weights)
+    for _ in range(100):
+        weights = optimizer.apply_gradients({"w": mx.ones((20_000,), dtype)}, weights)
+    found = np.array(weights["w"].astype(mx.float32), np.float64)
+    assert 1 - found.mean() == pytest.approx(1e-3, rel=0.1)
+    assert len(set(found.tolist())) >= 2
+    if float32_copy:
+        exact = np.array(optimizer.state["w"]["float32"])
+        np.testing.assert_allclose(exact, 1 - 1e-3, atol=1e-5)
 
 
 def test_a_second_moment_of_a_16_bit_weight_fades():
@@ -300,13 +340,17 @@ def test_the_rate_that_is_reported_is_the_one_that_was_used(name):
 BYTES = {"adamw": 8, "adam": 8, "lion": 4, "sgd": 4}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "float32_copy", "more"),
+    [(mx.float32, True, 0), (mx.bfloat16, True, 4), (mx.bfloat16, False, 0)],
+)
 @pytest.mark.parametrize("name", BYTES)
-def test_what_is_remembered_of_a_weight(name):
+def test_what_is_remembered_of_a_weight(name, dtype, float32_copy, more):
     first, _ = series(1)
-    optimizer = make_optimizer(settings_of(name), 1)
-    optimizer.init({key: mx.array(value) for key, value in first.items()})
+    optimizer = make_optimizer(settings_of(name, float32_copy=float32_copy), 1)
+    optimizer.init(in_type(first, dtype))
     held = sum(value.nbytes for value in named_arrays(optimizer.state).values())
-    assert held == 12 + BYTES[name] * sum(value.size for value in first.values())
+    assert held == 12 + (BYTES[name] + more) * sum(value.size for value in first.values())
 
 
 @EACH

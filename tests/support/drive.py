@@ -38,6 +38,7 @@ PARAMETERS = {
         "no_decay": ["*norm*"],
         "schedule": "cosine",
         "decay_fraction": None,
+        "float32_copy": True,
     },
     "objective": {
         "label_smoothing": 0.0,

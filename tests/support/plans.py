@@ -46,6 +46,7 @@ def request_of(
     cached: bool = False,
     conflicts: bool = False,
     streams: int = 1,
+    float32_copy: bool = True,
 ) -> PlanRequest:
     """Ask for the plan of a step of micro-batches with so many rows."""
     return PlanRequest(
@@ -54,7 +55,9 @@ def request_of(
         adapter=AdapterSettings(
             mode, rank, 2.0 * rank, dropout, num_layers, ("*",), tensors=("model.layers.1.*",)
         ),
-        optim=optim_settings(params.composed([f"optim={optim}"])),
+        optim=optim_settings(
+            params.composed([f"optim={optim}", f"optim.float32_copy={float32_copy}"])
+        ),
         batch_size=rows * micro,
         grad_accumulation_steps=micro,
         longest_tokens=longest,

@@ -58,9 +58,11 @@ def run(tmp_path, tiny_config, make_store):
         code=None,
         if_changed="refuse",
         optim=None,
+        dtype=mx.float32,
         **changes,
     ):
         model = initialize(tiny_config, seed=0)
+        model.set_dtype(dtype)
         apply(model, settings_of(mode, dropout=0.3), seed=5)
         settings = dataclasses.replace(SETTINGS, **changes)
         optim = optim or OptimSettings(learning_rate, 0.01, 0.2)
@@ -86,13 +88,19 @@ def folder(tmp_path):
     return lambda name: tmp_path / name
 
 
+def bytes_of(array):
+    """Give the bytes of an array; NumPy has no bfloat16."""
+    exact = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
+    return np.array(exact).tobytes()
+
+
 def result(trainer):
     """Everything that must be equal between equal runs, as bytes and numbers."""
     arrays = {**trainable_arrays(trainer.model), **named_arrays(trainer.optimizer.state)}
     machine = {"wall_seconds", "peak_memory_bytes"}
     progress = dataclasses.asdict(trainer.progress)
     return (
-        {name: np.array(value).tobytes() for name, value in arrays.items()},
+        {name: bytes_of(value) for name, value in arrays.items()},
         trainer.curve.rows(),
         trainer.validations.rows(),
         {name: value for name, value in progress.items() if name not in machine},
@@ -140,6 +148,20 @@ def test_a_stopped_run_of_every_optimizer_and_schedule_ends_with_the_same_bits(r
     run("stopped", stop_after=5, optim=optim, mode="full")
     mx.random.seed(77)
     assert result(run("stopped", optim=optim, mode="full")) == whole
+
+
+@pytest.mark.parametrize("float32_copy", [True, False])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=["bfloat16", "float16"])
+def test_so_does_a_stopped_run_on_weights_of_16_bits(run, dtype, float32_copy):
+    optim = OptimSettings(1e-3, 0.01, 0.2, float32_copy=float32_copy)
+    changes = {"mode": "full", "dtype": dtype, "optim": optim}
+    whole = run("whole", **changes)
+    run("stopped", stop_after=3, **changes)
+    mx.random.seed(77)
+    assert result(run("stopped", **changes)) == result(whole)
+    assert {value.dtype for value in trainable_arrays(whole.model).values()} == {dtype}
+    other = result(run("other", **changes, seed=4))
+    assert other != result(whole)
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in {"lora", "full"}])

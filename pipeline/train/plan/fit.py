@@ -69,6 +69,9 @@ def kinds(request: PlanRequest) -> Iterator[Iterable[Change]]:
     yield accumulated(request)
     yield checkpointed(request)
     yield shortened(request)
+    if request.adapter.trains_matrices and request.optim.float32_copy:
+        optim = dataclasses.replace(request.optim, float32_copy=False)
+        yield [("optim.float32_copy=false", dataclasses.replace(request, optim=optim))]
     if may_be_quantized(request):
         text = f"model.quantize_bits={BASE_BITS}"
         yield [(text, dataclasses.replace(request, base_bits=BASE_BITS))]

@@ -19,6 +19,7 @@ the release of the arrays that it has read."""
 VIEWS = {
     "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "Depends", "ExpandDims",
     "Flatten", "Reshape", "Slice", "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten",
+    "View",
 }  # fmt: skip
 """Results that are taken to share memory with an input."""
 UNARY = {

@@ -207,6 +207,19 @@ def test_batches_of_the_validation_become_smaller_with_micro_batches(folder):
     assert "grad_accumulation_steps=16: " not in refusal(floor, plan.footprint_at(target))
 
 
+def test_float32_copies_are_counted_and_may_be_left_out(folder):
+    asked = {"mode": "full", "dtype": "bfloat16", "longest": 17}
+    with_copies, without = (
+        make_plan(request_of(folder, **asked, float32_copy=flag)) for flag in (True, False)
+    )
+    trained = row(with_copies.rows, "trained weights").num_bytes // 2
+    for plan, size in ((with_copies, 12), (without, 8)):
+        assert row(plan.rows, "optimizer").num_bytes == size * trained + 12
+        assert row(plan.rows, "optimizer").arithmetic == f"adamw, {size}.00 bytes a weight"
+    text = refusal(with_copies, with_copies.footprint_at(without.peak_bytes))
+    assert f"  optim.float32_copy=false: {without.peak_bytes / GB:.3f} GB" in text
+
+
 def test_each_kind_of_change_is_proposed_at_its_smallest(folder):
     request = request_of(folder, rows=8)
     plan = make_plan(request)

@@ -38,6 +38,11 @@ MEASURED = {
     "head, recomputed": (WIDE, {"mode": "head", "checkpoint": True, "micro": 2}),
     "tensors": (WIDE, {"mode": "tensors"}),
     "full": (WIDE, {"mode": "full"}),
+    "full, bfloat16": (WIDE, {"mode": "full", "dtype": "bfloat16"}),
+    "full, bfloat16, no copies": (
+        WIDE,
+        {"mode": "full", "dtype": "bfloat16", "float32_copy": False},
+    ),
     "full, sgd": (WIDE, {"mode": "full", "optim": "sgd", "longest": 17}),
     "full, muon": (WIDE, {"mode": "full", "optim": "muon", "longest": 17}),
     "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65}),

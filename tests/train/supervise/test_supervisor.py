@@ -187,10 +187,23 @@ def test_killing_the_worker_at_random_moments_changes_no_bit(
 REAL = {"data__arrangement": "bucketed", "train__batch_size": 4, "lora__dropout": 0.1}
 
 
-@pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=EXHAUSTIVE)])
-def test_a_real_model_ends_with_the_same_bits(real_world, tmp_path, mode):
+COPIES = {"train__mode": "full", "model__dtype": "bfloat16"}
+NO_COPIES = COPIES | {"optim__float32_copy": False}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"train__mode": "lora"},
+        pytest.param({"train__mode": "full"}, marks=EXHAUSTIVE),
+        pytest.param(COPIES, marks=EXHAUSTIVE),
+        pytest.param(NO_COPIES, marks=EXHAUSTIVE),
+    ],
+    ids=["lora", "full", "float32 copies", "no copies"],
+)
+def test_a_real_model_ends_with_the_same_bits(real_world, tmp_path, own):
     """Reloads, and kills of a worker and of the supervisor, on real weights and rows."""
-    changes = {"train__mode": mode, **REAL}
+    changes = REAL | own
     whole = Training(real_world, tmp_path / "whole", {}, changes).complete()
     run = Training(real_world, tmp_path / "run", {"reload_interval_steps": 5}, changes).start()
     run.wait_for_step(3)
@@ -203,6 +216,29 @@ def test_a_real_model_ends_with_the_same_bits(real_world, tmp_path, mode):
     assert run.result() == whole.result()
     assert run.journal("death")
     assert run.metrics()["reloads"] >= 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rate", [1e-5, 1e-4])
+def test_weights_of_16_bits_learn_as_those_of_32(real_world, tmp_path, rate):
+    """Rounded to the nearest number, they end 0.6 and 1.0 nats above float32."""
+    changes = {
+        **REAL,
+        "train__batch_size": 2,
+        "train__num_steps": 60,
+        "train__steps_per_eval": 60,
+        "optim__learning_rate": rate,
+    }
+    kinds = {"float32": {"train__mode": "full"}, "copies": COPIES, "no copies": NO_COPIES}
+    losses = {
+        name: Training(real_world, tmp_path / name, {}, changes | own)
+        .complete()
+        .metrics()["val_loss"]
+        for name, own in kinds.items()
+    }
+    print(losses)
+    for name in ("copies", "no copies"):
+        assert losses[name] == pytest.approx(losses["float32"], abs=0.02)
 
 
 @pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=EXHAUSTIVE)])
