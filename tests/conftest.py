@@ -24,6 +24,7 @@ from pipeline.model.scratch import initialize, llama_config, save_scratch  # noq
 from tests.support.real import real_run  # noqa: E402, F401
 from tests.support.repository import smoke  # noqa: E402, F401
 from tests.support.small import TINY_SHAPE, random_documents  # noqa: E402
+from tests.support.smollm2 import smollm2, smollm2_base, smollm2_float32  # noqa: E402, F401
 from tests.support.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
 LONGEST = (
@@ -50,7 +51,7 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if "samples" in item.fixturenames:
+        if {"samples", "smollm2"} & set(item.fixturenames):
             item.add_marker("real")
     items.sort(key=lambda item: item.path.stem not in LONGEST)  # so that no process ends alone
     if not config.getoption("--exhaustive"):

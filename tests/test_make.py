@@ -53,17 +53,35 @@ def test_no_python_that_runs_is_said_with_what_to_do(make_env):
     assert "make env PYTHON=" in done.stdout
 
 
-@pytest.mark.parametrize("failing", ["", "test"])
-def test_ci_runs_every_part_and_fails_when_one_does(tmp_path, failing):
+@pytest.fixture
+def run_ci(tmp_path):
+    """Run `.ci/run` with a make that fails for one target; return its exit status and its lines."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     says = 'echo "== 3 passed in 1.50s =="; test "$1" != "$FAILING"\n'
     write_program(tmp_path / "bin/make", f"#!/bin/sh\n{says}")
-    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "FAILING": failing}
-    command = [tmp_path / ".ci/run"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    summary = [line.split() for line in done.stdout.splitlines()[-5:]]
+    command, path = [tmp_path / ".ci/run"], f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+
+    def run(failing):
+        environment = {"PATH": path, "FAILING": failing}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("failing", ["", "test"])
+def test_ci_runs_every_part_and_fails_when_one_does(run_ci, failing):
+    status, lines = run_ci(failing)
+    summary = [line.split() for line in lines[-5:]]
     assert [words[0] for words in summary] == ["set-up", "lint", "test", "test-real", "test-docs"]
     assert [words[0] for words in summary if words[4] == "1"] == ([failing] if failing else [])
     assert all(" ".join(words[5:]) == "== 3 passed in 1.50s ==" for words in summary)
-    assert done.returncode == bool(failing)
+    assert status == bool(failing)
+
+
+def test_ci_goes_on_without_smollm2_and_says_so(run_ci):
+    status, lines = run_ci("smollm2")
+    assert status == 0
+    assert lines[-2].startswith("test-docs")
+    assert lines[-1] == "SmolLM2 was not fetched: the tests with it are skipped"

@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
-from gguf.quants import quantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf.quants import dequantize, quantize
 
 WIDTH, INNER, HEADS, KV_HEADS, BLOCKS = 256, 512, 8, 4, 2
 NORMAL, CONTROL, BYTE = 1, 3, 6
@@ -143,3 +143,20 @@ def interleaved(values, num_heads):
     rows = values.shape[0]
     halves = values.reshape(num_heads, 2, rows // num_heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape)
+
+
+def write_float32_copy(source, target):
+    """Write a GGUF file again with every tensor in float32, and all else as it was."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
