@@ -31,6 +31,8 @@ SCORED = ("data/provenance", "heuristic")
     "data.long_documents",
     "data.overlap_tokens",
     "data.train_on",
+    "data.turns",
+    "data.control_tokens",
     "data.format",
     "data.columns",
     "data.max_bad_rows",

@@ -75,7 +75,7 @@ def encoded(tokenizer):
             weight = WEIGHTS[(number + turn) % len(WEIGHTS)] or float(turn == 0)
             messages.append({"role": "assistant", "content": said[1], "weight": weight})
         rows.append(parse_record({"messages": messages, "weight": 0.5 if number % 5 == 0 else 1}))
-    return Encoder(tokenizer, "all").encode(rows)
+    return [document for (document,) in Encoder(tokenizer).encode(rows)]
 
 
 def write(folder, documents):

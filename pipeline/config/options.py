@@ -108,6 +108,14 @@ class Data:
         maximum=LONGEST,
     )
     train_on: str = key("which answers of a conversation are learnt", choices=("all", "last"))
+    turns: str = key(
+        "a conversation is one document, or one for each answer that is learnt; auto: one where "
+        "later messages do not change what the model is given",
+        choices=("auto", "joined", "separate"),
+    )
+    control_tokens: str = key(
+        "control tokens of the model that rows hold as text", choices=("keep", "refuse")
+    )
     format: str = key(
         "what rows look like; plain: as docs/data.md has it; auto: by their columns",
         choices=("auto", "plain", "alpaca", "sharegpt"),

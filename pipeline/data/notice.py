@@ -12,6 +12,13 @@ NOTICES = {
     "unanswered_messages": (
         "{unanswered_messages} messages after the last answer of a row were left out"
     ),
+    "control_tokens_in_text": (
+        "{control_tokens_in_text} control tokens in the text of rows are read as the tokens"
+    ),
+    "separate_conversations": (
+        "{separate_conversations} conversations became a document for each answer, because later "
+        "messages change what the model is given; {repeated_tokens} tokens are read again"
+    ),
     "truncated_documents": (
         "{truncated_documents} documents were truncated to data.max_seq_len={max_seq_len} tokens, "
         "which dropped {truncated_tokens} tokens"

@@ -35,6 +35,8 @@ class PrepareSettings:
         long_documents: what happens to a longer one: truncate, split or refuse.
         overlap_tokens: how many tokens a piece of a split document reads again.
         train_on: which answers of a conversation are learnt: all, or the last.
+        turns: whether a conversation is one document, or one for each answer (docs/data.md).
+        control_tokens: whether control tokens that rows hold as text are kept, or refused.
         max_bad_rows: rows that may be left out.
         max_line_bytes: longest line of a file.
         validation_fraction: share of the documents, by hash.
@@ -60,6 +62,8 @@ class PrepareSettings:
     test_fraction: float
     tokenizer_source: Path | None
     vocab_size: int
+    turns: str = "auto"
+    control_tokens: str = "keep"
     format: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     subset: str | None = None

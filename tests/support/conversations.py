@@ -3,8 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import parse_record
-from pipeline.data.tokenize.encode import encode_record
+from pipeline.data.tokenize.encode import Encoder
 from tests.support.chat_templates import (
     CHATML,
     GEMMA,
@@ -25,12 +26,12 @@ STYLES = {
 
 
 CLOSING = {
-    "chatml": "<|im_end|>\n",
+    "chatml": "<|im_end|>",
     "llama": "<|eot_id|>",
-    "qwen": "<|im_end|>\n",
-    "thinking": "<|im_end|>\n",
+    "qwen": "<|im_end|>",
+    "thinking": "<|im_end|>",
     "mistral": "<eos>",
-    "gemma": "<end_of_turn>\n",
+    "gemma": "<end_of_turn>",
 }
 
 
@@ -67,8 +68,24 @@ def agent(arguments):
     return [user, call(arguments, content=None), result, answer]
 
 
+def documents(tokenizer, row, **choices):
+    """Tokenize one row, or raise what is wrong with it."""
+    (result,) = Encoder(tokenizer, **choices).encode([parse_record(row)])
+    if isinstance(result, RowError):
+        raise result
+    return result
+
+
 def encode(tokenizer, messages, train_on="all", **row):
-    return encode_record(tokenizer, parse_record({"messages": messages, **row}), train_on)
+    """Tokenize a conversation that is one document."""
+    (document,) = documents(tokenizer, {"messages": messages, **row}, train_on=train_on)
+    return document
+
+
+def separate_texts(tokenizer, messages, **row):
+    """Read what each document of a conversation learns."""
+    found = documents(tokenizer, {"messages": messages, **row})
+    return [text for document in found for text in texts(tokenizer, document)]
 
 
 def stretches(tokenizer, encoded):
@@ -84,6 +101,6 @@ def texts(tokenizer, encoded):
     return [text for text, _ in stretches(tokenizer, encoded)]
 
 
-def answer_in(style, text, last=True):
-    thought = THOUGHT if style == "thinking" and last else ""
+def answer_in(style, text):
+    thought = THOUGHT if style == "thinking" else ""
     return f"{OPENING.get(style, '')}{thought}{text}{CLOSING[style]}"

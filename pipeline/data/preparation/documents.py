@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from pipeline.data.rows.fields import RowError
-from pipeline.data.rows.records import Conversation
+from pipeline.data.rows.records import Answer, Conversation, Text
 from pipeline.data.sources.source import BadRow, BadRows, Row
 from pipeline.data.store import TokenStore
-from pipeline.data.tokenize.encode import Draft, Encoded, Encoder, Tokenized
+from pipeline.data.tokenize.document import Encoded, repeated_tokens
+from pipeline.data.tokenize.encode import Draft, Encoder, Result, Tokenized
 from pipeline.data.tokenize.tokenizer import vocabulary_size
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 
@@ -30,6 +31,8 @@ COUNTS = (
     "pieces_without_targets",
     "rows_without_targets",
     "unanswered_messages",
+    "separate_conversations",
+    "control_tokens_in_text",
 )
 Rows = list[Row | BadRow]
 
@@ -85,9 +88,7 @@ class TokenizedDocuments:
                 if isinstance(result, RowError):
                     bad.add(row.file, row.line, row.raw, str(result))
                 elif isinstance(row, Row) and (pieces := self.fit(row, result)):
-                    content = row.record.content
-                    if isinstance(content, Conversation):
-                        self.counts["unanswered_messages"] += content.left_out
+                    self.note_content(row.record.content)
                     yield row, pieces
                 if len(self.too_long) == MAX_LISTED_PROBLEMS:
                     return
@@ -95,8 +96,8 @@ class TokenizedDocuments:
             progress(done)
         bad.finish()
 
-    def tokenized(self, batches: Iterator[Rows]) -> Iterator[tuple[Rows, list[Encoded | RowError]]]:
-        """Yield batches of rows, and for each row its document or what is wrong with it.
+    def tokenized(self, batches: Iterator[Rows]) -> Iterator[tuple[Rows, list[Result]]]:
+        """Yield batches of rows, and for each row its documents or what is wrong with it.
 
         The library tokenizes one batch on another thread while this one reads the next batch and
         stores the one before. Both run at once, because the library releases Python's lock.
@@ -113,33 +114,54 @@ class TokenizedDocuments:
                     rows, drafts, tokenized = waiting.popleft()
                     yield rows, encoder.join(drafts, tokenized.result())
 
-    def fit(self, row: Row, encoded: Encoded) -> list[Encoded]:
-        """Return the documents to store of a row: one, several pieces, or none without targets.
+    def fit(self, row: Row, documents: Sequence[Encoded]) -> list[Encoded]:
+        """Return what to store of a row: its documents or pieces of them, none without targets.
 
         Raises:
             ModelError: when the model does not know one of the ids.
         """
-        ids = encoded.ids
-        if self.has_other_ids and ids.max() >= self.vocab_size:
-            raise ModelError(
-                f"{row.file}, line {row.line}: the tokenizer gives id {ids.max()}, and the model's "
-                f"vocab_size is {self.vocab_size}.\nThe tokenizer belongs to another model."
-            )
-        if len(ids) > self.max_seq_len:
-            self.note_long(row, len(ids))
-        elif np.count_nonzero(encoded.target_mask):
-            return [encoded]
-        keep_all = self.long_documents == "split"
-        pieces = list(cut(encoded, self.max_seq_len, keep_all, self.overlap_tokens))
-        kept = [piece for piece in pieces if piece.target_mask.any()]
-        self.counts["repeated_tokens"] += self.overlap_tokens * sum(
-            piece is not pieces[0] for piece in kept
-        )
+        pieces, overlap = list[Encoded](), 0
+        for document in documents:
+            self.check_ids(row, document)
+            whole = len(document.ids) <= self.max_seq_len
+            own = [document] if whole else [*self.cut(row, document)]
+            overlap += self.overlap_tokens * sum(p.target_mask.any() for p in own[1:])
+            pieces += own
+        kept = [piece for piece in pieces if np.count_nonzero(piece.target_mask)]
         if not kept:
             self.counts["rows_without_targets"] += 1
-        else:
-            self.counts["pieces_without_targets"] += len(pieces) - len(kept)
+            return kept
+        self.counts["pieces_without_targets"] += len(pieces) - len(kept)
+        self.counts["repeated_tokens"] += int(overlap)
+        if len(documents) > 1:
+            self.counts["separate_conversations"] += 1
+            self.counts["repeated_tokens"] += repeated_tokens(documents)
         return kept
+
+    def check_ids(self, row: Row, document: Encoded) -> None:
+        """Refuse ids that the model does not know.
+
+        Raises:
+            ModelError: with the largest.
+        """
+        if self.has_other_ids and document.ids.max() >= self.vocab_size:
+            raise ModelError(
+                f"{row.file}, line {row.line}: the tokenizer gives id {document.ids.max()}, and "
+                f"the model's vocab_size is {self.vocab_size}.\n"
+                "The tokenizer belongs to another model."
+            )
+
+    def cut(self, row: Row, document: Encoded) -> Iterator[Encoded]:
+        """Cut a document that is too long, and count it."""
+        self.note_long(row, len(document.ids))
+        keep_all = self.long_documents == "split"
+        return cut(document, self.max_seq_len, keep_all, self.overlap_tokens)
+
+    def note_content(self, content: Text | Answer | Conversation) -> None:
+        """Count what a stored row has that is left out, or that is no ordinary text."""
+        self.counts["control_tokens_in_text"] += self.encoder.control.count_in(content)
+        if isinstance(content, Conversation):
+            self.counts["unanswered_messages"] += content.left_out
 
     def note_long(self, row: Row, length: int) -> None:
         """Count a document that is too long, or note it where that is refused."""

@@ -14,7 +14,8 @@ from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.source import BadRows, RowSource
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStoreWriter
-from pipeline.data.tokenize.encode import Encoded, Encoder
+from pipeline.data.tokenize.document import Encoded
+from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 
 HASHES = ".hashes"
@@ -82,7 +83,8 @@ class Part:
     def documents(self) -> TokenizedDocuments:
         """Load the tokenizer, and return what turns rows into documents that fit the model."""
         settings = self.settings
-        encoder = Encoder(load_tokenizer(self.tokenizer), settings.train_on)
+        choices = (settings.train_on, settings.turns, settings.control_tokens)
+        encoder = Encoder(load_tokenizer(self.tokenizer), *choices)
         limits = (settings.max_seq_len, settings.long_documents, settings.overlap_tokens)
         return TokenizedDocuments(encoder, self.vocab_size, *limits)
 

@@ -1,59 +1,74 @@
-"""From conversations to text by the template of the model, with the borders of every answer."""
+"""From conversations to prompts and answers, as a model is asked and would answer."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Conversation
-from pipeline.data.tokenize.template import called_names, render, render_whole
+from pipeline.data.tokenize.closing import Closing
+from pipeline.data.tokenize.left_out import (
+    THOUGHT_END,
+    THOUGHT_START,
+    check_answer,
+    check_context,
+    thought_and_content,
+)
+from pipeline.data.tokenize.template import as_template_takes, render
+
+MAX_MESSAGES = 1000
+"""A template writes all messages before each answer, so the time grows with their square."""
 
 
-class Span(NamedTuple):
-    """A stretch of text that is tokenized by itself, so that no token crosses its borders.
+class Turn(NamedTuple):
+    """An answer that is learnt, and what the model is given when it is asked for it.
 
     Attributes:
-        text: what to tokenize.
-        weight: how much its tokens count in what is learnt; 0: they are not learnt.
-        is_opening: whether the tokenizer may add its beginning-of-sequence token.
+        prompt: what the template writes of the messages before.
+        answer: what follows; it ends with the token that closes it, if it has one.
+        weight: how much its tokens count.
+        is_closed: whether it has such a token.
+        place: index of the message; 0 for the completion of a prompt.
     """
 
-    text: str
+    prompt: str
+    answer: str
     weight: float
-    is_opening: bool = False
+    is_closed: bool = False
+    place: int = 0
 
 
-def conversation_spans(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, train_on: str
-) -> list[Span]:
-    """Cut the rendered conversation into prompts and answers, one after the other.
+def turns_of(
+    tokenizer: PreTrainedTokenizerFast, closing: Closing, conversation: Conversation, train_on: str
+) -> list[Turn]:
+    """Render each learnt answer as the last one, after the prompt that asks for it.
 
-    A prompt is the text that the template writes of the messages before an answer when it is asked
-    for one: character by character what the model is given when it is used. An answer that is not
-    learnt is part of the next prompt.
+    So what precedes an answer is, character by character, what the model is given when it is used,
+    whatever the template writes of that answer once other messages follow.
 
     Args:
         tokenizer: has the template.
+        closing: how the template closes an answer.
         conversation: the messages and tools.
         train_on: which answers are learnt: all, or the last.
 
     Raises:
-        RowError: when the tokenizer has no template, the template fails or leaves out a part, or
-            a prompt is not the beginning of the whole text.
+        RowError: when the template fails or leaves out a part, or an answer does not continue its
+            prompt.
     """
+    if len(conversation.messages) > MAX_MESSAGES:
+        raise RowError(
+            f"{len(conversation.messages)} messages; a row may have {MAX_MESSAGES}: "
+            "write several rows"
+        )
     learnt = learnt_answers(conversation, train_on)
-    conversation, full = render_whole(tokenizer, conversation)
-    spans, end = list[Span](), 0
-    for index, weight in learnt:
-        start, stop = borders(tokenizer, conversation, full, index)
-        if start < end:
-            raise border_error(conversation, index)
-        check_calls(conversation.messages[index], full[start:stop], index)
-        spans += [Span(full[end:start], 0.0), Span(full[start:stop], weight)]
-        end = stop
-    if not full or (learnt and not any(span.text for span in spans if span.weight)):
-        raise RowError("the chat template writes nothing of the answers")
-    return [span for span in [*spans, Span(full[end:], 0.0)] if span.text]
+    conversation = as_template_takes(tokenizer, conversation)
+    turns = [turn_of(tokenizer, closing, conversation, index, weight) for index, weight in learnt]
+    if turns:
+        check_context(tokenizer, conversation, turns[-1].prompt, turns[-1].place)
+    return turns
 
 
 def learnt_answers(conversation: Conversation, train_on: str) -> list[tuple[int, float]]:
@@ -68,64 +83,66 @@ def learnt_answers(conversation: Conversation, train_on: str) -> list[tuple[int,
     ]
 
 
-def borders(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, full: str, index: int
-) -> tuple[int, int]:
-    """Find where in the full text an answer starts and stops."""
-    if index == 0:
-        raise RowError("messages[0] is from 'assistant'; there is nothing that it answers")
-    prompt = render(tokenizer, conversation, index, ask=True)
-    if not full.startswith(prompt):
-        raise border_error(conversation, index)
-    through = render(tokenizer, conversation, index + 1)
-    stop = answer_stop(full, len(prompt), through, conversation.messages[index])
-    if stop is None:
-        raise border_error(conversation, index)
-    return len(prompt), stop
-
-
-def answer_stop(full: str, start: int, through: str, message: dict[str, Any]) -> int | None:
-    """Find the position after an answer and its closing token; None where it is not certain.
-
-    Args:
-        full: the rendered conversation.
-        start: position at which the answer starts in it.
-        through: the conversation rendered up to this answer.
-        message: the answer.
-    """
-    if len(through) >= start and full.startswith(through):
-        return len(through)
-    # Some templates write the last answer differently from earlier ones, for example with an empty
-    # thought before it. `through` ends with this answer as the last one. The longest end of it that
-    # continues `full` at `start` is the answer, provided that it has all text of the message.
-    content = (message.get("content") or "").strip()
-    texts = [text for text in (content, *called_names(message)) if text]
-    latest = min(map(through.rfind, texts), default=-1)
-    for cut in range(start, latest + 1):
-        if full.startswith(through[cut], start) and full.startswith(through[cut:], start):
-            return start + len(through) - cut
-    return None
-
-
-def check_calls(message: dict[str, Any], text: str, index: int) -> None:
-    """Refuse an answer whose calls the template leaves out.
+def turn_of(
+    tokenizer: PreTrainedTokenizerFast,
+    closing: Closing,
+    conversation: Conversation,
+    index: int,
+    weight: float,
+) -> Turn:
+    """Render one answer after its prompt.
 
     Raises:
-        RowError: with the first one.
+        RowError: when it has none or does not continue it, or a part of it is left out.
     """
-    for name in called_names(message):
-        if name not in text:
-            raise RowError(
-                f"messages[{index}]: the chat template leaves out the call of {name!r}; "
-                "choose a model that takes tools"
-            )
+    if index == 0:
+        raise RowError("messages[0] is from 'assistant'; there is nothing that it answers")
+    message = conversation.messages[index]
+    prompt = render(tokenizer, conversation, index, ask=True)
+    through = render(tokenizer, conversation, index + 1)
+    answer = continuation(prompt, through, message)
+    if answer is None:
+        raise RowError(
+            f"messages[{index}]: the chat template writes the messages before this answer in "
+            "another way once it is there, so that prompt and answer cannot be told apart; choose "
+            "a model with another template"
+        )
+    check_answer(message, answer, index)
+    text, is_closed = closing.cut(answer, message.get("content") or "")
+    return Turn(prompt, text, weight, is_closed, index)
 
 
-def border_error(conversation: Conversation, index: int) -> RowError:
-    """Return the error of an answer whose border to the prompt cannot be found."""
-    is_last = index == len(conversation.messages) - 1
-    return RowError(
-        f"messages[{index}]: the chat template writes the messages before this answer in another "
-        "way once it is there, so that prompt and answer cannot be told apart"
-        + ("" if is_last else "; data.train_on=last learns the last answer alone")
-    )
+def continuation(prompt: str, through: str, message: dict[str, Any]) -> str | None:
+    """Return what follows a prompt; None where it is not certain.
+
+    Some templates open a thought in the prompt, and write an answer that has been given without
+    it. The model is asked to think all the same, so its answer is the thought, which may be empty,
+    its end, and the answer.
+
+    Args:
+        prompt: what asks for the answer.
+        through: the conversation up to the answer.
+        message: the answer.
+    """
+    if through.startswith(prompt):
+        return through[len(prompt) :]
+    before, opened, rest = prompt.rpartition(THOUGHT_START)
+    if not opened or rest.strip() or not through.startswith(before):
+        return None
+    thought, _ = thought_and_content(message)
+    words = through[len(before) :].lstrip("\n")
+    return f"{thought}\n{THOUGHT_END}\n\n{words}"
+
+
+def first_break(turns: Sequence[Turn]) -> int | None:
+    """Return the index of the first answer whose prompt is not what came before it and more.
+
+    None: all turns can be one document.
+    """
+    for before, turn in pairwise(turns):
+        whole = turn.prompt.startswith(before.prompt)
+        if not (whole and turn.prompt.startswith(before.answer, len(before.prompt))):
+            return turn.place
+        if not before.is_closed:
+            return turn.place
+    return None

@@ -1,33 +1,43 @@
 """From records to token ids, with a mask of the targets and their weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Bool, Float32, Int32
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Answer, Conversation, Record, Text
-from pipeline.data.tokenize.chat import Span, conversation_spans
+from pipeline.data.tokenize.borders import Borders
+from pipeline.data.tokenize.chat import Turn, first_break, turns_of
+from pipeline.data.tokenize.closing import closing_of
+from pipeline.data.tokenize.control import ControlTokens
+from pipeline.data.tokenize.document import Encoded, all_but_first, array_of, weighted
+from pipeline.data.tokenize.turn_ids import TurnIds
 
-Draft = list[Span] | RowError
-Tokenized = tuple[Sequence[Encoding], Sequence[Encoding]]
+
+class Whole(NamedTuple):
+    """A text, all of which is learnt by one weight."""
+
+    text: str
+    weight: float
 
 
-class Encoded(NamedTuple):
-    """A tokenized document.
+class Chat(NamedTuple):
+    """The documents of a row with prompts and answers, each a list of turns.
 
     Attributes:
-        ids: token ids.
-        target_mask: True where a token is learnt.
-        weights: how much each target counts, and 1 on other tokens; None where each counts 1.
+        documents: turns of each document.
+        opens: whether the tokenizer adds special tokens, because no template has written them.
     """
 
-    ids: Int32[np.ndarray, " length"]
-    target_mask: Bool[np.ndarray, " length"]
-    weights: Float32[np.ndarray, " length"] | None = None
+    documents: list[list[Turn]]
+    opens: bool = False
+
+
+Draft = Whole | Chat | RowError
+Tokenized = tuple[Sequence[Encoding], Sequence[Encoding]]
+Result = list[Encoded] | RowError
 
 
 class Encoder:
@@ -36,103 +46,134 @@ class Encoder:
     - Text: tokenized with the beginning-of-sequence token, if the tokenizer has one. All of it is
       learnt.
     - Prompt and completion: a conversation of two messages where there is a chat template. Where
-      there is none, the prompt is tokenized like a text, and the completion apart from it. The
+      there is none, the prompt is tokenized like a text, and the completion continues it. The
       completion is learnt.
-    - Conversation: see `conversation_spans`. Every answer is learnt, or the last one. The template
-      writes the beginning-of-sequence token.
+    - Conversation: see `turns_of`. Every answer is learnt, or the last one. The template writes the
+      beginning-of-sequence token.
 
-    An end-of-sequence token closes the record and is learnt, unless the text or the template has
-    closed it already. Tokens of weight 0 are not learnt, nor is the first token, which no other
-    token predicts.
+    An end-of-sequence token closes what is learnt last, unless the text or the template has closed
+    it already. Tokens of weight 0 are not learnt, nor is the first token of a document, which no
+    other token predicts.
 
     Args:
         tokenizer: of the model.
         train_on: which answers of a conversation are learnt: all, or the last.
+        turns: whether a conversation is one document (`joined`), one for each answer that is learnt
+            (`separate`), or one where the model is given the same text in each turn (`auto`).
+        control_tokens: whether control tokens that a row holds as text are kept, or refused.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, train_on: str) -> None:
-        self.tokenizer, self.train_on = tokenizer, train_on
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        train_on: str = "all",
+        turns: str = "auto",
+        control_tokens: str = "keep",
+    ) -> None:
+        self.tokenizer, self.train_on, self.turns = tokenizer, train_on, turns
         self.bos: Any = tokenizer.bos_token_id
         self.eos: Any = tokenizer.eos_token_id
         self.all_but_first = all_but_first(1024)
-        self.control_tokens = frozenset(tokenizer.added_tokens_decoder) | {self.eos}
+        self.control, self.refuses_control = ControlTokens(tokenizer), control_tokens == "refuse"
+        self.closing = closing_of(tokenizer)
+        self.turn_ids = TurnIds(tokenizer, Borders(tokenizer, self.closing.token))
 
-    def encode(self, records: Sequence[Record]) -> list[Encoded | RowError]:
-        """Return the document of each record, or what is wrong with it."""
+    def encode(self, records: Sequence[Record]) -> list[Result]:
+        """Return the documents of each record, or what is wrong with it."""
         drafts = [self.draft_of(record) for record in records]
         return self.join(drafts, self.tokenize(drafts))
 
     def draft_of(self, record: Record) -> Draft:
-        """Cut a record into spans to tokenize, or return what is wrong with it."""
+        """Return what is to be tokenized of a record, or what is wrong with it."""
         content, weight = record.content, record.weight
-        if isinstance(content, Text):
-            return [Span(content.text, weight, True)]
-        if isinstance(content, Answer) and not self.tokenizer.chat_template:
-            return [Span(content.prompt, 0.0, True), Span(content.completion, weight)]
         try:
-            spans = conversation_spans(self.tokenizer, as_conversation(content), self.train_on)
+            if self.refuses_control:
+                self.control.refuse(content)
+            if isinstance(content, Text):
+                return Whole(content.text, weight)
+            if isinstance(content, Answer) and not self.tokenizer.chat_template:
+                return Chat([[Turn(content.prompt, content.completion, weight)]], opens=True)
+            return Chat(self.documents_of(as_conversation(content), weight))
         except RowError as error:
             return error
-        return [span._replace(weight=span.weight * weight) for span in spans]
+
+    def documents_of(self, conversation: Conversation, weight: float) -> list[list[Turn]]:
+        """Divide a conversation into documents, by the text of its prompts and answers.
+
+        Raises:
+            RowError: when it cannot be one document, and has to be.
+        """
+        turns = turns_of(self.tokenizer, self.closing, conversation, self.train_on)
+        turns = [turn._replace(weight=turn.weight * weight) for turn in turns]
+        index = first_break(turns)
+        if index is not None and self.turns == "joined":
+            raise break_error(index)
+        if self.turns == "separate" or index is not None:
+            return [[turn] for turn in turns]
+        return [turns] if turns else []
 
     def tokenize(self, drafts: Sequence[Draft]) -> Tokenized:
-        """Tokenize all spans in two calls of the library, which uses its threads and no lock.
+        """Tokenize all texts in two calls of the library, which uses its threads and no lock.
 
         Returns:
-            The encodings of the spans that continue a record, and of those that open one, to
-            which the tokenizer may add special tokens.
+            The encodings of the texts that a template has written, and of those to which the
+            tokenizer may add special tokens.
         """
         texts: tuple[list[str], list[str]] = ([], [])
         for draft in drafts:
-            if not isinstance(draft, RowError):
-                for span in draft:
-                    texts[span.is_opening].append(span.text)
+            if isinstance(draft, Whole):
+                texts[1].append(draft.text)
+            elif isinstance(draft, Chat):
+                for turns in draft.documents:
+                    texts[draft.opens].extend(self.turn_ids.requests(turns, draft.opens))
         encode = self.tokenizer.backend_tokenizer.encode_batch_fast
         return encode(texts[0], add_special_tokens=False), encode(texts[1])
 
-    def join(self, drafts: Sequence[Draft], tokenized: Tokenized) -> list[Encoded | RowError]:
-        """Return the document of each record, made of its spans."""
-        rest, opening = map(iter, tokenized)
-        results = list[Encoded | RowError]()
+    def join(self, drafts: Sequence[Draft], tokenized: Tokenized) -> list[Result]:
+        """Return the documents of each record, made of its encodings."""
+        encodings = (iter(tokenized[0]), iter(tokenized[1]))
+        results = list[Result]()
         for draft in drafts:
             if isinstance(draft, RowError):
                 results.append(draft)
-            elif len(draft) == 1 and draft[0].is_opening and draft[0].weight == 1:
-                results.append(self.close_text(next(opening).ids))
+            elif isinstance(draft, Whole):
+                results.append(self.close_text(next(encodings[1]).ids, draft.weight))
             else:
-                ids = [next(opening if span.is_opening else rest).ids for span in draft]
-                results.append(self.assemble([*zip(draft, map(array_of, ids), strict=True)]))
+                results.append(self.close_chat(draft, encodings[draft.opens]))
         return results
 
-    def close_text(self, ids: list[int]) -> Encoded | RowError:
+    def close_text(self, ids: list[int], weight: float) -> Result:
         """Return the document of a text, with an end-of-sequence token at its end."""
-        if self.bos is not None and ids[:2] == [self.bos, self.bos]:
+        if self.opens_twice(ids):
             return self.opening_error()
         if ids[-1:] != [self.eos]:
             ids.append(self.eos)
+        if weight != 1:
+            return [weighted(ids, [(len(ids), weight)])]
         if len(ids) > len(self.all_but_first):
             self.all_but_first = all_but_first(2 * len(ids))
-        return Encoded(array_of(ids), self.all_but_first[: len(ids)])
+        return [Encoded(array_of(ids), self.all_but_first[: len(ids)])]
 
-    def assemble(self, parts: Sequence[tuple[Span, Int32[np.ndarray, " _"]]]) -> Encoded | RowError:
-        """Return the document of a record: its spans, closed by an end-of-sequence token."""
-        runs = list[tuple[Int32[np.ndarray, " length"], float]]()
-        for span, ids in parts:
-            if not span.weight and span.is_opening and ids[-1:].tolist() == [self.eos]:
-                ids = ids[:-1]  # some tokenizers close every text
-            runs.append((ids, span.weight))
-        last, last_ids = parts[-1]
-        if last.weight and not self.is_closed(last_ids, from_template=not parts[0][0].is_opening):
-            runs.append((array_of([self.eos]), last.weight))
-        ids = np.concatenate([ids for ids, _ in runs])
-        if self.opens_twice(ids):
+    def close_chat(self, draft: Chat, encodings: Iterator[Encoding]) -> Result:
+        """Return the documents of a row with prompts and answers."""
+        documents = list[Encoded]()
+        for turns in draft.documents:
+            ids = [next(encodings).ids for _ in range(2 * len(turns))]
+            document = self.turn_ids.document(turns, draft.opens, ids)
+            if isinstance(document, Encoded):
+                documents.append(document)
+            elif self.turns == "joined":
+                return break_error(document)
+            else:  # the only document of its row
+                separate = Chat([[turn] for turn in turns])
+                return self.join([separate], self.tokenize([separate]))[0]
+        if documents and self.opens_twice(documents[0].ids[:2].tolist()):
             return self.opening_error()
-        weights = np.array([weight for _, weight in runs], np.float32)
-        return masked(ids, np.repeat(weights, [len(ids) for ids, _ in runs]))
+        return documents
 
-    def opens_twice(self, ids: Int32[np.ndarray, " length"]) -> bool:
-        """Whether a record starts with two beginning-of-sequence tokens."""
-        return self.bos is not None and len(ids) > 1 and bool(ids[0] == ids[1] == self.bos)
+    def opens_twice(self, ids: list[int]) -> bool:
+        """Whether a document starts with two beginning-of-sequence tokens."""
+        return self.bos is not None and ids[:2] == [self.bos, self.bos]
 
     def opening_error(self) -> RowError:
         """Return the error of a record that starts with two beginning-of-sequence tokens."""
@@ -141,49 +182,14 @@ class Encoder:
             "template writes it, so take it out of the row"
         )
 
-    def is_closed(self, ids: Int32[np.ndarray, " length"], from_template: bool) -> bool:
-        """Whether the last span, which is learnt, closes the record already.
 
-        A chat template may close an answer with another control token than the tokenizer's end of
-        sequence, and may write white space after it.
-        """
-        if from_template:
-            return not self.control_tokens.isdisjoint(ids.tolist())
-        return len(ids) > 0 and bool(ids[-1] == self.eos)
-
-
-def array_of(ids: list[int]) -> Int32[np.ndarray, " length"]:
-    """Copy ids into an array; with a known length this is the fastest way."""
-    return np.fromiter(ids, np.int32, len(ids))
-
-
-def all_but_first(length: int) -> Bool[np.ndarray, " length"]:
-    """Return the mask of a text of this length; shorter texts use its beginning."""
-    mask = np.arange(length) > 0
-    mask.flags.writeable = False
-    return mask
-
-
-def masked(ids: Int32[np.ndarray, " length"], weights: Float32[np.ndarray, " length"]) -> Encoded:
-    """Return a document in which tokens of weight 0 and the first token are no targets."""
-    mask = weights > 0
-    mask[:1] = False
-    plain = bool((weights[mask] == 1).all())
-    return Encoded(ids, mask, None if plain else np.where(mask, weights, np.float32(1)))
-
-
-def encode_record(
-    tokenizer: PreTrainedTokenizerFast, record: Record, train_on: str = "all"
-) -> Encoded:
-    """Tokenize one record.
-
-    Raises:
-        RowError: when it cannot be tokenized as it should.
-    """
-    (result,) = Encoder(tokenizer, train_on).encode([record])
-    if isinstance(result, RowError):
-        raise result
-    return result
+def break_error(index: int) -> RowError:
+    """Return the error of a conversation that cannot be one document."""
+    return RowError(
+        f"messages[{index}]: asked for this answer, the model is given the messages before it in "
+        "another way than they were learnt, so this is no continuation of one document; "
+        "data.turns=auto makes a document of each answer"
+    )
 
 
 def as_conversation(content: Answer | Conversation) -> Conversation:

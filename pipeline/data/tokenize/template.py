@@ -1,9 +1,10 @@
-"""The chat template of a model, applied unchanged; rows of which it drops a part are refused."""
+"""The chat template of a model, applied unchanged to messages in the form that it takes."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -18,77 +19,8 @@ STANDING_DATE = """{%- macro strftime_now(format) -%}
 {%- endmacro +%}"""
 """Some templates write today's date into the system prompt, and the same rows must give the same
 tokens on any day. This is the day that Llama 3's template uses where it cannot know the date."""
-
-
-def render_whole(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation
-) -> tuple[Conversation, str]:
-    """Apply the chat template to all messages.
-
-    The OpenAI format has the arguments of a call as a string of JSON. Where the template would
-    write that string in quotes, it gets the object instead.
-
-    Returns:
-        The conversation that was given to the template, and the text.
-
-    Raises:
-        RowError: when the template fails, or leaves out a system prompt or the tools.
-    """
-    full = render(tokenizer, conversation)
-    if any(
-        json.dumps(text, ensure_ascii=False) in full for text in written_arguments(conversation)
-    ):
-        conversation = with_read_arguments(conversation)
-        full = render(tokenizer, conversation)
-    for index, message in enumerate(conversation.messages):
-        is_system = message["role"] in ("system", "developer")
-        if is_system and (message["content"] or "").strip() not in full:
-            raise RowError(
-                f"messages[{index}] ({message['role']}): the chat template leaves it out; "
-                "write it into the first message of the user"
-            )
-    if conversation.tools and render(tokenizer, replace(conversation, tools=None)) == full:
-        raise RowError("tools: the chat template leaves them out; choose a model that takes tools")
-    return conversation, full
-
-
-def called_names(message: dict[str, Any]) -> list[str]:
-    """List the functions that a message calls."""
-    return [function["name"] for function in functions_of(message) if "name" in function]
-
-
-def functions_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield name and arguments of each call, which may be in `function` or in the call itself."""
-    for call in message.get("tool_calls") or []:
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            yield function
-
-
-def written_arguments(conversation: Conversation) -> Iterator[str]:
-    """Yield the arguments of calls that are strings."""
-    for message in conversation.messages:
-        for function in functions_of(message):
-            if isinstance(function.get("arguments"), str):
-                yield function["arguments"]
-
-
-def with_read_arguments(conversation: Conversation) -> Conversation:
-    """Replace arguments that are strings of JSON by their objects."""
-    messages = json.loads(json.dumps(conversation.messages))
-    for message in messages:
-        for function in functions_of(message):
-            function["arguments"] = read_arguments(function.get("arguments"))
-    return replace(conversation, messages=messages)
-
-
-def read_arguments(arguments: object) -> object:
-    """Return the JSON object in a string; return anything else unchanged."""
-    try:
-        read = json.loads(arguments) if isinstance(arguments, str) else None
-    except ValueError:
-        return arguments
-    return read if isinstance(read, dict) else arguments
+REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
+"""Under which templates look for the thought before an answer."""
 
 
 def render(
@@ -103,7 +35,8 @@ def render(
         tokenizer: has the template.
         conversation: the messages and tools.
         count: how many messages; None: all.
-        ask: whether to add the text that asks the model for its answer.
+        ask: whether to add the text that asks the model for its answer. The result is then the
+            prompt that generation begins with.
 
     Raises:
         RowError: when there is no template, or it fails.
@@ -129,3 +62,107 @@ def render(
         raise RowError(f"the chat template refuses the messages: {error}") from error
     assert isinstance(text, str)
     return text
+
+
+def as_template_takes(
+    tokenizer: PreTrainedTokenizerFast, conversation: Conversation
+) -> Conversation:
+    """Return the conversation in the form that the template takes.
+
+    A thought gets all names under which templates look for one. The arguments of a call may be an
+    object, or a string of JSON as in the OpenAI format, and the content beside it may be missing or
+    empty. Where the template fails with one form, or would write the string in quotes, it gets
+    another.
+
+    Raises:
+        RowError: when the template fails with all forms.
+    """
+    messages = [with_names_of_reasoning(message) for message in conversation.messages]
+    conversation = replace(conversation, messages=messages)
+    if not any(functions_of(message) for message in messages):
+        return conversation
+    errors, usable = list[RowError](), list[Conversation]()
+    for empty, form in product((None, ""), (as_given, read_arguments, written_arguments)):
+        candidate = replace(conversation, messages=in_form(messages, empty, form))
+        try:
+            text = render(tokenizer, candidate)
+        except RowError as error:
+            errors.append(error)
+            continue
+        if not any(json.dumps(each, ensure_ascii=False) in text for each in strings(candidate)):
+            return candidate
+        usable.append(candidate)
+    if not usable:
+        raise errors[0]
+    return usable[0]
+
+
+def with_names_of_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose thought has every name.
+
+    Raises:
+        RowError: when there are two thoughts that differ.
+    """
+    thoughts = {str(message[name]) for name in REASONING_NAMES if message.get(name)}
+    if len(thoughts) > 1:
+        raise RowError(
+            f"a message has {', '.join(name for name in REASONING_NAMES if message.get(name))}, "
+            "which differ; keep one thought"
+        )
+    return {**message, **dict.fromkeys(REASONING_NAMES, *thoughts)} if thoughts else message
+
+
+def functions_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """List name and arguments of each call, which may be in `function` or in the call itself."""
+    calls = message.get("tool_calls") or []
+    functions = (call.get("function", call) for call in calls if isinstance(call, dict))
+    return [function for function in functions if isinstance(function, dict)]
+
+
+def strings(conversation: Conversation) -> Iterator[str]:
+    """Yield the arguments of calls that are strings."""
+    for message in conversation.messages:
+        for function in functions_of(message):
+            if isinstance(function.get("arguments"), str):
+                yield function["arguments"]
+
+
+def in_form(
+    messages: list[dict[str, Any]], empty: str | None, form: Callable[[object], object]
+) -> list[dict[str, Any]]:
+    """Return messages with calls in another form.
+
+    Args:
+        messages: of a conversation.
+        empty: the content beside a call that has none.
+        form: makes the arguments of a call.
+    """
+    copies = json.loads(json.dumps(messages))
+    for message in copies:
+        functions = functions_of(message)
+        if functions and message.get("content") is None:
+            message["content"] = empty
+        for function in functions:
+            if "arguments" in function:
+                function["arguments"] = form(function["arguments"])
+    return copies
+
+
+def as_given(arguments: object) -> object:
+    """Return arguments unchanged."""
+    return arguments
+
+
+def read_arguments(arguments: object) -> object:
+    """Return the JSON object in a string; return anything else unchanged."""
+    try:
+        read = json.loads(arguments) if isinstance(arguments, str) else None
+    except ValueError:
+        return arguments
+    return read if isinstance(read, dict) else arguments
+
+
+def written_arguments(arguments: object) -> object:
+    """Return an object as a string of JSON; return anything else unchanged."""
+    is_object = isinstance(arguments, dict)
+    return json.dumps(arguments, ensure_ascii=False) if is_object else arguments

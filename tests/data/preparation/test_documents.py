@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pipeline.data.preparation.documents import cut
-from pipeline.data.tokenize.encode import Encoded
+from pipeline.data.tokenize.document import Encoded
 
 
 @given(length=st.integers(2, 60), max_seq_len=st.integers(2, 20), data=st.data())

@@ -12,7 +12,7 @@ from pipeline.data.sources.jsonl import JsonlRows
 from pipeline.data.sources.source import BadRows, Splitter
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
-from pipeline.data.tokenize.encode import Encoded
+from pipeline.data.tokenize.document import Encoded
 from tests.support.prepared import SETTINGS, sentences, texts, write_rows
 from tests.support.provenance import tables
 

@@ -152,6 +152,30 @@ def test_all_answers_or_the_last_one(run, model, tmp_path):
         assert last.target_mask(0)[-1]
 
 
+@pytest.mark.parametrize("turns", ["auto", "separate"])
+def test_one_document_or_one_for_each_answer(run, model, tmp_path, turns):
+    chat = with_template(model, tmp_path / "chat")
+    said = [{"role": "user", "content": "b <eos>"}, YES]
+    rows = [{"messages": [{"role": "user", "content": t}, YES, *said]} for t in sentences(30)]
+    rows += [{"messages": [{"role": "user", "content": t}, YES]} for t in sentences(20, seed=1)]
+    settings = {"tokenizer_source": chat, "max_seq_len": 200, "turns": turns}
+    folder, metrics = run(rows, turns, **settings)
+    stores = [TokenStore(folder / split) for split in SPLITS]
+    assert metrics["control_tokens_in_text"] == 30
+    assert sum(map(len, stores)) == (50 if turns == "auto" else 80)
+    assert metrics["separate_conversations"] == (0 if turns == "auto" else 30)
+    firsts = [
+        len(store.tokens(number - 1))
+        for store in stores
+        for number in range(1, len(store))
+        if store.tokens(number)[: len(store.tokens(number - 1))].tolist()
+        == store.tokens(number - 1).tolist()
+    ]
+    assert metrics["repeated_tokens"] == sum(firsts)
+    with pytest.raises(DataError, match=r"control tokens of the model as text \(1\)"):
+        run(rows, "refused", **settings, control_tokens="refuse")
+
+
 def test_the_tokenizer_is_the_models_or_trained_on_train_alone(run, model, tmp_path):
     rows = texts(*sentences(60))
     folder, metrics = run(rows)
@@ -598,6 +622,8 @@ def test_more_than_the_model_can():
         (["data.long_documents=refuse"], "long_documents", "refuse"),
         (["data.long_documents=split", "data.overlap_tokens=9"], "overlap_tokens", 9),
         (["data.train_on=last"], "train_on", "last"),
+        (["data.turns=separate"], "turns", "separate"),
+        (["data.control_tokens=refuse"], "control_tokens", "refuse"),
         (["data.format=alpaca"], "format", "alpaca"),
         (["+data.columns.a=text"], "columns", {"a": "text"}),
         (["data.max_bad_rows=5"], "max_bad_rows", 5),

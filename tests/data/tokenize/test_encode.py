@@ -2,10 +2,8 @@
 
 import pytest
 
-from pipeline.data.rows.records import parse_record
-from pipeline.data.tokenize.encode import encode_record
 from tests.support.chat_templates import CHATML
-from tests.support.conversations import stretches
+from tests.support.conversations import documents, stretches
 
 
 @pytest.mark.parametrize(
@@ -20,7 +18,7 @@ def test_the_weight_of_a_row_without_a_template(tokenizers, row, learnt):
     try:
         tokenizer.chat_template = None
         encoded = {
-            weight: encode_record(tokenizer, parse_record({**row, "weight": weight}))
+            weight: documents(tokenizer, {**row, "weight": weight})[0]
             for weight in (0, 0.5, 1, None)
         }
     finally:

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.data.rows.fields import RowError
 from tests.support.chat_templates import CHATML
-from tests.support.conversations import STYLES, TOOLS, agent, encode, talk, texts
+from tests.support.conversations import STYLES, TOOLS, agent, documents, encode, talk, texts
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -23,14 +23,17 @@ def test_the_beginning_is_written_by_the_template_alone(tokenizers, style):
 
 @pytest.mark.parametrize("row", [{"tools": TOOLS}, {"system": "Be brief."}])
 def test_templates_that_move_a_part_to_the_last_turn(tokenizers, row):
+    """What an earlier answer was given is not what a later one is given: two documents."""
     tokenizer = tokenizers["mistral"]
-    messages = talk("a", "b", "c", "d", system=row.get("system"))
-    tools = {"tools": row["tools"]} if "tools" in row else {}
+    row = {"messages": talk("a", "b", "c", "d", system=row.pop("system", None)), **row}
+    first, second = documents(tokenizer, row)
+    assert texts(tokenizer, first) + texts(tokenizer, second) == [" b<eos>", " d<eos>"]
+    moved = "Be brief." if "tools" not in row else "look"
+    assert tokenizer.decode(second.ids).index(moved) > tokenizer.decode(second.ids).index("b<eos>")
     with pytest.raises(
-        RowError, match=r"cannot be told apart; data\.train_on=last learns the last answer alone"
+        RowError, match=r"messages\[[34]\]: asked for this answer, .*data\.turns=auto"
     ):
-        encode(tokenizer, messages, **tools)
-    assert texts(tokenizer, encode(tokenizer, messages, "last", **tools)) == [" d<eos>"]
+        documents(tokenizer, row, turns="joined")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import parse_record
-from pipeline.data.tokenize.encode import Encoder, encode_record
+from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import (
     BOS,
     EOS,
@@ -23,6 +23,7 @@ from pipeline.data.tokenize.tokenizer import (
     vocabulary_size,
 )
 from pipeline.errors import ModelError
+from tests.support.conversations import documents
 
 TEXTS = ["the cat sat on the mat", "the dog saw the cat", "a mat, a cat, a dog; naïve 猫"] * 9
 CHATML = (
@@ -83,7 +84,7 @@ def conversation(*contents):
 
 
 def encode(tokenizer, row):
-    ids, mask, _ = encode_record(tokenizer, parse_record(row))
+    ((ids, mask, _),) = documents(tokenizer, row)
     return ids, mask
 
 
@@ -243,8 +244,9 @@ def test_every_answer_and_nothing_else_is_learnt(folder, turns):
     tokenizer.chat_template = WITH_BOS
     row = conversation(*(text for turn in turns for text in turn))
     ids, mask = encode(tokenizer, row)
-    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(row["messages"], tokenize=False)
-    assert learnt(tokenizer, ids, mask) == [f"{answer}<|im_end|>\n" for _, answer in turns]
+    text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    assert tokenizer.decode(ids) + "\n" == text
+    assert learnt(tokenizer, ids, mask) == [f"{answer}<|im_end|>" for _, answer in turns]
     prompt = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True)
     first_prompt = ids[: len(prompt["input_ids"])]
     assert first_prompt.tolist() == prompt["input_ids"], "what the model is given when it is used"
@@ -265,10 +267,9 @@ def test_text_is_never_put_into_a_template(chat):
 
 def test_a_template_that_writes_the_last_answer_in_another_way(chat):
     tokenizer = chat(THINKING)
-    ids, mask = encode(tokenizer, conversation("a", "b", "c", "d"))
-    assert learnt(tokenizer, ids, mask) == [
-        "b<|im_end|>\n",
-        "<think>\n\n</think>\n\nd<|im_end|>\n",
+    found = documents(tokenizer, conversation("a", "b", "c", "d"))
+    assert [learnt(tokenizer, ids, mask) for ids, mask, _ in found] == [
+        [f"<think>\n\n</think>\n\n{answer}<|im_end|>"] for answer in ("b", "d")
     ]
 
 
@@ -299,11 +300,16 @@ def test_tools_reach_the_template(chat):
     ("template", "row", "message"),
     [
         (None, conversation("a", "b"), "the tokenizer of this model no chat template; write it as"),
+        (CHATML, conversation(*"ab" * 501), "1002 messages; a row may have 1000: write several"),
         (STRICT, conversation("a", "b"), "template refuses the messages: roles must alternate"),
         ("{{ messages[9].content }}", conversation("a", "b"), "template refuses the messages"),
         ("{% if", conversation("a", "b"), "template refuses the messages"),
         (NUMBERED, conversation("a", "b"), r"messages\[1\]: .* prompt and answer cannot be told"),
-        (SILENT, conversation("a", "b"), "the chat template writes nothing of the answers"),
+        (
+            SILENT,
+            conversation("a", "b"),
+            r"messages\[1\]: the chat template leaves out its content",
+        ),
         (
             CHATML,
             {"messages": [{"role": "assistant", "content": "a"}]},
@@ -329,24 +335,27 @@ def test_records_together_are_as_they_are_alone(chat):
         {"text": f"{BOS}the"},
         {"text": "a"},
     ]
-    results = Encoder(tokenizer, "all").encode([parse_record(row) for row in rows])
+    results = Encoder(tokenizer).encode([parse_record(row) for row in rows])
     assert [isinstance(result, RowError) for result in results] == [0, 0, 1, 0, 1, 0]
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, RowError):
             with pytest.raises(RowError, match=re.escape(str(result))):
                 encode(tokenizer, row)
             continue
-        for part, alone in zip(result[:2], encode(tokenizer, row), strict=True):
+        for part, alone in zip(result[0][:2], encode(tokenizer, row), strict=True):
             np.testing.assert_array_equal(part, alone)
-    assert Encoder(tokenizer, "all").encode([]) == []
+    assert Encoder(tokenizer).encode([]) == []
 
 
 def test_real_rows_with_a_real_tokenizer(samples):
     tokenizer = load_tokenizer(samples / "models/stories260K")
     lines = (samples / "data/wikisql/train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    results = Encoder(tokenizer, "all").encode([parse_record(row) for row in rows])
-    lengths = [len(result.ids) for result in results]
+    results = Encoder(tokenizer).encode([parse_record(row) for row in rows])
+    lengths = [len(result[0].ids) for result in results]
     assert (round(np.mean(lengths)), max(lengths)) == (201, 604)
     for row, result in zip(rows, results, strict=True):
-        assert result.ids.tolist() == [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
+        assert result[0].ids.tolist() == [
+            *tokenizer(row["text"])["input_ids"],
+            tokenizer.eos_token_id,
+        ]
