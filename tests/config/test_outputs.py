@@ -169,10 +169,10 @@ def test_one_that_does_not_end_is_not_waited_for_without_end(holder, tmp_path, m
 
 @pytest.mark.parametrize(
     ("owner", "ending"),
-    [(str(os.getpid()), False), ("1", False), ("1 ending", True), ("unknown", True), ("", True)],
+    [("{self}", False), ("1", False), ("1 ending", True), ("unknown", True), ("", True)],
 )
 def test_who_is_ending(owner, ending):
-    assert is_ending(owner) is ending
+    assert is_ending(owner.format(self=os.getpid())) is ending
 
 
 @pytest.mark.parametrize("make", ["mkdir", "unwritable link"])
