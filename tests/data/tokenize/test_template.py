@@ -58,3 +58,11 @@ def test_templates_that_move_a_part_to_the_last_turn(tokenizers, row):
 def test_nothing_is_left_out_in_silence(tokenizers, style, messages, row, message):
     with pytest.raises(RowError, match=message):
         encode(tokenizers[style], messages, **row)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_is_found_by_any_of_its_names(tokenizers, name):
+    messages = talk("a", "b")
+    messages[1][name] = "Hm."
+    learnt = texts(tokenizers["thinking"], encode(tokenizers["thinking"], messages))
+    assert learnt == ["<think>\nHm.\n</think>\n\nb<|im_end|>"]
