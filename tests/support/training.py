@@ -29,7 +29,7 @@ DEADLINE_SECONDS = 120
 def world(tmp_path_factory):
     """A base model and prepared data, as the stages before leave them."""
     folder = tmp_path_factory.mktemp("world")
-    for name, count, seed in (("train", 40, 0), ("validation", 8, 9)):
+    for name, count, seed in (("train", 40, 0), ("validation", 8, 9), ("test", 0, 0)):
         with TokenStoreWriter(folder / "prepared" / name, 64) as writer:
             for index, (ids, mask) in enumerate(random_documents(count, seed)):
                 provenance = (0.9, 1.0) if index % 4 == 0 else (0.1, 6.0)
