@@ -1,6 +1,7 @@
 """Small real parts for every test: a tiny Llama, a token store, the samples folder."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "exhaustive: a long sweep, run by `make test-all`")
     config.addinivalue_line("markers", "real: needs the samples; `make test-real` runs only these")
     config.addinivalue_line("markers", "docs: runs a command of the documents; `make test-docs`")
+    # A job in the background ignores these, and so would each process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     mx.disable_compile()  # the kernels it would build take longer than the tests
 
 

@@ -22,6 +22,7 @@ NOT_RUN = {
     "python -m stages.benchmark benchmark=peers 'benchmark.peers.parts=*": "takes minutes",
 }
 ROWS = [{"text": "We measured 3.2 m at the gate on 4 May 1911."}, {"text": "Experts agree."}]
+QUESTIONS = [{"ask": f"What is {n} + {n}?", "reply": f" It is {2 * n}."} for n in range(99)]
 
 
 def is_run(command):
@@ -30,8 +31,9 @@ def is_run(command):
 
 @pytest.fixture(scope="module")
 def folder(smoke):
-    """A small repository, with the file that commands name."""
-    (smoke / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    """A small repository, with the files that commands name."""
+    for name, rows in (("rows", ROWS), ("questions", QUESTIONS)):
+        (smoke / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return smoke
 
 

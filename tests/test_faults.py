@@ -100,8 +100,8 @@ def test_a_disk_that_is_full_from_the_start_ends_the_run_with_its_own_code(train
     run.start()
     run.wait_until(run.workers)
     fill(small_disk)
-    assert run.end() == 74
-    assert "has room, and start again" in run.text()
+    assert run.end() == 74, run.text()
+    assert "MB are free. Make room there." in run.text()
     assert "Traceback" not in run.text()
 
 

@@ -32,7 +32,7 @@ WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 CONFIG_SHAPE = {
     "fine_tune_type": Kind("lora, dora or full", lambda value: value in ("lora", "dora", "full")),
-    "num_layers": whole(1, 10_000),
+    "num_layers": whole(-1, 10_000),  # to mlx-lm, all are -1
     "lora_parameters": Maybe(
         {"rank": whole(1, 1 << 20), "scale": NUMBER, "dropout": NUMBER, "keys": [TEXT]}
     ),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pipeline.data.batches import PROOF_DOCUMENTS, PROOF_TOKENS
 from pipeline.device import nn
-from pipeline.errors import DeviceError, report_problems
+from pipeline.errors import DeviceError, PipelineError, StorageError, report_problems
 from pipeline.model.blueprint import blueprint
 from pipeline.model.build import stored_dtype
 from pipeline.model.check import QUANTIZED
 from pipeline.model.folder import read_config
 from pipeline.model.tree import blocks, named_arrays, own_arrays
-from pipeline.train.memory import GB
+from pipeline.train.memory import GB, MB
 from pipeline.train.plan.predict import num_bytes, predict_benchmark, predict_validation
 from pipeline.train.plan.report import Plan
 from pipeline.train.plan.roofline import FLOAT32_BYTES, Shape, forward_flops
@@ -214,11 +214,14 @@ def require_graph_fits(stages: list[StagePlan], limit_bytes: int) -> None:
 
     Raises:
         DeviceError: with each of them, and what to change.
+        StorageError: where it is only the disk that has too little room.
     """
-    problems = []
+    problems = list[str]()
+    kind: type[PipelineError] = StorageError
     for stage in stages:
         free = shutil.disk_usage(existing(stage.folder)).free
         if stage.memory_bytes > limit_bytes:
+            kind = DeviceError
             problems.append(
                 f"{stage.name}: {stage.memory_bytes / GB:.3f} GB of memory are needed "
                 f"({stage.arithmetic}), and {limit_bytes / GB:.3f} GB are allowed "
@@ -226,11 +229,11 @@ def require_graph_fits(stages: list[StagePlan], limit_bytes: int) -> None:
             )
         if stage.disk_bytes > free:
             problems.append(
-                f"{stage.name}: {stage.disk_bytes / GB:.3f} GB are needed on the disk of "
-                f"{stage.folder}, and {free / GB:.3f} GB are free. Make room there. {stage.remedy}"
+                f"{stage.name}: {stage.disk_bytes / MB:,.1f} MB are needed on the disk of "
+                f"{stage.folder}, and {free / MB:,.1f} MB are free. Make room there. {stage.remedy}"
             )
     headline = "These stages do not fit, so the training is not started:"
-    report_problems(DeviceError, headline, problems, "`--plan` shows all stages.")
+    report_problems(kind, headline, problems, "`--plan` shows all stages.")
 
 
 def existing(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import pytest
 
-from pipeline.errors import DeviceError
+from pipeline.errors import DeviceError, StorageError
 from pipeline.train.memory import GB
 from pipeline.train.plan import graph
 from pipeline.train.plan.graph import GraphRequest, plan_graph, require_graph_fits
@@ -106,11 +106,13 @@ def test_a_disk_without_room_is_named(folder, monkeypatch):
     stages, _ = planned(folder)
     monkeypatch.setattr(graph.shutil, "disk_usage", lambda path: DiskUsage(1, 1, 1000))
     message = (
-        r"train: [\d.]+ GB are needed on the disk of .*/run, and 0\.000 GB are free\. Make room "
+        r"train: [\d.]+ MB are needed on the disk of .*/run, and 0\.0 MB are free\. Make room "
         r"there\. Set train\.keep_checkpoints lower"
     )
-    with pytest.raises(DeviceError, match=message):
+    with pytest.raises(StorageError, match=message):
         require_graph_fits(list(stages.values()), 10**12)
+    with pytest.raises(DeviceError, match=message):
+        require_graph_fits(list(stages.values()), 1)
 
 
 def test_a_line_shows_memory_disk_and_time(folder):

@@ -17,7 +17,7 @@ from pipeline.train.worker import main
 main.call_quietly(main.import_serve)
 from pipeline.model import upstream
 absent = {"transformers", "huggingface_hub"}.isdisjoint(sys.modules)
-print(absent, upstream.load_model.__module__)
+print(absent, upstream.load_any_model.__module__)
 print(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) - before)
 from transformers import AutoTokenizer
 from huggingface_hub import snapshot_download
