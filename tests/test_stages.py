@@ -15,9 +15,10 @@ import pytest
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from pipeline.config.outputs import seal
 from pipeline.config.stage import Paths
 from pipeline.device import is_cpu
-from pipeline.files import sha256_file
+from pipeline.files import sha256_file, write_json
 from stages import benchmark, validate
 from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
@@ -462,12 +463,19 @@ def test_bad_rows_stop_prepare_with_file_and_line(smoke, kind):
 
 @pytest.mark.parametrize(
     ("name", "override"),
-    [("validate", "validate.sample_tokens=257"), ("benchmark", "benchmark.prompt_tokens=257")],
+    [("validate", "validate.sample_tokens=17"), ("benchmark", "benchmark.prompt_tokens=17")],
 )
-def test_texts_beyond_the_positions_stop_a_stage_before_it_measures(smoke, name, override):
-    done = stage(smoke, name, override, check=False)
+def test_texts_beyond_the_positions_stop_a_stage_before_it_measures(
+    smoke, tmp_path, name, override
+):
+    for part in ("data/prepared", "models/base", "models/trained", "plots"):
+        shutil.copytree(smoke / part, tmp_path / part)
+    config = tmp_path / "models/base/config.json"
+    write_json(config, {**json.loads(config.read_text()), "max_position_embeddings": 16})
+    seal(tmp_path / "models/base")
+    done = stage(smoke, name, override, f"inputs={tmp_path}", check=False)
     assert done.returncode == 1
-    assert "the model has 256 positions (of " in done.stderr
+    assert "the model has 16 positions (of " in done.stderr
     assert "Traceback" not in done.stderr
 
 
