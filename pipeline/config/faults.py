@@ -48,7 +48,7 @@ REMOVED = (
 
 
 def use_temporary_folder() -> None:
-    """Let libraries that only look at TMPDIR use the folder that Python finds.
+    """Set TMPDIR to the folder that Python finds, for libraries that only look there.
 
     MLX fails where TMPDIR names no folder.
 

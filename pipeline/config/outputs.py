@@ -111,7 +111,7 @@ class OutputLock:
             self.lock.release()
 
     def note_ending(self) -> None:
-        """Let the next process of the stage wait, because this one is about to end."""
+        """Write into the lock that this process is about to end, so that the next one waits."""
         self.lock.write_owner(f"{os.getpid()} {ENDING}")
 
     def refuse(self) -> None:
