@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.arguments import Flag
 from pipeline.config.stage import Paths, stage
@@ -10,15 +10,14 @@ from pipeline.console import RowCounter
 from pipeline.data.notice import notice_of
 from pipeline.data.preparation.documents import write_histogram
 from pipeline.data.preparation.prepare import prepare
+from pipeline.data.preparation.show import show_rows
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.rows.formats import RowReader
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len, scoring_tables
-from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
-from pipeline.external.paths import SCRATCH
-from pipeline.external.sources import data_root
+from pipeline.external.sources import data_root, template_path
 from pipeline.files import write_json
-from pipeline.model.folder import max_positions, read_config, vocabulary_size
+from pipeline.model.folder import tokenizer_facts
 
 SCORED = ("data/provenance", "heuristic")
 
@@ -35,6 +34,8 @@ SCORED = ("data/provenance", "heuristic")
     "data.control_tokens",
     "data.format",
     "data.columns",
+    "data.chat_template",
+    "data.template_kwargs",
     "data.max_bad_rows",
     "data.max_line_bytes",
     "data.validation_fraction",
@@ -49,10 +50,13 @@ SCORED = ("data/provenance", "heuristic")
     "model.scratch",
     "inputs.data",
     "inputs.tokenizer",
-    flags=(Flag("explain", "print provenance scores of a file or text", "FILE", SCORED),),
+    flags=(
+        Flag("explain", "print provenance scores of a file or text", "FILE", SCORED),
+        Flag("show", "print rows as the model sees them", "COUNT"),
+    ),
 )
-def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
-    """Write data/prepared, metrics/prepare*.json and plots/lengths.csv; or print the scores."""
+def main(config: DictConfig, paths: Paths, explain: str = "", show: str = "") -> None:
+    """Write data/prepared, metrics/prepare*.json and plots/lengths.csv; or print rows or scores."""
     if explain:
         reader = RowReader(config.data.format, dict(config.data.columns), with_metadata=True)
         most, tables = config.data.max_line_bytes, scoring_tables(config.data.provenance)
@@ -60,6 +64,9 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
         return
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)
+    if show:
+        show_rows(settings, show)
+        return
     counter = RowCounter("prepare")
     with paths.folder("data/prepared") as folder, counter:
         metrics, histogram = prepare(settings, folder, counter.show)
@@ -73,18 +80,14 @@ def main(config: DictConfig, paths: Paths, explain: str = "") -> None:
 
 def settings_of(config: DictConfig) -> PrepareSettings:
     """Collect the settings; those of a model that exists include its tokenizer and its limits."""
-    data, model = config.data, config.model
-    if model.source == SCRATCH:
-        folder, positions = None, model.scratch.max_position_embeddings
-        vocab_size = model.scratch.vocab_size
-    else:
-        folder = locate(model.source, model.revision, model.allow_network, weights=False)
-        facts = read_config(folder)
-        positions, vocab_size = max_positions(facts), vocabulary_size(folder, facts)
+    data = config.data
+    folder, positions, vocab_size = tokenizer_facts(config.model)
     names = {field.name for field in dataclasses.fields(PrepareSettings)}
     given = {**data, **data.huggingface, **data.conflicts, "columns": dict(data.columns)}
+    given["template_kwargs"] = OmegaConf.to_container(data.template_kwargs)
     values = {name: value for name, value in given.items() if name in names}
     values["seed"], values["path"] = config.seed, data_root(data)
+    values["chat_template"] = template_path(data)
     values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, positions)
     values["provenance"] = scoring_tables(data.provenance)
     return PrepareSettings(tokenizer_source=folder, vocab_size=vocab_size, **values)

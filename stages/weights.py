@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, code_hashes, stage
-from pipeline.data.tokenize.tokenizer import tokenizer_hash
+from pipeline.data.tokenize.tokenizer import tokenizer_hash, vocabulary_hash
 from pipeline.device import mlx_memory
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
@@ -46,7 +46,7 @@ def main(config: DictConfig, paths: Paths) -> None:
             model = config.model
             named = locate(model.source, model.revision, model.allow_network, weights=True)
             folder = named
-            require_same_tokenizer(tokenizer_hash(tokenizer), tokenizer_hash(folder), model.source)
+            require_same_tokenizer(tokenizer, folder, model.source)
             notice = code_notice(folder)
         if config.model.quantize_bits is not None:
             bits, group_size = config.model.quantize_bits, config.model.quantize_group_size
@@ -65,13 +65,15 @@ def main(config: DictConfig, paths: Paths) -> None:
         print(f"weights: {text}")
 
 
-def require_same_tokenizer(prepared: str, source: str, name: str) -> None:
+def require_same_tokenizer(prepared: Path, source: Path, name: str) -> None:
     """Refuse a model with another tokenizer than the one that prepared the data.
+
+    The chat template may be another one (`data.chat_template`).
 
     Raises:
         ModelError: when they differ.
     """
-    if prepared != source:
+    if vocabulary_hash(prepared) != vocabulary_hash(source):
         raise ModelError(
             f"model.source={name}: its tokenizer is not the one that data/prepared was made with.\n"
             "Run `dvc repro`, which prepares the data again."

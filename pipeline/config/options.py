@@ -1,6 +1,7 @@
 """The keys that each option of `data`, `model` and `benchmark` has, and where options are named."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.config.declare import LONGEST, MOST, key, section
 from pipeline.config.optimizers import OPTIMIZERS
@@ -122,6 +123,14 @@ class Data:
     )
     columns: dict[str, str] = key(
         "renames columns: +data.columns.THEIRS=OURS, OURS as in docs/data.md"
+    )
+    chat_template: str | None = key(
+        "a file in Jinja that replaces the chat template of the model, in what is exported too; "
+        "null: the model's own"
+    )
+    template_kwargs: dict[str, Any] = key(
+        "variables of the chat template where they are not given: "
+        "+data.template_kwargs.NAME=VALUE; kept in what is exported"
     )
     max_bad_rows: int = key(
         "rows that may go to quarantine before the stage stops", minimum=0, maximum=MOST

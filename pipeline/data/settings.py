@@ -29,6 +29,8 @@ class PrepareSettings:
             library; None for the built-in world.
         format: what rows look like: `plain` (docs/data.md), `alpaca`, `sharegpt`, or `auto`.
         columns: names of columns in the rows, and the names they stand for.
+        chat_template: a file that replaces the chat template of the tokenizer; None: it stays.
+        template_kwargs: what the chat template's variables are where they are not given.
         subset: of the data set; None: the only one.
         split: of the data set, the one to read.
         max_seq_len: longest document, in tokens.
@@ -66,6 +68,8 @@ class PrepareSettings:
     control_tokens: str = "keep"
     format: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
+    chat_template: Path | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     subset: str | None = None
     split: str = ""
     num_documents: int = 0

@@ -144,7 +144,27 @@ def data_root(data: DictConfig) -> Path | None:
     return None if root is None else root(data)
 
 
+def template_path(data: DictConfig) -> Path | None:
+    """Return the file of `data.chat_template`, relative to the repository; None: there is none.
+
+    Raises:
+        ConfigError: when it is named and is no file.
+    """
+    if data.chat_template is None:
+        return None
+    path = external(data.chat_template)
+    if not path.is_file():
+        raise ConfigError(
+            f"data.chat_template={data.chat_template}: there is no such file (looked at {path}).\n"
+            "Give a chat template in Jinja, or null for the model's own."
+        )
+    return path
+
+
 def data_fingerprint(config: DictConfig) -> dict[str, Any]:
-    """Fingerprint the files that `data.source` reads."""
-    root = data_root(config.data)
-    return {} if root is None else SOURCES[config.data.source].fingerprint(root)
+    """Fingerprint the files that `data.source` reads, and that of `data.chat_template`."""
+    root, template = data_root(config.data), template_path(config.data)
+    found = {} if root is None else SOURCES[config.data.source].fingerprint(root)
+    if template is None:
+        return found
+    return found | {"data.chat_template": fingerprint([template], template.parent)[template.name]}

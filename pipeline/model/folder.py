@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
 
 from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, ModelError, report_problems
+from pipeline.external.hub import locate
 from pipeline.external.json_files import Remedy, checked, read_foreign
-from pipeline.external.paths import INDEX, place_problem
+from pipeline.external.paths import INDEX, SCRATCH, place_problem
 from pipeline.external.shapes import TEXT, Every
 from pipeline.model.facts import SAVED, SHAPE, fact
 
@@ -97,6 +99,23 @@ def vocabulary_size(folder: Path, config: dict[str, Any]) -> int:
     if found is None:
         raise ModelError(f"{folder / 'config.json'}: vocab_size is missing.\n{SAVED.text}")
     return found
+
+
+def tokenizer_facts(model: DictConfig) -> tuple[Path | None, int | None, int]:
+    """Find the tokenizer of a model, and what limits the texts for it.
+
+    Args:
+        model: the section `model`.
+
+    Returns:
+        The folder of the tokenizer, None where one is to be trained; the positions of the model,
+        None where it does not limit them; and how many tokens it knows.
+    """
+    if model.source == SCRATCH:
+        return None, model.scratch.max_position_embeddings, model.scratch.vocab_size
+    folder = locate(model.source, model.revision, model.allow_network, weights=False)
+    facts = read_config(folder)
+    return folder, max_positions(facts), vocabulary_size(folder, facts)
 
 
 def check_positions(folder: Path, values: Mapping[str, Any]) -> None:

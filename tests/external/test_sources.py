@@ -42,7 +42,9 @@ def test_a_new_source_is_fingerprinted_by_the_files_of_its_path(tmp_path, monkey
     (rows / "deep/.git").mkdir(parents=True)
     for name in ("b.pdf", "deep/a.py", ".hidden", "deep/.git/config"):
         (rows / name).write_text(name)
-    config = OmegaConf.create({"data": {"source": "papers", "path": str(rows)}})
+    config = OmegaConf.create(
+        {"data": {"source": "papers", "path": str(rows), "chat_template": None}}
+    )
     before = sources.data_fingerprint(config)
     assert sorted(before) == ["b.pdf", "deep/a.py"]
     (rows / "b.pdf").write_text("changed")
@@ -53,6 +55,22 @@ def test_a_new_source_is_fingerprinted_by_the_files_of_its_path(tmp_path, monkey
     assert sorted(sources.data_fingerprint(config)) == ["config"]
     (rows / "deep/.git/config").unlink()
     with pytest.raises(DataError, match=r"data\.path=.*: the folder has no files\.\nGive a file"):
+        sources.data_fingerprint(config)
+
+
+def test_a_chat_template_is_fingerprinted_with_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    template = tmp_path / "own.jinja"
+    template.write_text("one")
+    config = composed([f"data.chat_template={template}"])
+    before = sources.data_fingerprint(config)
+    assert list(before) == ["data.chat_template"]
+    template.write_text("two")
+    assert sources.data_fingerprint(config) != before
+    template.unlink()
+    with pytest.raises(
+        ConfigError, match=r"data\.chat_template=.*: there is no such file \(looked"
+    ):
         sources.data_fingerprint(config)
 
 

@@ -34,6 +34,7 @@ from pipeline.data.sources.table import READERS
 from pipeline.data.sources.world import WorldRows
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
+from pipeline.data.tokenize.own_template import set_template
 from pipeline.data.tokenize.tokenizer import (
     copy_tokenizer,
     load_tokenizer,
@@ -89,15 +90,18 @@ def prepare(
         ModelError: when the tokenizer cannot be used.
     """
     with freeze_gc():
-        return Preparation(settings, folder, progress or (lambda what, rows: None)).run()
+        return Preparation(settings, folder, progress).run()
 
 
 class Preparation:
     """The state of one call of `prepare`."""
 
-    def __init__(self, settings: PrepareSettings, folder: Path, progress: Progress) -> None:
-        self.settings, self.folder, self.progress = settings, folder, progress
-        self.tokenizer = folder / "tokenizer"
+    def __init__(
+        self, settings: PrepareSettings, folder: Path, progress: Progress | None = None
+    ) -> None:
+        self.settings, self.folder = settings, folder
+        self.progress = progress or (lambda what, rows: None)
+        self.tokenizer, self.vocab_size = folder / "tokenizer", settings.vocab_size
         splitter = Splitter(settings.validation_fraction, settings.test_fraction)
         self.source = READERS[settings.source](settings, splitter)
         self.is_world = isinstance(self.source, WorldRows)
@@ -107,11 +111,7 @@ class Preparation:
 
     def run(self) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
         """Provide the tokenizer, write the splits with it, then the files of the built-in world."""
-        self.provide_tokenizer(self.tokenizer)
-        tokenizer = load_tokenizer(self.tokenizer, self.settings.tokenizer_source)
-        self.vocab_size = self.settings.vocab_size
-        if self.is_scratch:  # a small text may give fewer tokens than asked for
-            self.vocab_size = vocabulary_size(tokenizer)
+        tokenizer = self.provide_tokenizer()
         metrics, histogram = self.write_splits()
         if self.is_world:
             self.write_suite(tokenizer)
@@ -119,20 +119,30 @@ class Preparation:
             metrics |= self.write_pretraining()
         return metrics, histogram
 
-    def provide_tokenizer(self, folder: Path) -> None:
-        """Take the model's tokenizer, or train one on the training split.
+    def provide_tokenizer(self) -> PreTrainedTokenizerFast:
+        """Write the tokenizer with its chat template, and load it."""
+        settings = self.settings
+        if settings.tokenizer_source is None:
+            self.train_tokenizer()
+        else:
+            copy_tokenizer(settings.tokenizer_source, self.tokenizer)
+        set_template(self.tokenizer, settings.chat_template, settings.template_kwargs)
+        tokenizer = load_tokenizer(self.tokenizer, settings.tokenizer_source)
+        if self.is_scratch:  # a small text may give fewer tokens than asked for
+            self.vocab_size = vocabulary_size(tokenizer)
+        return tokenizer
+
+    def train_tokenizer(self) -> None:
+        """Train a tokenizer on the training split.
 
         Raises:
             DataError: when there is nothing to train one on.
         """
-        if self.settings.tokenizer_source is not None:
-            copy_tokenizer(self.settings.tokenizer_source, folder)
-            return
         texts = self.tokenizer_texts()
         first = next(texts, None)
         if first is None:
             raise DataError(f"{self.source.name}: no row falls into train.\n{SPLIT_REMEDY}")
-        train_tokenizer(chain([first], texts), self.settings.vocab_size, folder)
+        train_tokenizer(chain([first], texts), self.settings.vocab_size, self.tokenizer)
 
     def tokenizer_texts(self) -> Iterator[str]:
         """Yield texts of the training split, or a sample of them that each row's hash decides."""

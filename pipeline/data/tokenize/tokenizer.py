@@ -1,8 +1,9 @@
 """The tokenizer: copied from the model without a change, or trained for a new model."""
 
 import hashlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -10,9 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import ModelError
 from pipeline.external.inputs import TOKENIZER_FILES
-from pipeline.files import sha256_file
+from pipeline.external.json_files import Remedy, read_foreign
+from pipeline.files import sha256_bytes, sha256_file
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+SETTINGS = "tokenizer_config.json"
+FOREIGN = Remedy(ModelError, "Fetch the model again, or save it again with transformers.")
 
 
 def load_tokenizer(folder: Path, named: Path | None = None) -> PreTrainedTokenizerFast:
@@ -113,8 +117,32 @@ def tokenizer_hash(folder: Path) -> str:
         ModelError: when there is no tokenizer.json.
     """
     require_tokenizer(folder)
+    return joined_hash(folder, dict.fromkeys(TOKENIZER_FILES, sha256_file))
+
+
+def vocabulary_hash(folder: Path) -> str:
+    """Hash what decides the ids of a text, which is all of a tokenizer but its chat templates.
+
+    Raises:
+        ModelError: when there is no tokenizer.json.
+    """
+    require_tokenizer(folder)
+    names = (name for name in TOKENIZER_FILES if not name.startswith("chat_template"))
+    hashes = dict.fromkeys(names, sha256_file)
+    return joined_hash(folder, {**hashes, SETTINGS: settings_hash})
+
+
+def joined_hash(folder: Path, hashes: Mapping[str, Callable[[Path], str]]) -> str:
+    """Hash the files of these names that there are, each by its own function."""
     digest = hashlib.sha256()
-    for name in TOKENIZER_FILES:
+    for name, hash_of in hashes.items():
         if (folder / name).is_file():
-            digest.update(f"{name}\0{sha256_file(folder / name)}\n".encode())
+            digest.update(f"{name}\0{hash_of(folder / name)}\n".encode())
     return digest.hexdigest()
+
+
+def settings_hash(path: Path) -> str:
+    """Hash the values of tokenizer_config.json, but for the chat template."""
+    values = read_foreign(path, {}, FOREIGN)
+    values.pop("chat_template", None)
+    return sha256_bytes(json.dumps(values, sort_keys=True).encode())

@@ -58,7 +58,8 @@ def texts(rows):
 
 def config_of(name, **more):
     section = {"name": str(name), "subset": None, "split": "train", "revision": None}
-    data = {"source": "huggingface", "allow_network": False, "huggingface": section, **more}
+    data = {"source": "huggingface", "allow_network": False, "huggingface": section}
+    data |= {"chat_template": None, **more}
     return OmegaConf.create({"data": data})
 
 
