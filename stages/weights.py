@@ -66,9 +66,7 @@ def main(config: DictConfig, paths: Paths) -> None:
 
 
 def require_same_tokenizer(prepared: Path, source: Path, name: str) -> None:
-    """Refuse a model with another tokenizer than the one that prepared the data.
-
-    The chat template may be another one (`data.chat_template`).
+    """Refuse a model with another tokenizer, but for its template, than that of the data.
 
     Raises:
         ModelError: when they differ.
