@@ -25,7 +25,13 @@ from pipeline.model.scratch import initialize, llama_config, save_scratch  # noq
 from tests.support.real import real_run  # noqa: E402, F401
 from tests.support.repository import smoke  # noqa: E402, F401
 from tests.support.small import TINY_SHAPE, random_documents  # noqa: E402
-from tests.support.smollm2 import smollm2, smollm2_base, smollm2_float32  # noqa: E402, F401
+from tests.support.smollm2 import (  # noqa: E402, F401
+    smollm2,
+    smollm2_base,
+    smollm2_float32,
+    smollm2_rows,
+    smollm2_run,
+)
 from tests.support.training import real_world, training, undisturbed, world  # noqa: E402, F401
 
 LONGEST = (

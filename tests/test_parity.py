@@ -1,7 +1,6 @@
 """The same training in torch with peft, and the same loss in mlx-lm, on a real model and rows."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -20,12 +19,12 @@ from pipeline.train.loop import Trainer
 from stages.params import composed
 from tests.data.preparation.test_prepare import SETTINGS as PREPARE
 from tests.support.plain import loss_sums
+from tests.support.torch_training import Recipe, their_steps, theirs_with_our_adapter
 from tests.train.test_loop import SETTINGS
 
 NUM_STEPS = 50
 LORA = AdapterSettings("lora", 8, 16.0, 0.0, None, ("*",))
-LEARNING_RATE, WARMUP_FRACTION, WEIGHT_DECAY = 2e-3, 0.1, 0.1
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RECIPE = Recipe(NUM_STEPS, 2e-3, warmup_fraction=0.1, weight_decay=0.1, max_grad_norm=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,74 +53,18 @@ def our_training(story, rows, folder):
     """Set up a run of a few documents a step; nothing is trained yet."""
     apply(story, LORA, seed=5)
     keys = {
-        "learning_rate": LEARNING_RATE,
-        "warmup_fraction": WARMUP_FRACTION,
-        "weight_decay": WEIGHT_DECAY,
+        "learning_rate": RECIPE.learning_rate,
+        "warmup_fraction": RECIPE.warmup_fraction,
+        "weight_decay": RECIPE.weight_decay,
     }
     optim = optim_settings(composed([f"optim.{key}={value}" for key, value in keys.items()]))
     settings = {**vars(SETTINGS), "num_steps": NUM_STEPS, "batch_size": 3, "steps_per_eval": 50}
-    settings |= {"steps_per_save": 50, "max_grad_norm": 1.0, "grad_accumulation_steps": 2}
+    settings |= {
+        "steps_per_save": 50,
+        "max_grad_norm": RECIPE.max_grad_norm,
+        "grad_accumulation_steps": 2,
+    }
     return Trainer(story, TrainingData(*rows), type(SETTINGS)(**settings), optim, folder)
-
-
-def theirs_with_our_adapter(readers, samples, adapter):
-    """Load the model with transformers, and give it an adapter of peft's with our weights."""
-    torch, peft = readers("torch"), readers("peft")
-    transformers = readers("transformers")
-    base = transformers.LlamaForCausalLM.from_pretrained(
-        samples / "models/stories260K", dtype=torch.float32, attn_implementation="eager"
-    )
-    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, lora_dropout=0.0)
-    model = peft.get_peft_model(base, config)
-    weights = dict(model.named_parameters())
-    count = 0
-    for name, value in adapter.items():
-        layer, _, kind = name.rpartition(".")
-        place = f"base_model.model.{layer}.lora_{kind[-1].upper()}.default.weight"
-        with torch.no_grad():
-            weights[place].copy_(torch.tensor(np.array(value)).T)
-        count += 1
-    assert count == sum(weight.requires_grad for weight in weights.values())
-    return torch, model
-
-
-def rate_of(step):
-    """Write the schedule down once more: the first step is 1."""
-    warmup = round(WARMUP_FRACTION * NUM_STEPS)
-    if step < warmup:
-        return LEARNING_RATE * step / warmup
-    progress = (step - warmup) / (NUM_STEPS - warmup + 1)
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def loss_sum_of(torch, model, batch):
-    """Sum the cross-entropy over the targets that count; padding is masked."""
-    logits = model(
-        input_ids=torch.tensor(batch.inputs, dtype=torch.long),
-        attention_mask=torch.tensor(batch.segment_ids > 0, dtype=torch.long),
-    ).logits
-    targets = torch.tensor(batch.targets, dtype=torch.long)
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), reduction="none"
-    )
-    return (losses * torch.tensor(batch.loss_mask).flatten()).sum()
-
-
-def their_losses(torch, model, trainer):
-    """Train on our batches with torch; give the loss of every step before its update."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, weight_decay=WEIGHT_DECAY)
-    model.train()
-    for step in range(1, NUM_STEPS + 1):
-        batches = [batch for (batch,) in trainer.feed.micro_batches(step)]
-        num_targets = sum(batch.num_targets for batch in batches)
-        optimizer.zero_grad()
-        loss = sum(loss_sum_of(torch, model, batch) for batch in batches) / num_targets
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.param_groups[0]["lr"] = rate_of(step)
-        optimizer.step()
-        yield loss.item()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:peft", "ignore::FutureWarning:transformers")
@@ -133,8 +76,8 @@ def test_the_losses_of_a_lora_run_are_those_of_torch_and_peft(
     adapter = {name: np.array(value) for name, value in trainable_arrays(story).items()}
     list(trainer.steps())
     ours = [float(row["train_loss"]) for row in trainer.curve.rows()]
-    torch, model = theirs_with_our_adapter(readers, samples, adapter)
-    theirs = list(their_losses(torch, model, trainer))
+    torch, model = theirs_with_our_adapter(readers, samples / "models/stories260K", adapter)
+    theirs = [loss for loss, _ in their_steps(torch, model, trainer.feed, RECIPE)]
     found = np.abs(np.array(ours) / theirs - 1)
     print(f"from {ours[0]:.4f} to {ours[-1]:.4f}; greatest difference {found.max():.2e}")
     assert len(set(rows[0].lengths[:12])) > 3  # so that there is padding

@@ -1,9 +1,12 @@
-"""SmolLM2 against llama.cpp, which reads the same GGUF file: the same tokens, the same text."""
+"""SmolLM2 against llama.cpp, torch and peft: the same tokens, the same text, the same training."""
 
+import csv
 import random
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
@@ -11,8 +14,15 @@ from pipeline.external.gguf.convert import converted
 from pipeline.generate import generate_greedy
 from pipeline.model.base import load_base
 from pipeline.model.forward import forward
+from pipeline.model.tree import trainable_arrays
 from pipeline.model.upstream import TokenizerWrapper
+from pipeline.train.finetune import Finetune
+from pipeline.train.observer import Observer
+from pipeline.train.protocol import Go, RunSpec
 from tests.support.llama_cpp import LlamaCpp
+from tests.support.repository import ROOT, STAGES, fresh_clone, ran, read, run
+from tests.support.smollm2 import RECIPE
+from tests.support.torch_training import adapter_of, their_steps, theirs_with_our_adapter
 
 PIECES = [
     *("a", "b", "  ", "\n", "\r\n", "\t", "1", "23", "4567"),
@@ -28,6 +38,7 @@ QUESTIONS = (
     "Explain gravity to a child.",
     "List three kinds of birds.",
 )
+GO = Go(0, 10**10, None, 0, "refuse", 1, 0, "none")
 NUM_STRINGS, TOKENS_A_QUESTION = 1000, 40
 
 
@@ -124,3 +135,93 @@ def test_with_weights_in_float32_it_is_so_within_the_noise_of_float32(
     report("float32 weights", same, margins, differences)
     assert not (~same & (margins > 1e-3)).any()
     assert differences.max() < 1e-3
+
+
+def steps_of(run):
+    """Read loss and gradient norm of each step."""
+    rows = list(csv.DictReader((run.run / "train.csv").read_text().splitlines()))
+    return np.array([[float(row["train_loss"]), float(row["grad_norm"])] for row in rows])
+
+
+def distance(one, other):
+    """Return the Euclidean distance of two adapters."""
+    parts = [np.sum((np.float64(one[name]) - np.float64(other[name])) ** 2) for name in one]
+    return float(np.sqrt(sum(parts)))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:peft", "ignore::FutureWarning:transformers")
+def test_a_lora_run_is_that_of_torch_and_peft(readers, smollm2, smollm2_run):
+    done = smollm2_run.undisturbed
+    trainer = Finetune(RunSpec.read(done.run / "run.json")).load(GO, Observer())
+    start = {name: np.array(value) for name, value in trainable_arrays(trainer.model).items()}
+    torch, model = theirs_with_our_adapter(readers, converted(smollm2), start)
+    theirs = np.array(list(their_steps(torch, model, trainer.feed, RECIPE)))
+    ours, end = steps_of(done), load_file(done.output / "adapters.safetensors")
+    losses, norms = np.abs(ours / theirs - 1).T
+    away = distance(adapter_of(model, start), end) / distance(start, end)
+    print(
+        f"losses from {ours[0, 0]:.4f} to {ours[-1, 0]:.4f} differ by {losses[0]:.1e} at the first "
+        f"step and {losses[-1]:.1e} at the last, gradient norms by {norms.max():.1e} at most; "
+        f"clipped in {(ours[:, 1] > RECIPE.max_grad_norm).sum()} of {len(ours)} steps; adapters "
+        f"are {away:.1e} of the way apart"
+    )
+    assert (ours[:, 1] > RECIPE.max_grad_norm).sum() > 5
+    assert losses[0] < 1e-5
+    assert losses[-1] < 1e-4
+    assert away < 1e-3
+
+
+def test_the_validation_loss_falls(smollm2_run):
+    text = (smollm2_run.undisturbed.run / "validation.csv").read_text()
+    losses = [float(row["val_loss"]) for row in csv.DictReader(text.splitlines())]
+    print(f"validation loss from {losses[0]:.4f} to {losses[-1]:.4f}")
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.exhaustive
+def test_killing_it_twice_changes_no_bit(smollm2_run, tmp_path):
+    training = smollm2_run(tmp_path / "killed")
+    for step in (4, 12):
+        training.start(OPENBLAS_NUM_THREADS="2").wait_for_step(step)
+        training.process.kill()
+        training.end()
+    training.complete(OPENBLAS_NUM_THREADS="2")
+    assert training.result() == smollm2_run.undisturbed.result()
+
+
+CUT = {
+    "train.num_steps": 5,
+    "train.steps_per_eval": 5,
+    "train.steps_per_save": 5,
+    "train.validation_documents": 4,
+    "validate.documents": 4,
+    "validate.num_samples": 1,
+    "validate.sample_tokens": 16,
+    "benchmark.num_steps": 1,
+    "benchmark.generated_tokens": 8,
+}
+MEASURED = {
+    "prepare": "prepare_machine",
+    "weights": "weights_machine",
+    "train": "machine",
+    "export": "export_machine",
+    "validate": "validate_machine",
+    "benchmark": "benchmark",
+}
+"""Where each stage writes its time."""
+MAX_SECONDS = 600
+
+
+@pytest.mark.parametrize("changes", [CUT, pytest.param({}, marks=pytest.mark.exhaustive)])
+def test_all_stages_run_on_it(smollm2, tmp_path, changes):
+    folder = fresh_clone(tmp_path / "repository")
+    place = folder / smollm2.relative_to(ROOT)
+    place.parent.mkdir(parents=True)
+    shutil.copy(smollm2, place)
+    overrides = [f"{name}={value}" for name, value in {"experiment": "smollm2", **changes}.items()]
+    done = run(folder, "dvc", "exp", "run", *(word for each in overrides for word in ("-S", each)))
+    assert ran(done) == list(STAGES)
+    seconds = {stage: read(folder, name)["stage_seconds"] for stage, name in MEASURED.items()}
+    print(*(f"{stage:10} {spent:6.1f} s" for stage, spent in seconds.items()), sep="\n")
+    assert read(folder, "train")["num_steps"] == changes.get("train.num_steps", 20)
+    assert sum(seconds.values()) < MAX_SECONDS

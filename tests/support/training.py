@@ -67,6 +67,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         self.world, self.folder, self.settings, self.changes = world, folder, settings, changes
         self.process, self.code = None, code or {}
+        self.deadline_seconds = DEADLINE_SECONDS
         self.move_to(folder)
 
     def move_to(self, place):
@@ -97,7 +98,7 @@ class Training:
         return self
 
     def end(self):
-        return self.process.wait(DEADLINE_SECONDS)
+        return self.process.wait(self.deadline_seconds)
 
     def text(self):
         return (self.folder / "log").read_text()
@@ -114,7 +115,7 @@ class Training:
 
     def wait_until(self, condition):
         """Wait for a condition; give what it was."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + self.deadline_seconds
         while not (found := condition()):
             assert self.process.poll() is None, f"ended too early\n{self.text()}"
             assert time.monotonic() < deadline, f"waited too long\n{self.text()}"
