@@ -21,8 +21,8 @@ from pipeline.model.scratch import initialize, llama_config
 from pipeline.objective.likelihood import masked_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
-from tests.data.preparation.test_prepare import SETTINGS
 from tests.support.chat_templates import CHATML, CONTROL_TOKENS
+from tests.support.prepared import SETTINGS
 from tests.support.small import TINY_SHAPE
 
 LORA = AdapterSettings("lora", 4, 8.0, 0.0, None, ("*",))

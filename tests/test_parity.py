@@ -17,8 +17,8 @@ from pipeline.train.feed import TrainingData
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer
 from stages.params import composed
-from tests.data.preparation.test_prepare import SETTINGS as PREPARE
 from tests.support.plain import loss_sums
+from tests.support.prepared import SETTINGS as PREPARE
 from tests.support.torch_training import Recipe, their_steps, theirs_with_our_adapter
 from tests.train.test_loop import SETTINGS
 

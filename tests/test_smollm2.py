@@ -154,21 +154,29 @@ def test_a_lora_run_is_that_of_torch_and_peft(readers, smollm2, smollm2_run):
     done = smollm2_run.undisturbed
     trainer = Finetune(RunSpec.read(done.run / "run.json")).load(GO, Observer())
     start = {name: np.array(value) for name, value in trainable_arrays(trainer.model).items()}
-    torch, model = theirs_with_our_adapter(readers, converted(smollm2), start)
-    theirs = np.array(list(their_steps(torch, model, trainer.feed, RECIPE)))
+    steps, ends = {}, {}
+    for dtype in ("float32", "float64"):
+        torch, model = theirs_with_our_adapter(readers, converted(smollm2), start, dtype)
+        steps[dtype] = np.array(list(their_steps(torch, model, trainer.feed, RECIPE)))
+        ends[dtype] = adapter_of(model, start)
     ours, end = steps_of(done), load_file(done.output / "adapters.safetensors")
-    losses, norms = np.abs(ours / theirs - 1).T
-    away = distance(adapter_of(model, start), end) / distance(start, end)
+    losses, norms = np.abs(ours / steps["float32"] - 1).T
+    way = distance(start, ends["float64"])
+    away = distance(ends["float32"], end) / way
+    noise = distance(ends["float32"], ends["float64"]) / way
+    error = distance(ends["float64"], end) / way
     print(
         f"losses from {ours[0, 0]:.4f} to {ours[-1, 0]:.4f} differ by {losses[0]:.1e} at the first "
         f"step and {losses[-1]:.1e} at the last, gradient norms by {norms.max():.1e} at most; "
         f"clipped in {(ours[:, 1] > RECIPE.max_grad_norm).sum()} of {len(ours)} steps; adapters "
-        f"are {away:.1e} of the way apart"
+        f"are {away:.1e} of the way apart; from those of torch in 64 bits ours are {error:.1e}, those "
+        f"in 32 bits {noise:.1e}"
     )
     assert (ours[:, 1] > RECIPE.max_grad_norm).sum() > 5
     assert losses[0] < 1e-5
     assert losses[-1] < 1e-4
-    assert away < 1e-3
+    assert away < max(1e-3, 2 * noise)
+    assert error < 1e-3
 
 
 def test_the_validation_loss_falls(smollm2_run):

@@ -10,6 +10,7 @@ from pipeline.external.gguf.convert import converted
 from pipeline.files import read_json
 from pipeline.model.base import write_manifest
 from tests.support.gguf_files import write_float32_copy
+from tests.support.prepared import SETTINGS
 from tests.support.torch_training import Recipe
 from tests.support.training import Training
 from tools.fetch_smollm2 import FILE
@@ -79,8 +80,6 @@ def chat_of(text):
 @pytest.fixture(scope="session")
 def smollm2_rows(samples, smollm2, tmp_path_factory):
     """Prepared questions and answers, short enough to stay whole."""
-    from tests.data.preparation.test_prepare import SETTINGS  # its fixtures are not for others
-
     folder, model = tmp_path_factory.mktemp("chat"), converted(smollm2)
     lines = (samples / "data/wikisql/train.jsonl").read_text().splitlines()
     texts = [text for line in lines if len(text := json.loads(line)["text"]) <= MAX_CHARACTERS]

@@ -33,7 +33,7 @@ def place_of(name):
     return f"base_model.model.{layer}.lora_{kind[-1].upper()}.default.weight"
 
 
-def theirs_with_our_adapter(readers, folder, adapter):
+def theirs_with_our_adapter(readers, folder, adapter, dtype="float32"):
     """Load a Llama with transformers, and give it an adapter of peft's with our weights."""
     torch, peft = readers("torch"), readers("peft")
     transformers = readers("transformers")
@@ -41,7 +41,7 @@ def theirs_with_our_adapter(readers, folder, adapter):
         folder, dtype=torch.float32, attn_implementation="eager"
     )
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, lora_dropout=0.0)
-    model = peft.get_peft_model(base, config)
+    model = peft.get_peft_model(base, config).to(getattr(torch, dtype))
     weights = dict(model.named_parameters())
     for name, value in adapter.items():
         with torch.no_grad():

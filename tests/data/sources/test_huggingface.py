@@ -17,7 +17,7 @@ from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
 from pipeline.external import sources
 from pipeline.files import ROOT
-from tests.data.preparation.test_prepare import SETTINGS
+from tests.support.prepared import SETTINGS
 from tests.support.provenance import tables
 
 ROWS = [{"text": f"row {number}", "weight": 0.5 if number % 2 else None} for number in range(6)]

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.data.sources.source import Splitter
 from pipeline.data.sources.table import READERS
-from tests.data.preparation.test_prepare import SETTINGS
+from tests.support.prepared import SETTINGS
 
 
 @pytest.mark.parametrize("source", READERS)
