@@ -169,8 +169,8 @@ def test_a_lora_run_is_that_of_torch_and_peft(readers, smollm2, smollm2_run):
         f"losses from {ours[0, 0]:.4f} to {ours[-1, 0]:.4f} differ by {losses[0]:.1e} at the first "
         f"step and {losses[-1]:.1e} at the last, gradient norms by {norms.max():.1e} at most; "
         f"clipped in {(ours[:, 1] > RECIPE.max_grad_norm).sum()} of {len(ours)} steps; adapters "
-        f"are {away:.1e} of the way apart; from those of torch in 64 bits ours are {error:.1e}, those "
-        f"in 32 bits {noise:.1e}"
+        f"are {away:.1e} of the way apart; from those of torch in 64 bits ours are {error:.1e}, "
+        f"those in 32 bits {noise:.1e}"
     )
     assert (ours[:, 1] > RECIPE.max_grad_norm).sum() > 5
     assert losses[0] < 1e-5
