@@ -180,8 +180,13 @@ def add(
         if gradients is None:
             gradients = graph.gradients
         else:
-            gradients = tree_map(mx.add, gradients, graph.gradients)
+            gradients = tree_map(add_exactly, gradients, graph.gradients)
     return loss_sum, gradients, order
+
+
+def add_exactly(total: mx.array, part: mx.array) -> mx.array:
+    """Add gradients in float32: sums in 16 bits would lose what is small beside them."""
+    return total.astype(mx.float32) + part.astype(mx.float32)
 
 
 def means(

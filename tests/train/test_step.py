@@ -147,6 +147,27 @@ def test_long_gradients_are_clipped_to_the_norm(tiny_config, make_store):
     )
 
 
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+def test_gradients_of_micro_batches_are_added_as_in_float64(tiny_config, make_store, dtype):
+    model = initialize(tiny_config, seed=0)
+    model.set_dtype(dtype)
+    model.unfreeze()
+    step = TrainStep(model, make_optimizer(ADAMW, 1), None)
+    micro_batches = batches_of(make_store(), micro=9)
+    _, gradients = step.accumulate(micro_batches)
+    each = [step.loss_and_grad(batch)[1] for (batch,) in micro_batches]
+    parts = [named_arrays(tree) for tree in each]
+    for name, value in named_arrays(gradients).items():
+        arrays = [np.array(part[name].astype(mx.float32)) for part in parts]
+        assert value.dtype == mx.float32
+        exact = np.sum(arrays, axis=0, dtype=np.float64)
+        most = np.sum(np.abs(arrays), axis=0)
+        assert (np.abs(np.array(value) - exact) <= 1e-6 * most).all(), name
+        if dtype == mx.float32:
+            in_order = sum(arrays[1:], arrays[0])
+            np.testing.assert_array_equal(np.array(value), in_order)
+
+
 def test_the_norm_is_that_over_all_tensors():
     assert float(global_norm({"a": mx.array([3.0]), "b": {"c": mx.array([[4.0]])}})) == 5.0
 

@@ -135,15 +135,16 @@ def rehearse(request: PlanRequest, found: Prediction, rehearsal: Rehearsal) -> P
     parts = {rows: rehearsal.micro_batch(batch, len(stream_rows)) for rows, batch in sizes.items()}
     weights = found.weight_bytes + found.trainable_bytes
     own = sum(parts[rows].peak_bytes - weights for rows in stream_rows)
+    is_summed = request.num_micro_batches > 1 or len(stream_rows) > 1
     phases = {
         FORWARD_BACKWARD: weights + own + found.state_bytes,
-        "clipping": rehearsal.clipping().peak_bytes + weights + found.state_bytes,
-        "update": rehearsal.update().peak_bytes + found.weight_bytes,
+        "clipping": rehearsal.clipping(is_summed).peak_bytes + weights + found.state_bytes,
+        "update": rehearsal.update(is_summed).peak_bytes + found.weight_bytes,
     }
     phases |= summing(request, found, rehearsal, phases[FORWARD_BACKWARD])
     if rehearsal.prefix is not None:
         alone = rehearsal.recording(blank_batch(request, 1))
-        gradients = found.trainable_bytes if request.num_micro_batches > 1 else 0
+        gradients = num_bytes(rehearsal.sums) if request.num_micro_batches > 1 else 0
         documents = request.num_streams * (alone.peak_bytes - weights)
         phases["frozen blocks"] = weights + documents + gradients + found.state_bytes
     if request.validation_batch_tokens is not None:
@@ -168,10 +169,10 @@ def summing(
         later = rehearsal.micro_batch(blank_batch(request, request.rows), is_first=False)
         return {"accumulation": later.peak_bytes + found.state_bytes}
     held = found.weight_bytes + found.trainable_bytes + found.state_bytes
-    added = rehearsal.adding(num_streams + is_accumulated).peak_bytes
+    added = rehearsal.adding(num_streams, is_accumulated).peak_bytes
     phases = {"adding of parts": held + added}
     if is_accumulated:
-        phases["accumulation"] = forward_backward + found.trainable_bytes
+        phases["accumulation"] = forward_backward + num_bytes(rehearsal.sums)
     return phases
 
 

@@ -38,6 +38,7 @@ class Rehearsal:
         depth: how many frozen blocks are left out of the steps.
 
     Attributes:
+        sums: arrays like those in which gradients are added.
         prefix: the blocks that are left out; None where no block is.
         change: changes a graph before its memory is counted.
     """
@@ -62,6 +63,7 @@ class Rehearsal:
             self.step.loss_and_grad = self.recomputed
         self.weights = named_arrays(model.parameters())
         self.trainable = trainable_arrays(model)
+        self.sums = {name: value.astype(mx.float32) for name, value in self.trainable.items()}
 
     def recomputed(self, batch: Batch, num_streams: int) -> tuple[Found, Any]:
         """Compute losses and gradients of a model whose blocks are recomputed."""
@@ -76,7 +78,7 @@ class Rehearsal:
             is_first: whether there are no gradients yet to which these are added.
         """
         held = self.held(batch)
-        sums = [mx.array(0.0), *([] if is_first else self.trainable.values())]
+        sums = [mx.array(0.0), *([] if is_first else self.sums.values())]
 
         def run(*arguments: mx.array) -> tuple[list[mx.array], EvalOrder]:
             self.take(arguments)
@@ -87,8 +89,8 @@ class Rehearsal:
 
         return self.memory(run, [*held, *sums], len(held), num_streams=num_streams)
 
-    def adding(self, count: int) -> Memory:
-        """Add the gradients of several streams, as `TrainStep.accumulate` does."""
+    def adding(self, num_streams: int, is_accumulated: bool) -> Memory:
+        """Add the gradients of streams, and of what was before, as `TrainStep.accumulate` does."""
 
         def run(*arrays: mx.array) -> tuple[list[mx.array], EvalOrder]:
             zero = mx.array(0.0)
@@ -96,24 +98,36 @@ class Rehearsal:
             _, tree, _ = add(zero, None, [BatchGraph(zero, tree, []) for tree in trees])
             return list(named_arrays(tree).values()), []
 
-        return self.memory(run, [*self.trainable.values()] * count, num_held=0)
+        before = self.sums.values() if is_accumulated else ()
+        return self.memory(run, [*before, *list(self.trainable.values()) * num_streams], num_held=0)
 
-    def clipping(self) -> Memory:
-        """Take the mean of the gradients and its norm, as `TrainStep.__call__` does."""
+    def clipping(self, is_summed: bool) -> Memory:
+        """Take the mean of the gradients and its norm, as `TrainStep.__call__` does.
+
+        Args:
+            is_summed: whether the gradients are a sum of several.
+        """
 
         def run(loss_sum: mx.array, *sums: mx.array) -> tuple[list[mx.array], EvalOrder]:
             *numbers, tree = means(loss_sum, self.tree(sums), NUM_TARGETS)
             return [*numbers, *named_arrays(tree).values()], []
 
-        arguments = [mx.array(0.0), *self.trainable.values()]
+        arguments = [mx.array(0.0), *self.gradients(is_summed)]
         return self.memory(run, arguments, num_held=0, num_evaluated=3)
 
-    def update(self) -> Memory:
+    def gradients(self, is_summed: bool) -> list[mx.array]:
+        """Return arrays like the gradients of a step."""
+        return list((self.sums if is_summed else self.trainable).values())
+
+    def update(self, is_summed: bool) -> Memory:
         """Clip the gradients and update weights and optimizer with them, weight by weight.
 
         MLX merges equal operations of a graph that it traces, which would change their order. So
         here each weight has a separate norm, learning rate and step, and the loop of the optimizer
         cannot be called.
+
+        Args:
+            is_summed: whether the gradients are a sum of several.
         """
         weights, count = list(self.trainable.values()), len(self.trainable)
         remembered = {name: self.optimizer.state[name] for name in self.trainable}
@@ -132,7 +146,7 @@ class Rehearsal:
 
         norms, rates = [mx.array(1.0)] * count, [self.optimizer.learning_rate] * count
         steps = [self.optimizer.step] * count
-        arguments = [*weights, *norms, *rates, *steps, *weights, *moments]
+        arguments = [*self.gradients(is_summed), *norms, *rates, *steps, *weights, *moments]
         return self.memory(run, arguments, num_held=2 * count)
 
     def validation(self, batch: Batch, runs_prefix: bool = False) -> Memory:

@@ -43,6 +43,10 @@ MEASURED = {
         WIDE,
         {"mode": "full", "dtype": "bfloat16", "float32_copy": False},
     ),
+    "full, bfloat16, accumulated": (
+        WIDE,
+        {"mode": "full", "dtype": "bfloat16", "micro": 3, "longest": 65},
+    ),
     "full, sgd": (WIDE, {"mode": "full", "optim": "sgd", "longest": 17}),
     "full, muon": (WIDE, {"mode": "full", "optim": "muon", "longest": 17}),
     "full, accumulated": (WIDE, {"mode": "full", "micro": 3, "longest": 65}),
@@ -87,6 +91,7 @@ MORE = (
     "head, recomputed",
     "full, sgd",
     "full, accumulated",
+    "full, bfloat16, accumulated",
     "full, several chunks",
     "full, recomputed, accumulated",
 )
