@@ -1,6 +1,7 @@
 """The base and the tuned model compared: perplexity, the conflicts suite, samples of text."""
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,11 @@ from pipeline.objective.likelihood import DocumentLosses, read_items
 
 SUITE = "conflicts.jsonl"
 SAMPLE_PROMPT_TOKENS = 16
+ONE_DOCUMENT = (
+    "one document is held out: its losses are reported without intervals, and whether the models "
+    "differ is not resolved. More rows, or a greater data.test_fraction, hold out more."
+)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,15 @@ def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str,
     }
 
 
-def with_perplexity(loss: Estimate) -> dict[str, float]:
+def with_perplexity(loss: Estimate) -> dict[str, float | None]:
     """Return a loss in nats per target and its perplexity, both with intervals."""
+    low, high = (None if end is None else math.exp(end) for end in (loss.low, loss.high))
     return {
         "loss": loss.value,
         "loss_standard_error": loss.standard_error,
         "perplexity": math.exp(loss.value),
-        "perplexity_low": math.exp(loss.low),
-        "perplexity_high": math.exp(loss.high),
+        "perplexity_low": low,
+        "perplexity_high": high,
     }
 
 
@@ -166,6 +173,8 @@ def write_results(work: Work, base: Measured, tuned: Measured, folder: Path) -> 
     """Write a row per document, item and sample; return the metrics."""
     write_losses(base.losses, tuned.losses, folder)
     perplexity = perplexity_metrics(base.losses, tuned.losses)
+    if perplexity["n_documents"] == 1:
+        log.warning(ONE_DOCUMENT)
     metrics: dict[str, Any] = {"held_out": {"split": work.store.folder.name, **perplexity}}
     if base.scores is not None and tuned.scores is not None:
         rows = item_log(work.items, base.scores, tuned.scores)

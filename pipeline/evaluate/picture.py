@@ -112,14 +112,19 @@ def draw_perplexities(axes: Axes, held_out: dict[str, Any]) -> None:
         )
     axes.set_xticks([0, 1], [name for name, _ in MODELS])
     axes.set_xlim(-0.75, 1.75)
-    axes.set_ylim(0, HEADROOM * max(part["perplexity_high"] for part, _ in parts))
+    highest = max(part["perplexity_high"] or part["perplexity"] for part, _ in parts)
+    axes.set_ylim(0, HEADROOM * highest)
     axes.set_title("Perplexity on held-out rows, with 95 % intervals")
 
 
 def draw_bar(
-    axes: Axes, position: float | int, interval: tuple[float, float, float], colour: str, text: str
+    axes: Axes,
+    position: float | int,
+    interval: tuple[float | None, float, float | None],
+    colour: str,
+    text: str,
 ) -> None:
-    """Draw a bar with its interval, and its value above both.
+    """Draw a bar with its interval, where there is one, and its value above both.
 
     Args:
         axes: the panel.
@@ -129,6 +134,7 @@ def draw_bar(
         text: what is written above the bar.
     """
     low, value, high = interval
-    error = [[value - low], [high - value]]
+    error = None if low is None or high is None else [[value - low], [high - value]]
+    top = value if high is None else high
     axes.bar(position, value, BAR_WIDTH * 0.94, yerr=error, color=colour, ecolor=INK)
-    axes.annotate(text, (position, high), (0, 3), textcoords="offset points", ha="center")
+    axes.annotate(text, (position, top), (0, 3), textcoords="offset points", ha="center")

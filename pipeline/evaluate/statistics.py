@@ -12,12 +12,15 @@ from pipeline.objective.likelihood import Z_95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error, its 95 % interval, and the number of clusters."""
+    """A value with its standard error, its 95 % interval, and the number of clusters.
+
+    Error and interval are None where there is one cluster, which cannot tell how much others vary.
+    """
 
     value: float
-    standard_error: float
-    low: float
-    high: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -32,9 +35,10 @@ def ratio_estimate(
     """
     n = len(sums)
     value = float(sums.sum() / counts.sum())
+    if n == 1:
+        return Estimate(value, None, None, None, n)
     residuals = sums - value * counts
-    correction = n / (n - 1) if n > 1 else math.inf
-    error = math.sqrt(correction * float(np.square(residuals).sum())) / float(counts.sum())
+    error = math.sqrt(n / (n - 1) * float(np.square(residuals).sum())) / float(counts.sum())
     return Estimate(value, error, value - Z_95 * error, value + Z_95 * error, n)
 
 
@@ -73,11 +77,20 @@ def difference_metrics(name: str, difference: Estimate) -> dict[str, Any]:
         name: difference.value,
         f"{name}_low": difference.low,
         f"{name}_high": difference.high,
-        "resolved": difference.low > 0 or difference.high < 0,
+        "resolved": is_resolved(difference),
         "smallest_detectable_difference": smallest_detectable_difference(difference),
     }
 
 
-def smallest_detectable_difference(estimate: Estimate) -> float:
+def is_resolved(difference: Estimate) -> bool:
+    """Whether the interval of a difference leaves out 0."""
+    if difference.low is None or difference.high is None:
+        return False
+    return difference.low > 0 or difference.high < 0
+
+
+def smallest_detectable_difference(estimate: Estimate) -> float | None:
     """Return the difference that so many items reveal with 80 % power at the 5 % level."""
+    if estimate.standard_error is None:
+        return None
     return (Z_95 + 0.8416212335729143) * estimate.standard_error

@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pipeline.evaluate import compare as module
 from pipeline.evaluate import measure
@@ -21,6 +22,7 @@ from pipeline.evaluate.compare import (
 )
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.measure import parts_of
+from pipeline.evaluate.picture import draw_perplexities
 from pipeline.objective.likelihood import DocumentLosses
 from tests.support.exports import Workplace
 
@@ -38,6 +40,22 @@ def test_perplexity_is_of_all_targets_and_the_difference_is_paired():
     assert metrics["tuned"]["loss"] == pytest.approx(1)
     assert metrics["loss_difference"] == pytest.approx(-1)
     assert metrics["resolved"]
+
+
+@pytest.mark.parametrize("num_documents", [1, 2])
+def test_few_held_out_documents_are_compared_and_a_single_one_has_no_interval(
+    stage, make_store, tmp_path, caplog, num_documents
+):
+    make_store("test", count=num_documents, seed=2)
+    text, files = stage.run("out", KeptResults(tmp_path / "kept", {}))
+    found = json.loads(text)["held_out"]
+    assert "NaN" not in text
+    assert found["n_documents"] == len(files["documents.jsonl"].splitlines()) == num_documents
+    assert found["base"]["perplexity"] == pytest.approx(math.exp(found["base"]["loss"]))
+    ends = found["base"]["perplexity_low"], found["loss_difference_high"]
+    assert [end is None for end in ends] == [num_documents == 1] * 2
+    assert ("without intervals" in caplog.text) == (num_documents == 1)
+    draw_perplexities(Figure().subplots(), found)
 
 
 def test_rows_of_losses_are_in_the_order_of_documents(tmp_path):

@@ -42,6 +42,14 @@ def test_other_numbers_give_another_picture(curves, tmp_path):
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
+def test_a_bar_without_an_interval_is_drawn_and_fits():
+    unknown = {"perplexity_low": None, "perplexity_high": None}
+    axes = Figure().subplots()
+    draw_perplexities(axes, {name: part | unknown for name, part in HELD_OUT.items()})
+    assert [text.get_text() for text in axes.texts] == ["9", "4"]
+    assert axes.get_ylim() == (0, pytest.approx(9 * 1.15))
+
+
 def test_missing_numbers_are_not_drawn(curves):
     columns = read_columns(curves[1])
     assert columns["val_loss"] == [4.0, 2.6]

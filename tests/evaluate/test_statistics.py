@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.statistics import (
+    Estimate,
+    difference_metrics,
     mcnemar_p,
     paired_share_difference,
     ratio_estimate,
@@ -15,6 +17,18 @@ def test_a_ratio_is_the_quotient_of_totals():
     estimate = ratio_estimate(np.array([2.0, 9.0]), np.array([1.0, 3.0]))
     assert estimate.value == 11 / 4
     assert estimate.n == 2
+
+
+def test_one_cluster_has_a_value_and_no_interval():
+    one = ratio_estimate(np.array([8.0]), np.array([4.0]))
+    assert one == Estimate(2.0, None, None, None, 1)
+    assert difference_metrics("difference", one) == {
+        "difference": 2.0,
+        "difference_low": None,
+        "difference_high": None,
+        "resolved": False,
+        "smallest_detectable_difference": None,
+    }
 
 
 def test_clustered_errors_are_as_wide_as_the_truth():
