@@ -18,7 +18,7 @@ from pipeline.train.protocol import Go, RunSpec
 from tests.support.drive import PARAMETERS
 from tests.support.small import ROOT
 
-GO = Go(0, 0, None, 0, "refuse", 1, 0, "none")
+GO = Go(0, 0, None, 0, "refuse", 1, 0, None, "none")
 ADDITIVE = {"objective.distrust.mode": "additive"}
 MOMENTUM = {"optim.name": "sgd", "optim.momentum": 0.5}
 WSD = {"optim.schedule": "wsd", "optim.decay_fraction": 0.5}

@@ -91,6 +91,7 @@ class Go:
             `refuse`, `continue` (recorded as inexact), or `restart` from the first step.
         num_splits: micro-batches that each micro-batch is split into, after memory ran out.
         deaths: workers lost since the last progress; each one halves the checkpoint interval.
+        save_within: the checkpoint interval is no longer than this; None: it has no bound.
         plan: `none`; `check` makes the plan first, and refuses what cannot fit; `only` ends there.
     """
 
@@ -101,14 +102,16 @@ class Go:
     if_changed: str
     num_splits: int
     deaths: int
+    save_within: int | None
     plan: str
 
     def adapt(self, settings: TrainSettings) -> TrainSettings:
         """Change the settings of the configuration as the history of the run demands."""
+        interval = settings.steps_per_save >> self.deaths
         return dataclasses.replace(
             settings,
             grad_accumulation_steps=settings.grad_accumulation_steps * self.num_splits,
-            steps_per_save=max(1, settings.steps_per_save >> self.deaths),
+            steps_per_save=max(1, min(interval, self.save_within or interval)),
         )
 
 

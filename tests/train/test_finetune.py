@@ -17,7 +17,7 @@ from pipeline.train.observer import Observer
 from pipeline.train.protocol import Go, RunSpec
 from tests.support.drive import parameters
 
-GO = Go(0, 10**10, None, 0, "refuse", 1, 0, "none")
+GO = Go(0, 10**10, None, 0, "refuse", 1, 0, None, "none")
 TENSORS = {"train__mode": "tensors", "train__tensors": ["*.q_proj.weight"]}
 
 

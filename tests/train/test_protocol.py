@@ -44,7 +44,7 @@ def test_messages_arrive_whole_and_in_order_however_they_are_cut(pipe):
 
 
 MESSAGES = [
-    Go(1, 10**9, None, 5, "refuse", 2, 0, "check"),
+    Go(1, 10**9, None, 5, "refuse", 2, 0, None, "check"),
     Started(4, ["blas: a -> b"]),
     Step(7, math.inf, 1234.5, 10**8, 0.1),
     Note("two\nlines"),

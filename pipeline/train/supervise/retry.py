@@ -17,12 +17,17 @@ class Retry:
         causes: of the deaths since that step.
         memory_deaths: deaths because memory ran out, since the micro-batches were last split.
         num_splits: micro-batches that each micro-batch is split into.
+        lived_steps: steps that the last worker that died had made.
+        has_advised: whether a person has been told how to change the process before memory runs
+            out.
     """
 
     farthest_step: int = -1
     causes: list[str] = field(default_factory=list)
     memory_deaths: int = 0
     num_splits: int = 1
+    lived_steps: int = 0
+    has_advised: bool = False
 
     @property
     def step(self) -> int:
@@ -35,10 +40,35 @@ class Retry:
             self.farthest_step = step
             self.causes, self.memory_deaths = [], 0
 
-    def died(self, cause: str, is_memory: bool) -> None:
-        """Count a death."""
+    def died(self, cause: str, is_memory: bool, lived_steps: int) -> None:
+        """Count the death of a worker that had made so many steps."""
         self.causes.append(cause)
         self.memory_deaths += is_memory
+        self.lived_steps = lived_steps
+
+    @property
+    def save_within(self) -> int | None:
+        """The steps within which a worker must save to get beyond the last one; None: no bound.
+
+        Where each process can make the same number of steps, a longer interval would never save.
+        """
+        return max(1, self.lived_steps // 2) if self.lived_steps and len(self.causes) > 1 else None
+
+    def reload_advice(self, interval_steps: int) -> str:
+        """Word how to change the process before memory runs out, once; empty after that.
+
+        Args:
+            interval_steps: `train.reload_interval_steps`.
+        """
+        is_short = 0 < interval_steps <= self.lived_steps
+        if self.has_advised or is_short or not (self.memory_deaths and self.lived_steps):
+            return ""
+        self.has_advised = True
+        return (
+            f"memory may have run out after {self.lived_steps} steps of one process; "
+            f"train.reload_interval_steps={max(1, self.lived_steps // 2)} would start another one "
+            "before that, to the same bits"
+        )
 
     @property
     def exhausted(self) -> bool:

@@ -16,6 +16,7 @@ class Segment:
     Attributes:
         last_heard: time of its last message by the monotonic clock, which no change of the date
             moves.
+        first_step: the step that it has started from.
         phase: `starting`, `stepping`, `ending` or `finishing`.
         reason: why it ended by itself, as in `protocol.Ended`; None where it died.
         cause: why it died, where that is known.
@@ -26,6 +27,7 @@ class Segment:
 
     last_heard: float = field(default_factory=time.monotonic)
     phase: str = "starting"
+    first_step: int = 0
     step: int = 0
     reason: str | None = None
     cause: str = ""
@@ -62,7 +64,8 @@ class RunState:
 
     def started(self, step: int) -> None:
         """Record that a worker trains from a step on."""
-        self.segment.phase, self.segment.step = "stepping", step
+        self.segment.phase = "stepping"
+        self.segment.first_step = self.segment.step = step
         self.reload_began = None
         self.retry.progressed(step)
 
@@ -90,4 +93,4 @@ class RunState:
     def died(self, cause: str, is_memory: bool) -> None:
         """Record the death of a worker."""
         self.reload_began = None
-        self.retry.died(cause, is_memory)
+        self.retry.died(cause, is_memory, self.segment.step - self.segment.first_step)

@@ -146,6 +146,7 @@ class Supervisor:
             if_changed=settings.if_changed,
             num_splits=state.retry.num_splits,
             deaths=len(state.retry.causes),
+            save_within=state.retry.save_within,
             plan="only" if self.is_plan else "none" if state.prediction else "check",
         )
 
@@ -272,6 +273,9 @@ class Supervisor:
         retry = self.state.retry
         self.state.died(cause, is_memory)
         self.events.died(cause, is_memory)
+        advice = retry.reload_advice(self.settings.reload_interval_steps)
+        if advice:
+            self.events.note(advice)
         if retry.exhausted:
             raise WorkerError(retry.diagnosis(self.spec.title, str(self.run.path)))
         if self.settings.shrink_on_oom and retry.wants_smaller_steps:

@@ -53,7 +53,8 @@ from pipeline.train.worker.fault_injection import FaultInjection
 from pipeline.train.worker.link import Interrupted, NoteHandler, SupervisorLink
 
 STEPS_PER_FORECAST = 10
-ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory")
+ALLOCATION_FAILURES = ("allocate", "out of memory", "Insufficient Memory", "Resource limit (")
+"""What backends of MLX say; the last one of Metal, which holds so many buffers at most."""
 
 
 class Run(Protocol):

@@ -338,35 +338,82 @@ def test_a_worker_that_holds_too_much_is_ended_and_the_next_one_goes_on(training
 
 
 @pytest.fixture
-def spike(tmp_path):
-    """Make the first worker under a PYTHONPATH hold much for 0.1 s inside of its sixth step."""
-    mark = tmp_path / "spiked"
-    code = f"""
+def patched(tmp_path):
+    """Make workers that run under a PYTHONPATH call a function of the test around each step."""
+
+    def make(function):
+        code = f"""
 import mmap, pathlib, sys, threading, time
+
+{function}
 
 def change():
     while not hasattr(sys.modules.get("pipeline.train.loop"), "Trainer"):
         time.sleep(0.01)
     from pipeline.train.loop import Trainer
     one_step = Trainer.one_step
-
-    def spiky(self):
-        result = one_step(self)
-        if self.progress.step == 6 and not pathlib.Path({str(mark)!r}).exists():
-            pathlib.Path({str(mark)!r}).touch()
-            with mmap.mmap(-1, {SPIKE_BYTES}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
-                for _ in range({SPIKE_BYTES} >> 20):
-                    held.write(bytes(1 << 20))
-                time.sleep(0.1)
-        return result
-
-    Trainer.one_step = spiky
+    Trainer.one_step = lambda self: around(one_step, self)
 
 if "pipeline.train.worker.main" in sys.orig_argv:
     threading.Thread(target=change, daemon=True).start()
 """
-    (tmp_path / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": str(tmp_path)}
+        (tmp_path / "sitecustomize.py").write_text(code)
+        return {"PYTHONPATH": str(tmp_path)}
+
+    return make
+
+
+@pytest.fixture
+def spike(patched, tmp_path):
+    """Make the first worker hold much for 0.1 s inside of its sixth step."""
+    mark = tmp_path / "spiked"
+    return patched(f"""
+def around(one_step, trainer):
+    result = one_step(trainer)
+    if trainer.progress.step == 6 and not pathlib.Path({str(mark)!r}).exists():
+        pathlib.Path({str(mark)!r}).touch()
+        with mmap.mmap(-1, {SPIKE_BYTES}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+            for _ in range({SPIKE_BYTES} >> 20):
+                held.write(bytes(1 << 20))
+            time.sleep(0.1)
+    return result
+""")
+
+
+METAL_LIMIT = "[metal::malloc] Resource limit (499000) exceeded."
+
+
+@pytest.fixture
+def metal_limit(patched):
+    """Make the fifth step of each worker fail as Metal does when it holds too many buffers."""
+    return patched(f"""
+made = []
+
+def around(one_step, trainer):
+    made.append(trainer)
+    if len(made) == 5:
+        raise RuntimeError({METAL_LIMIT!r})
+    return one_step(trainer)
+""")
+
+
+def test_a_process_that_can_make_a_few_steps_only_is_replaced_until_the_run_is_done(
+    training, undisturbed, metal_limit
+):
+    seldom = {"train__steps_per_save": 1000, "train__steps_per_eval": 1000}
+    run = training(**seldom).complete(**metal_limit)
+    assert run.result() == undisturbed(**seldom)
+    deaths = run.journal("death")
+    assert len(deaths) > 2
+    assert all(death["memory"] and METAL_LIMIT in death["cause"] for death in deaths)
+    assert run.text().count("train.reload_interval_steps=2 would start another one") == 1
+
+
+@pytest.mark.exhaustive
+def test_a_reload_comes_before_such_a_limit(training, undisturbed, metal_limit):
+    run = training(settings={"reload_interval_steps": 2}).complete(**metal_limit)
+    assert run.result() == undisturbed()
+    assert not run.journal("death")
 
 
 def test_the_peak_of_the_footprint_is_that_within_steps(training, undisturbed, spike):
