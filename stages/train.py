@@ -9,6 +9,7 @@ from pipeline.config.arguments import Flag
 from pipeline.config.stage import Paths, code_hashes, stage
 from pipeline.files import write_json
 from pipeline.train.checkpoints.series import split_metrics
+from pipeline.train.epochs import with_num_steps
 from pipeline.train.picture import draw_memory
 from pipeline.train.protocol import RunSpec, plain
 from pipeline.train.supervise.run_folder import RunFolder, activations_home, statuses
@@ -45,6 +46,7 @@ def main(
     if status:
         print("\n".join(statuses()))
         return None
+    config = with_num_steps(config, paths.read("data/prepared"))
     with RunFolder.of_stage("train", config, paths) as run:
         if plan:
             print(supervisor(config, paths, run, run.path / "plan").plan())

@@ -65,6 +65,10 @@ EFFECTS = {
     "train.prefix_cache_gb": (0.0, "cache_hit_rate", {"lora.num_layers": 1}),
 }
 TESTED_ELSEWHERE = {
+    "train.num_epochs": (
+        "test_epochs",
+        "test_a_run_of_some_epochs_is_that_of_their_steps_which_are_printed",
+    ),
     "train.best": ("test_finetune", "test_the_best_weights_may_be_those_that_win_most_contests"),
     "train.on_non_finite": ("test_loop", "test_a_non_finite_step_can_be_skipped_and_is_counted"),
     "train.reload_interval_steps": (

@@ -318,6 +318,18 @@ def test_the_plan_is_printed_and_nothing_is_trained(smoke):
     assert not list((smoke / ".checkpoints").glob("*"))
 
 
+def test_a_run_may_be_as_long_as_some_epochs(smoke):
+    epochs = ["train.num_steps=null", "train.num_epochs=0.25", "train.batch_size=32"]
+    lora = ["hydra.run.dir=runs/epochs", *epochs]
+    plan = stage(smoke, "train", "--plan", *lora)
+    done = stage(smoke, "train", *lora)
+    (said,) = re.findall(r"train: 0.25 x (\d+) documents are (\d+) steps", done.stderr)
+    documents, steps = map(int, said)
+    assert f"x {documents} documents are {steps} steps" in plan.stderr
+    assert steps == round(-(-documents // 32) / 4) > 1
+    assert json.loads((smoke / "runs/epochs/metrics/train.json").read_text())["num_steps"] == steps
+
+
 def test_what_cannot_fit_is_refused_with_what_would(smoke):
     tight = ["train.memory_limit_gb=0.4", "train.batch_size=256", "hydra.run.dir=runs/tight"]
     for mode in ([], ["--plan"]):

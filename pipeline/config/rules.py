@@ -95,7 +95,7 @@ def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa
         yield f"must be at most {facts['maximum']}"
 
 
-def shown(value: int | None) -> str:
+def shown(value: int | float | None) -> str:
     """Write a value as `conf/` has it."""
     return "null" if value is None else str(value)
 
@@ -254,11 +254,12 @@ def position_problems(where: str, positions: int, values: Mapping[str, Any]) -> 
 
 def train_problems(train: DictConfig) -> Iterator[str]:
     """Name values of `train.*` that are right alone and wrong together."""
-    if (train.batch_size is None) == (train.batch_tokens is None):
-        yield (
-            f"train.batch_size={shown(train.batch_size)} and "
-            f"train.batch_tokens={shown(train.batch_tokens)}: give one, and set the other to null"
-        )
+    for one, other in (("batch_size", "batch_tokens"), ("num_steps", "num_epochs")):
+        if (train[one] is None) == (train[other] is None):
+            yield (
+                f"train.{one}={shown(train[one])} and train.{other}={shown(train[other])}: give "
+                "one, and set the other to null"
+            )
     if train.max_grad_norm == 0:
         yield (
             "train.max_grad_norm=0.0: would make every gradient 0, so that nothing is trained; "

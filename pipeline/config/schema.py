@@ -63,7 +63,10 @@ class Train:
         choices=("lora", "dora", "head", "full", "tensors"),
     )
     tensors: list[str] = key("for train.mode=tensors: whole names, or patterns; else empty")
-    num_steps: int = key("optimizer steps", minimum=1, maximum=MOST)
+    num_steps: int | None = key("optimizer steps (or give num_epochs)", minimum=1, maximum=MOST)
+    num_epochs: float | None = key(
+        "times that every document is read (or give num_steps)", minimum=1e-6, maximum=10**4
+    )
     batch_size: int | None = key(
         "documents a step (or give batch_tokens)", minimum=1, maximum=10**6
     )

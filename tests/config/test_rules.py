@@ -144,6 +144,16 @@ def test_a_missing_section_is_one_missing_value():
 CONTRADICTIONS = [
     (
         [],
+        {"train__num_epochs": 2.5},
+        "train.num_steps=300 and train.num_epochs=2.5: give one, and set the other to null",
+    ),
+    (
+        [],
+        {"train__num_steps": None},
+        "train.num_steps=null and train.num_epochs=null: give one, and set the other to null",
+    ),
+    (
+        [],
         {"train__batch_tokens": 99},
         "train.batch_size=32 and train.batch_tokens=99: give one, and set the other to null",
     ),
@@ -268,6 +278,7 @@ def test_what_is_right_alone_may_be_wrong_together(overrides, values, problem):
 
 def test_the_alternatives_are_no_contradiction():
     rules.check_values(changed(train__batch_size=None, train__batch_tokens=99))
+    rules.check_values(changed(train__num_steps=None, train__num_epochs=3))
     rules.check_values(changed(*JSONL))
     rules.check_values(
         changed("data.long_documents=split", data__overlap_tokens=30, data__max_seq_len=32)
