@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config.outputs import OutputLock, check_sealed
 from pipeline.config.stage import makers
+from pipeline.train.supervise.run_folder import RESULTS
 from tests.support.stage_runs import OUTPUTS, command, contents, hidden, make_world
 from tests.support.syscalls import PATHS, STRACE, Driver, Fresh, points
 
@@ -59,12 +60,15 @@ class Stage:
     def run(self, place, *fault, **options):
         """Run over a copy of the earlier output; return status, trace and where it wrote."""
         out = self.folder / place
-        shutil.copytree(self.earlier, out)
+        if not out.exists():
+            shutil.copytree(self.earlier, out)
         words = command(self.name, out, earlier=self.world)[3:]
         if self.name == "weights":  # one that exists: another process makes a new one
             model = ["model=local", f"model.source={self.world / OUTPUTS['weights']}"]
             words = [word for word in words if "pretrain" not in word] + model
         given = [self.name, words]
+        if self.name not in FORKED:
+            options["root"] = out
         status, trace = self.driver[self.name].run(
             given, *fault, calls=CALLS, show=PATHS, **options
         )
@@ -108,6 +112,29 @@ def test_a_kill_at_every_call_leaves_the_earlier_output_or_the_new_one(
         shutil.rmtree(out)
     print(f"{name}: killed at {len(tried)} calls, {new} after the exchange")
     assert 0 < new < len(tried)
+
+
+def test_a_validation_goes_on_after_each_result_that_was_kept(world, driver, tmp_path):
+    """Killed while it keeps a result, it ends with the same bytes and measures only the rest."""
+    stage = Stage("validate", world, tmp_path, driver)
+    kept = [(point, line) for point, line in stage.points() if is_kept(line)]
+    assert len(kept) > 6
+    metrics = (tmp_path / "dry/metrics/validate.json").read_bytes()
+    for number, (point, line) in enumerate(kept):
+        status, _, out = stage.run(str(number), KILL, point)
+        assert status == -signal.SIGKILL, line
+        status, trace, _ = stage.run(str(number))
+        assert status == 0
+        assert contents(out / OUTPUTS["validate"]) == stage.after
+        assert (out / "metrics/validate.json").read_bytes() == metrics
+        left = sum(is_kept(line) for line in trace)
+        print(f"killed at result {number} of {len(kept)}: {left} more were measured")
+        assert left == len(kept) - number, "the one that it was killed at has been kept"
+
+
+def is_kept(line):
+    """Whether a call brings a result of a validation to the disk."""
+    return line.split()[1].startswith("fsync") and RESULTS in line
 
 
 @pytest.mark.parametrize("name", STAGES)

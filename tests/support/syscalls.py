@@ -6,6 +6,7 @@ comes back, each write and each change of a name for itself, in any combination.
 
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -81,9 +82,20 @@ class Driver:
 class Fresh:
     """Starts a stage anew for each crash point: what computes by MLX does not survive a fork."""
 
-    def run(self, given, fault="", point=None, calls=CHANGING, show=RAW, always=()):
-        """Work under strace; as `Driver.run`, for the name of a stage and its arguments."""
+    def run(self, given, fault="", point=None, calls=CHANGING, show=RAW, always=(), root=None):
+        """Work under strace; as `Driver.run`, for the name of a stage and its arguments.
+
+        Args:
+            given: the name of the stage, and its arguments.
+            fault: as for `Driver.run`, like those that follow.
+            point: at which call.
+            calls: what is recorded.
+            show: how strace shows it.
+            always: faults of every call.
+            root: where the stage keeps what it has done; the repository if None.
+        """
         name, arguments = given
+        environment = {**os.environ, **({"DVC_ROOT": str(root)} if root else {})}
         options = ["-f", *show, "-e", f"trace={calls}"]
         options += [item for each in always for item in ("-e", f"inject={each}")]
         if fault:
@@ -91,7 +103,9 @@ class Fresh:
         command = [sys.executable, "-m", f"stages.{name}", *arguments]
         with tempfile.NamedTemporaryFile("r") as trace:
             words = [STRACE, *options, "-o", trace.name, *command]
-            done = subprocess.run(words, cwd=DRIVER.parents[2], capture_output=True, check=False)
+            done = subprocess.run(
+                words, cwd=DRIVER.parents[2], env=environment, capture_output=True, check=False
+            )
             lines = trace.read().splitlines()
         child = lines[0].split()[0]
         return done.returncode, [line for line in lines if line.split()[0] == child and "(" in line]
