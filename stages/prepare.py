@@ -17,7 +17,7 @@ from pipeline.data.settings import PrepareSettings, resolve_max_seq_len, scoring
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.sources import data_root, template_path
 from pipeline.files import write_json
-from pipeline.model.folder import tokenizer_facts
+from pipeline.model.vocabulary import tokenizer_facts
 
 SCORED = ("data/provenance", "heuristic")
 

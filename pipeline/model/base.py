@@ -26,6 +26,7 @@ from pipeline.files import (
 from pipeline.model.build import linked, load_lazily
 from pipeline.model.check import check_weights
 from pipeline.model.folder import FOREIGN, WeightFile, read_config, read_weight_files
+from pipeline.model.ties import tied_by_files
 from pipeline.model.tree import materialize, named_arrays, quantized_layers, trainable_arrays
 
 MANIFEST = "manifest.json"
@@ -90,7 +91,8 @@ def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str)
     Raises:
         ModelError: when the weights cannot be used.
     """
-    config = read_config(folder)
+    stated = read_config(folder)
+    config = tied_by_files(stated, read_weight_files(folder))
     if (folder / GENERATION).exists():
         read_foreign(folder / GENERATION, GENERATION_SHAPE, FOREIGN)
     check_weights(folder, config)
@@ -100,6 +102,8 @@ def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str)
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, base / name)
         manifest["folder"] = str(folder.resolve())
+    if config != stated:
+        write_json(base / "config.json", config)
     write_json(base / MANIFEST, manifest)
     return manifest
 
@@ -150,7 +154,7 @@ def weight_folder(base: Path, manifest: dict[str, Any]) -> Path:
 @contextlib.contextmanager
 def assembled(base: Path) -> Iterator[Path]:
     """Link config and shards into one temporary folder, as mlx-lm needs them, and yield it."""
-    with linked(base / "config.json", weight_paths(base)) as folder:
+    with linked(read_config(base), weight_paths(base)) as folder:
         yield folder
 
 

@@ -1,7 +1,8 @@
 """A model as mlx-lm builds it from a config.json, with or without its weights."""
 
 import contextlib
-import shutil
+import copy
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model import upstream
-from pipeline.model.facts import fact
+from pipeline.model.facts import language_part
 
 
 def build(config: dict[str, Any]) -> nn.Module:
@@ -21,7 +22,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     """
     try:
         model_class, arguments_class = upstream.model_classes(config)
-        return model_class(arguments_class.from_dict(config))
+        return model_class(arguments_class.from_dict(copy.deepcopy(config)))  # some change it
     except (Exception, SystemExit) as error:  # each reads its settings in its own way; one exits
         raise ModelError(
             f"config.json: model_type={config.get('model_type')} cannot be built ({error!r}).\n"
@@ -32,13 +33,13 @@ def build(config: dict[str, Any]) -> nn.Module:
 def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
     """Read the type in which weights are stored; float32 where config.json does not name it.
 
-    A model of several modalities may name it in `text_config` alone.
+    That of the whole goes before that of a language model among several modalities.
 
     Raises:
         ModelError: when it names another type than those of weights.
     """
-    text = config.get("text_config") or {}
-    names = [fact(part, key) for part in (config, text) for key in ("dtype", "torch_dtype")]
+    parts = (config, language_part(config))
+    names = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
     name = next((name for name in names if name not in (None, "auto")), "float32")
     found = getattr(mx, name.removeprefix("torch."), None)
     if not isinstance(found, mx.Dtype) or not mx.issubdtype(found, mx.floating):
@@ -50,11 +51,11 @@ def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
 
 
 @contextlib.contextmanager
-def linked(config: Path, weights: list[Path]) -> Iterator[Path]:
-    """Link config and shards into one temporary folder, as mlx-lm needs them, and yield it."""
+def linked(config: dict[str, Any], weights: list[Path]) -> Iterator[Path]:
+    """Put config and shards into one temporary folder, as mlx-lm needs them, and yield it."""
     with tempfile.TemporaryDirectory(prefix="tidewheel-") as name:
         folder = Path(name)
-        shutil.copyfile(config, folder / "config.json")
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         for number, path in enumerate(weights):
             (folder / f"model-{number:05d}.safetensors").symlink_to(path.resolve())
         yield folder

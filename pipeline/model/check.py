@@ -10,7 +10,8 @@ from pipeline.device import mx, nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.model.build import build, linked, load_lazily
 from pipeline.model.folder import WeightFile, read_weight_files
-from pipeline.model.probe import check_computes, check_depth
+from pipeline.model.probe import check_builds, check_computes, check_depth
+from pipeline.model.ties import tied_problems
 from pipeline.model.tree import shapes
 
 FLOAT_DTYPES = {"F32", "F16", "BF16"}
@@ -26,18 +27,19 @@ def check_weights(folder: Path, config: dict[str, Any]) -> None:
     """
     files = read_weight_files(folder)
     check_depth(folder, config, files)
-    check_computes(folder, config)
-    readable, problems = files, []
-    if any(config.get(name) for name in QUANTIZED):
-        with linked(folder / "config.json", [file.path for file in files]) as links:
+    check_builds(folder, config)
+    packed = any(config.get(name) for name in QUANTIZED)
+    if packed:
+        with linked(config, [file.path for file in files]) as links:
             load_lazily(links, folder)
-    else:
-        readable = [file for file in files if not wrong_dtypes(file)]
-        problems = [problem for file in files for problem in wrong_dtypes(file)]
-        problems += misfits(files, config)
+    problems = [] if packed else misfits(files, config)
+    if not problems:  # else sizes that no file has would be computed
+        check_computes(folder, config)
     weights: dict[str, mx.array] = {}
-    for file in readable:
-        weights.update(mx.load(str(file.path)))  # type: ignore[arg-type]
+    for file in files:
+        wrong = [] if packed else wrong_dtypes(file)
+        problems += wrong
+        weights.update({} if wrong else mx.load(str(file.path)))  # type: ignore[arg-type]
     problems += tied_problems(weights, config)
     problems += not_finite(weights)
     headline = f"{folder}: tensors that cannot be used ({len(problems)}):"
@@ -52,19 +54,6 @@ def wrong_dtypes(file: WeightFile) -> list[str]:
         f"{tensor.name}: dtype {tensor.dtype} in {file.path.name}; must be {allowed}"
         for tensor in file.tensors
         if tensor.dtype not in FLOAT_DTYPES
-    ]
-
-
-def tied_problems(weights: dict[str, mx.array], config: dict[str, Any]) -> list[str]:
-    """List an output head that differs from the embedding used in its place."""
-    head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
-    if head is None or embedding is None or "lm_head.weight" in shapes(build(config).parameters()):
-        return []
-    if head.shape == embedding.shape and bool(mx.array_equal(head, embedding)):
-        return []
-    return [
-        "lm_head.weight: differs from model.embed_tokens.weight, to which config.json ties it "
-        f"(tie_word_embeddings={config.get('tie_word_embeddings', 'absent, which means true')})"
     ]
 
 

@@ -1,5 +1,6 @@
 """What a config.json may say: the types and ranges of what decides how a model computes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import ModelError
@@ -15,6 +16,7 @@ EXPERTS = whole(0, 10_000)
 EPSILON = Kind("a number above 0 and below 1", lambda value: is_finite(value) and 0 < value < 1)
 POSITIVE = Kind("a number above 0", lambda value: is_finite(value) and value > 0)
 SHARE = Kind("a number above 0 and at most 1", lambda value: is_finite(value) and 0 < value <= 1)
+LAYER_TYPES = ("full_attention", "sliding_attention")
 ANYTHING = Kind("anything", lambda value: True)
 FACTS: dict[str, Kind | Every] = {
     "model_type": TEXT,
@@ -31,6 +33,7 @@ FACTS: dict[str, Kind | Every] = {
     "max_position_embeddings": POSITIONS,
     "n_positions": POSITIONS,
     "original_max_position_embeddings": POSITIONS,
+    "sliding_window": whole(0, 1 << 31),
     "rope_theta": POSITIVE,
     "partial_rotary_factor": SHARE,
     "rms_norm_eps": EPSILON,
@@ -42,13 +45,52 @@ FACTS: dict[str, Kind | Every] = {
     "dtype": TEXT,
     "quantization": Every(ANYTHING),
     "quantization_config": Every(ANYTHING),
-    "text_config": Every(ANYTHING),
 }
 """Facts that are read here or change numbers."""
-SHAPE = {name: Maybe(kind) for name, kind in FACTS.items()}
+ROTATION: dict[str, Kind] = {
+    "rope_type": TEXT,
+    "type": TEXT,
+    "rope_theta": POSITIVE,
+    "factor": POSITIVE,
+    "partial_rotary_factor": SHARE,
+    "original_max_position_embeddings": POSITIONS,
+}
+"""Facts of rotary embeddings; those of some architectures differ from layer to layer."""
+NESTED = "text_config"
+"""Where a model of several modalities keeps the facts of its language model."""
+
+
+def optional(facts: Mapping[str, Any]) -> dict[str, Maybe]:
+    """Return the shape of an object that has only some facts."""
+    return {name: Maybe(kind) for name, kind in facts.items()}
+
+
+ONE_ROTATION = optional(ROTATION)
+ROTATIONS = ONE_ROTATION | optional(dict.fromkeys(LAYER_TYPES, ONE_ROTATION))
+TEXT_SHAPE = optional(FACTS | {"rope_parameters": ROTATIONS, "rope_scaling": ONE_ROTATION})
+SHAPE = TEXT_SHAPE | optional({NESTED: TEXT_SHAPE})
 """Of a config.json: an architecture has only some of the facts."""
 
 
 def fact(config: dict[str, Any], *names: str) -> Any:  # noqa: ANN401
-    """Return the first of some facts that a config.json has; None where it has none of them."""
-    return next((config[name] for name in names if config.get(name) is not None), None)
+    """Return the first of some facts that a config.json has; None where it has none of them.
+
+    Those of a language model among several modalities go before what stands outside of it.
+    """
+    parts = (language_part(config), config)
+    return next(
+        (part[name] for name in names for part in parts if part.get(name) is not None), None
+    )
+
+
+def language_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a config.json that describes the language model: most often all of it."""
+    return config.get(NESTED) or config
+
+
+def with_facts(config: dict[str, Any], **facts: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a copy with other values for those facts that it has, wherever they stand."""
+    own = {name: value for name, value in facts.items() if name in config}
+    if not config.get(NESTED):
+        return config | own
+    return config | own | {NESTED: with_facts(config[NESTED], **facts)}

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
 
 from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, ModelError, report_problems
-from pipeline.external.hub import locate
 from pipeline.external.json_files import Remedy, checked, read_foreign
-from pipeline.external.paths import INDEX, SCRATCH, place_problem
+from pipeline.external.paths import INDEX, place_problem
 from pipeline.external.shapes import TEXT, Every
 from pipeline.model.facts import SAVED, SHAPE, fact
+from pipeline.model.spelling import respelled
 
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.h5", "*.gguf")
@@ -63,7 +62,7 @@ class WeightFile:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`, without the code of its own that it may name.
+    """Read `config.json` in the words of mlx-lm, without the code of its own that it may name.
 
     Raises:
         ModelError: when it is no JSON object, has facts that cannot be, names no architecture, or
@@ -81,41 +80,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: asks to run {config['model_file']}, code of its own; that is never done.\n"
             "Use a model whose architecture mlx-lm has."
         )
-    return {name: value for name, value in config.items() if name != "auto_map"}
+    return respelled({name: value for name, value in config.items() if name != "auto_map"})
 
 
 def max_positions(config: dict[str, Any]) -> int | None:
     """Read how many positions a model has, where its config.json says so."""
     return fact(config, "max_position_embeddings", "n_positions")
-
-
-def vocabulary_size(folder: Path, config: dict[str, Any]) -> int:
-    """Read how many tokens a model knows.
-
-    Raises:
-        ModelError: when its config.json does not say so.
-    """
-    found = fact(config, "vocab_size")
-    if found is None:
-        raise ModelError(f"{folder / 'config.json'}: vocab_size is missing.\n{SAVED.text}")
-    return found
-
-
-def tokenizer_facts(model: DictConfig) -> tuple[Path | None, int | None, int]:
-    """Find the tokenizer of a model, and what limits the texts for it.
-
-    Args:
-        model: the section `model`.
-
-    Returns:
-        The folder of the tokenizer, None where one is to be trained; the positions of the model,
-        None where it does not limit them; and how many tokens it knows.
-    """
-    if model.source == SCRATCH:
-        return None, model.scratch.max_position_embeddings, model.scratch.vocab_size
-    folder = locate(model.source, model.revision, model.allow_network, weights=False)
-    facts = read_config(folder)
-    return folder, max_positions(facts), vocabulary_size(folder, facts)
 
 
 def check_positions(folder: Path, values: Mapping[str, Any]) -> None:

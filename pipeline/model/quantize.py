@@ -12,6 +12,7 @@ from pipeline.model.build import build, linked, load_lazily
 from pipeline.model.check import QUANTIZED, check_weights
 from pipeline.model.folder import read_config, read_weight_files
 from pipeline.model.shards import save_model
+from pipeline.model.ties import tied_by_files
 
 
 def write_quantized(folder: Path, base: Path, bits: int, group_size: int) -> None:
@@ -27,17 +28,17 @@ def write_quantized(folder: Path, base: Path, bits: int, group_size: int) -> Non
         ConfigError: when it is quantised already, or layers cannot be packed.
         ModelError: when the weights cannot be used.
     """
-    config = read_config(folder)
+    files = read_weight_files(folder)
+    config = tied_by_files(read_config(folder), files)
     refuse_quantized(folder, config, bits)
     check_weights(folder, config)
     refuse_indivisible(build(config), group_size)
-    files = [file.path for file in read_weight_files(folder)]
-    with linked(folder / "config.json", files) as links:
+    with linked(config, [file.path for file in files]) as links:
         model = load_lazily(links, folder)
     model, packed = upstream.quantize_model(model, config, group_size, bits)
     if folder == base:
-        for path in files:
-            path.unlink()  # they are open still, and read until the last weight is packed
+        for file in files:
+            file.path.unlink()  # they are open still, and read until the last weight is packed
     elif (folder / "generation_config.json").is_file():
         shutil.copyfile(folder / "generation_config.json", base / "generation_config.json")
     save_model(base, model)

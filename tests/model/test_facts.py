@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.external.shapes import misfits
-from pipeline.model.facts import SHAPE, fact
+from pipeline.model.facts import SHAPE, fact, with_facts
 
 NAN = float("nan")
 
@@ -26,7 +26,10 @@ NAN = float("nan")
         ("tie_word_embeddings", ["true", 1]),
         ("torch_dtype", [16]),
         ("quantization", ["4bit", 4]),
-        ("text_config", [[]]),
+        ("text_config", [[], "gemma3_text"]),
+        ("rope_parameters", [[], 1e4]),
+        ("rope_scaling", ["linear"]),
+        ("sliding_window", ["16", -1]),
         ("num_local_experts", [1_000_000, "8"]),
     ],
 )
@@ -35,12 +38,17 @@ def test_values_that_cannot_be(name, values):
         [problem] = misfits({name: value}, SHAPE)
         assert problem.startswith(f"{name}: is ")
         assert "; must be " in problem
+        [nested] = misfits({"text_config": {name: value}}, SHAPE) if name != "text_config" else [""]
+        assert nested in ("", f"text_config.{problem}")
 
 
 @pytest.mark.parametrize(
     "config",
     [
         {},
+        {"rope_parameters": None, "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "sliding_window": 0},
+        {"rope_parameters": {"sliding_attention": None, "full_attention": {"factor": 8}}},
         dict.fromkeys(SHAPE),
         {"num_key_value_heads": [4, 0, 8], "intermediate_size": [64, 128]},
         {"rope_theta": 10_000, "rms_norm_eps": 1e-6, "partial_rotary_factor": 1},
@@ -56,3 +64,16 @@ def test_values_that_models_have(config):
 def test_the_first_fact_that_is_there():
     assert fact({"a": None, "b": 0, "c": 3}, "a", "b", "c") == 0
     assert fact({"a": None}, "a", "b") is None
+
+
+def test_facts_of_the_language_model_go_before_those_outside_of_it():
+    config = {"a": 1, "b": 2, "text_config": {"a": 3, "b": None}}
+    assert [fact(config, name) for name in ("a", "b", "c")] == [3, 2, None]
+    assert fact({"a": 1, "text_config": None}, "a") == 1
+    assert fact(config, "b", "a") == 2
+
+
+def test_a_fact_is_replaced_wherever_it_stands():
+    config = {"a": 1, "text_config": {"a": 2, "b": 3}, "c": 4}
+    assert with_facts(config, a=5, b=6, d=7) == {"a": 5, "text_config": {"a": 5, "b": 6}, "c": 4}
+    assert config["text_config"] == {"a": 2, "b": 3}

@@ -20,7 +20,6 @@ from pipeline.model.folder import (
     read_config,
     read_header,
     read_weight_files,
-    vocabulary_size,
 )
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, dtype=np.float16)
@@ -86,12 +85,6 @@ def test_a_config_is_read_as_it_is(model_folder, tiny_config):
     assert read_config(model_folder) == tiny_config
 
 
-def test_the_vocabulary_has_a_size(tmp_path):
-    assert vocabulary_size(tmp_path, {"vocab_size": 64}) == 64
-    with pytest.raises(ModelError, match=r"config\.json: vocab_size is missing\.\nUse the config"):
-        vocabulary_size(tmp_path, {})
-
-
 def test_facts_that_cannot_be_are_named_at_once(model_folder, tiny_config):
     wrong = {"vocab_size": "64", "rope_theta": 0, "rms_norm_eps": float("nan")}
     (model_folder / "config.json").write_text(json.dumps(tiny_config | wrong))
@@ -106,9 +99,32 @@ def test_facts_that_cannot_be_are_named_at_once(model_folder, tiny_config):
     ]
 
 
+def test_facts_of_a_language_model_among_several_modalities_are_checked_too(tmp_path):
+    text = {"vocab_size": "64", "rope_parameters": {"full_attention": {"rope_theta": 0}}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    with pytest.raises(ModelError) as caught:
+        read_config(tmp_path)
+    assert str(caught.value).splitlines()[1:3] == [
+        '  text_config.vocab_size: is "64"; must be a whole number from 1 to 16,777,216',
+        "  text_config.rope_parameters.full_attention.rope_theta: is 0; must be a number above 0",
+    ]
+
+
+def test_a_config_is_read_in_the_words_of_mlx_lm(model_folder, tiny_config):
+    del tiny_config["rope_theta"]
+    newer = tiny_config | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e4}}
+    (model_folder / "config.json").write_text(json.dumps(newer))
+    assert read_config(model_folder)["rope_theta"] == 5e4
+
+
 @pytest.mark.parametrize(
     ("config", "positions"),
-    [({"max_position_embeddings": 8}, 8), ({"n_positions": 9}, 9), ({}, None)],
+    [
+        ({"max_position_embeddings": 8}, 8),
+        ({"n_positions": 9}, 9),
+        ({"text_config": {"max_position_embeddings": 7}}, 7),
+        ({}, None),
+    ],
 )
 def test_the_number_of_positions(config, positions):
     assert max_positions(config) == positions

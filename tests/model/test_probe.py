@@ -69,6 +69,14 @@ def test_keys_are_found_among_lists_of_one_entry_a_layer():
     assert faulty_keys(config, lambda some: fails(some | small)) == []
 
 
+def test_a_fault_among_several_modalities_is_named(tmp_path, tiny_config):
+    config = {"model_type": "mistral3", "text_config": {**tiny_config, "model_type": "mistral"}}
+    check_computes(tmp_path, config)
+    config["text_config"]["rope_scaling"] = {"rope_type": "linear", "factor": "two"}
+    with pytest.raises(ModelError, match=r"without text_config\.rope_scaling=.* it computes\.\n"):
+        check_computes(tmp_path, config)
+
+
 def test_constant_weights_take_no_memory_and_keep_their_shapes(tiny_config):
     model = build(tiny_config | {"hidden_size": 1 << 15})
     make_constant(model)
@@ -88,6 +96,18 @@ def test_more_layers_than_the_files_hold_are_refused_before_any_is_built(tmp_pat
     with pytest.raises(ModelError, match=message):
         check_depth(tmp_path, tiny_config | {"num_hidden_layers": 13}, files)
     check_depth(tmp_path, {"num_hidden_layers": 13}, [])
+
+
+def test_absurd_sizes_are_compared_with_the_files_before_they_are_computed(model_folder):
+    path = model_folder / "config.json"
+    config = read_json(path) | {"hidden_size": 1 << 22, "intermediate_size": 1 << 24}
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(
+        ModelError, match=r"gate_proj\.weight: file \(32, 16\), config\.json \(1677"
+    ):
+        check_weights(model_folder, config)
+    assert time.perf_counter() - started < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 def test_an_absurd_depth_costs_neither_time_nor_memory(model_folder):
