@@ -13,6 +13,7 @@ from pipeline.model.folder import WeightFile, read_weight_files
 from pipeline.model.probe import check_builds, check_computes, check_depth
 from pipeline.model.ties import tied_problems
 from pipeline.model.tree import shapes
+from pipeline.model.unread import check_all_read
 
 FLOAT_DTYPES = {"F32", "F16", "BF16"}
 QUANTIZED = ("quantization", "quantization_config")
@@ -22,12 +23,13 @@ def check_weights(folder: Path, config: dict[str, Any]) -> None:
     """Compare the weights with the architecture, and look at every number once.
 
     Raises:
-        ModelError: when config.json cannot be computed; with every tensor that is missing, extra,
-            of the wrong type or shape, or not finite; or when tied weights differ.
+        ModelError: when config.json cannot be computed, or only in part; with every tensor that is
+            missing, extra, of the wrong type or shape, or not finite; or when tied weights differ.
     """
     files = read_weight_files(folder)
     check_depth(folder, config, files)
     check_builds(folder, config)
+    check_all_read(folder, config, build(config))
     packed = any(config.get(name) for name in QUANTIZED)
     if packed:
         with linked(config, [file.path for file in files]) as links:

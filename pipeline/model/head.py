@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
+from pipeline.model.facts import NESTED
 from pipeline.model.targets import outer_layers
 from pipeline.model.tree import dimensions, own_arrays, shapes
 
@@ -92,4 +93,5 @@ def plain_copy(layer: Any) -> nn.Linear:  # noqa: ANN401
 
 def untied(config: dict[str, Any]) -> dict[str, Any]:
     """Change a config.json so that the output head has a separate matrix."""
-    return {**config, TIED: False}
+    text = {NESTED: untied(config[NESTED])} if config.get(NESTED) else {}
+    return {**config, **text, TIED: False}

@@ -114,3 +114,5 @@ def test_a_head_that_cannot_be_told():
 def test_the_config_of_an_untied_model():
     assert untied({"a": 1}) == untied({"a": 1, "tie_word_embeddings": True})
     assert untied({"a": 1}) == {"a": 1, "tie_word_embeddings": False}
+    nested = untied({"text_config": {"tie_word_embeddings": True}})
+    assert nested == {"text_config": {"tie_word_embeddings": False}, "tie_word_embeddings": False}

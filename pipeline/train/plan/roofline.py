@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.model.body_and_head import BodyAndHead
+from pipeline.model.facts import fact
 from pipeline.model.targets import EMBEDDINGS, LINEAR
 from pipeline.model.tree import blocks, dimensions, named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import CHUNK_COPIES, chunk_rows
@@ -92,8 +93,7 @@ class Shape:
 
 def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) -> Shape:
     """Read the shape of a model with its adapters from its modules."""
-    text = {**config, **(config.get("text_config") or {})}
-    seen = int(text.get("num_experts_per_tok") or 1)
+    seen = int(fact(config, "num_experts_per_tok") or 1)
     layers = [tuple(linears(block, seen)) for block in blocks(model)]
     trained = [index for index, block in enumerate(blocks(model)) if trainable_arrays(block)]
     inside = {id(module) for block in blocks(model) for module in block.modules()}
@@ -111,8 +111,8 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
         chunk_rows=chunk_rows(body_and_head.vocab_size, body_and_head.num_trained)
         if body_and_head.body
         else None,
-        vocab_size=int(text["vocab_size"]),
-        num_heads=int(text.get("num_attention_heads") or 0),
+        vocab_size=body_and_head.vocab_size,
+        num_heads=int(fact(config, "num_attention_heads") or 0),
         num_trainable=sum(value.size for value in trainable_arrays(model).values()),
         trains_matrices=trains_matrices,
         itemsize=next(each.itemsize for each in weights if mx.issubdtype(each.dtype, mx.floating)),
