@@ -23,6 +23,8 @@ from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_p
 HISTOGRAM_BINS = 64
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 18
+AHEAD = 3
+"""Batches that are read before the first of them is stored."""
 COUNTS = (
     "truncated_documents",
     "truncated_tokens",
@@ -99,20 +101,23 @@ class TokenizedDocuments:
     def tokenized(self, batches: Iterator[Rows]) -> Iterator[tuple[Rows, list[Result]]]:
         """Yield batches of rows, and for each row its documents or what is wrong with it.
 
-        The library tokenizes one batch on another thread while this one reads the next batch and
-        stores the one before. Both run at once, because the library releases Python's lock.
+        A process applies the chat template to one batch, and the library tokenizes another on its
+        own thread, while this thread reads the next batch and stores the one before. All run at
+        once, because the library releases Python's lock.
         """
-        encoder, waiting = self.encoder, deque[tuple[Rows, list[Draft], Future[Tokenized]]]()
-        with ThreadPoolExecutor(1) as library:
-            for batch in chain(batches, [Rows(), Rows()]):  # two more, for the last two to come out
-                drafts = [
-                    encoder.draft_of(row.record) if isinstance(row, Row) else row.error
-                    for row in batch
-                ]
-                waiting.append((batch, drafts, library.submit(encoder.tokenize, drafts)))
-                if len(waiting) > 2:
+        encoder, waiting = (
+            self.encoder,
+            deque[tuple[Rows, Future[list[Draft]], Future[Tokenized]]](),
+        )
+        tokenize = lambda drafts: encoder.tokenize(drafts.result())  # noqa: E731
+        with ThreadPoolExecutor(1) as templates, ThreadPoolExecutor(1) as library:
+            for batch in chain(batches, [Rows()] * AHEAD):  # more, for the last ones to come out
+                records = [row.record if isinstance(row, Row) else row.error for row in batch]
+                drafts = templates.submit(encoder.drafts_of, records)
+                waiting.append((batch, drafts, library.submit(tokenize, drafts)))
+                if len(waiting) > AHEAD:
                     rows, drafts, tokenized = waiting.popleft()
-                    yield rows, encoder.join(drafts, tokenized.result())
+                    yield rows, encoder.join(drafts.result(), tokenized.result())
 
     def fit(self, row: Row, documents: Sequence[Encoded]) -> list[Encoded]:
         """Return what to store of a row: its documents or pieces of them, none without targets.

@@ -3,11 +3,9 @@
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedTokenizerFast
-
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Conversation
-from pipeline.data.tokenize.template import render
+from pipeline.data.tokenize.template import ChatTemplate, render
 
 UNLIKE = ("one", "two")
 """Answers without a common end, so that what rendered conversations end with is the template's."""
@@ -48,22 +46,20 @@ class Closing(NamedTuple):
         return answer, False
 
 
-def closing_of(tokenizer: PreTrainedTokenizerFast) -> Closing:
-    """Find how the template of a tokenizer closes an answer."""
-    tokens = tokenizer.added_tokens_decoder.values()
-    control = tuple(token.content for token in tokens if token.special)
-    text = common_end(tokenizer)
-    others = tuple(token.content for token in tokens if token.content.strip())
+def closing_of(template: ChatTemplate) -> Closing:
+    """Find how a template closes an answer."""
+    text, control = common_end(template), template.control_tokens
+    others = tuple(token for token in template.added_tokens if token.strip())
     return Closing(text, first_in(text, control) or first_in(text, others), control)
 
 
-def common_end(tokenizer: PreTrainedTokenizerFast) -> str:
+def common_end(template: ChatTemplate) -> str:
     """Return what the template writes after any answer; nothing where it refuses to be asked."""
     question: list[dict[str, Any]] = [{"role": "user", "content": "zero"}]
     for before in (question, [{"role": "system", "content": "Count."}, *question]):
         try:
             texts = [
-                render(tokenizer, Conversation([*before, {"role": "assistant", "content": answer}]))
+                render(template, Conversation([*before, {"role": "assistant", "content": answer}]))
                 for answer in UNLIKE
             ]
         except RowError:

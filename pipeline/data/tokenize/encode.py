@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Answer, Conversation, Record, Text
 from pipeline.data.tokenize.borders import Borders
-from pipeline.data.tokenize.chat import Turn, first_break, turns_of
-from pipeline.data.tokenize.closing import closing_of
+from pipeline.data.tokenize.chat import Turn, check_letters, first_break, whole
 from pipeline.data.tokenize.control import ControlTokens
 from pipeline.data.tokenize.document import Encoded, all_but_first, array_of, weighted
+from pipeline.data.tokenize.template_process import AppliedTemplate
+from pipeline.data.tokenize.tokenizer import chat_template_of
 from pipeline.data.tokenize.turn_ids import TurnIds
 
 
@@ -70,47 +71,61 @@ class Encoder:
         turns: str = "auto",
         control_tokens: str = "keep",
     ) -> None:
-        self.tokenizer, self.train_on, self.turns = tokenizer, train_on, turns
+        self.tokenizer, self.turns = tokenizer, turns
         self.bos: Any = tokenizer.bos_token_id
         self.eos: Any = tokenizer.eos_token_id
         self.all_but_first = all_but_first(1024)
         self.control, self.refuses_control = ControlTokens(tokenizer), control_tokens == "refuse"
-        self.closing = closing_of(tokenizer)
-        self.turn_ids = TurnIds(tokenizer, Borders(tokenizer, self.closing.token))
+        self.template = AppliedTemplate(chat_template_of(tokenizer), train_on)
+        closing = self.template.closing().token if tokenizer.chat_template else ""
+        self.turn_ids = TurnIds(tokenizer, Borders(tokenizer, closing))
 
     def encode(self, records: Sequence[Record]) -> list[Result]:
         """Return the documents of each record, or what is wrong with it."""
-        drafts = [self.draft_of(record) for record in records]
+        drafts = self.drafts_of(records)
         return self.join(drafts, self.tokenize(drafts))
 
-    def draft_of(self, record: Record) -> Draft:
-        """Return what is to be tokenized of a record, or what is wrong with it."""
+    def drafts_of(self, records: Sequence[Record | RowError]) -> list[Draft]:
+        """Return what is to be tokenized of each record, or what is wrong with it."""
+        opened = [each if isinstance(each, RowError) else self.opened(each) for each in records]
+        asked = [each for each in opened if isinstance(each, Conversation)]
+        written = iter(self.template.turns(asked) if asked else [])
+        drafts = list[Draft]()
+        for record, draft in zip(records, opened, strict=True):
+            if isinstance(draft, Conversation):
+                assert isinstance(record, Record), "no error is a conversation"
+                draft = self.chat_of(next(written), record.weight)
+            drafts.append(draft)
+        return drafts
+
+    def opened(self, record: Record) -> Whole | Chat | Conversation | RowError:
+        """Return what is to be tokenized of a record, or the conversation that it is."""
         content, weight = record.content, record.weight
-        try:
-            if self.refuses_control:
+        if self.refuses_control:
+            try:
                 self.control.refuse(content)
-            if isinstance(content, Text):
-                return Whole(content.text, weight)
-            if isinstance(content, Answer) and not self.tokenizer.chat_template:
-                return Chat([[Turn(content.prompt, content.completion, weight)]], opens=True)
-            return Chat(self.documents_of(as_conversation(content), weight))
-        except RowError as error:
-            return error
+            except RowError as error:
+                return error
+        if isinstance(content, Text):
+            return Whole(content.text, weight)
+        if isinstance(content, Answer) and not self.tokenizer.chat_template:
+            return Chat([[Turn(content.prompt, content.completion, weight)]], opens=True)
+        return as_conversation(content)
 
-    def documents_of(self, conversation: Conversation, weight: float) -> list[list[Turn]]:
-        """Divide a conversation into documents, by the text of its prompts and answers.
-
-        Raises:
-            RowError: when it cannot be one document, and has to be.
-        """
-        turns = turns_of(self.tokenizer, self.closing, conversation, self.train_on)
+    def chat_of(self, turns: list[Turn] | RowError, weight: float) -> Draft:
+        """Divide a conversation into documents, by the text of its prompts and answers."""
+        if isinstance(turns, RowError):
+            return turns
         turns = [turn._replace(weight=turn.weight * weight) for turn in turns]
         index = first_break(turns)
         if index is not None and self.turns == "joined":
-            raise break_error(index)
-        if self.turns == "separate" or index is not None:
-            return [[turn] for turn in turns]
-        return [turns] if turns else []
+            return break_error(index)
+        is_one = index is None and self.turns != "separate"
+        if not (is_one and self.turn_ids.borders.are_certain) and (error := repetition_in(turns)):
+            return error
+        if is_one:
+            return Chat([turns] if turns else [])
+        return Chat([[turn] for turn in whole(turns)])
 
     def tokenize(self, drafts: Sequence[Draft]) -> Tokenized:
         """Tokenize all texts in two calls of the library, which uses its threads and no lock.
@@ -165,7 +180,7 @@ class Encoder:
             elif self.turns == "joined":
                 return break_error(document)
             else:  # the only document of its row
-                separate = Chat([[turn] for turn in turns])
+                separate = Chat([[turn] for turn in whole(turns)])
                 return self.join([separate], self.tokenize([separate]))[0]
         if documents and self.opens_twice(documents[0].ids[:2].tolist()):
             return self.opening_error()
@@ -190,6 +205,16 @@ def break_error(index: int) -> RowError:
         "another way than they were learnt, so this is no continuation of one document; "
         "data.turns=auto makes a document of each answer"
     )
+
+
+def repetition_in(turns: Sequence[Turn]) -> RowError | None:
+    """Return the error of turns that are encoded one by one, and repeat too much; None if none."""
+    lengths = [turn.kept + len(turn.prompt) + len(turn.answer) for turn in turns]
+    try:
+        check_letters(sum(lengths), max(lengths, default=0))
+    except RowError as error:
+        return error
+    return None
 
 
 def as_conversation(content: Answer | Conversation) -> Conversation:

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Conversation
 from pipeline.data.tokenize.template import (
     REASONING_NAMES,
+    ChatTemplate,
     functions_of,
     read_arguments,
     render,
@@ -107,12 +106,12 @@ def leaves(value: object) -> Iterator[str]:
 
 
 def check_context(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, prompt: str, index: int
+    template: ChatTemplate, conversation: Conversation, prompt: str, index: int
 ) -> None:
     """Refuse a row where the template leaves out something that stands before an answer.
 
     Args:
-        tokenizer: has the template.
+        template: of the model.
         conversation: the messages and tools.
         prompt: what the template writes when it is asked for the answer.
         index: of the answer.
@@ -130,7 +129,7 @@ def check_context(
                 + ("" if is_system else " whose template writes it")
             )
     if conversation.tools:
-        without = render(tokenizer, replace(conversation, tools=None), index, ask=True)
+        without = render(template, replace(conversation, tools=None), index, ask=True)
         if without == prompt:
             raise RowError(
                 "tools: the chat template leaves them out; choose a model that takes tools"

@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
-from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.records import Conversation
@@ -23,16 +23,40 @@ REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 """Under which templates look for the thought before an answer."""
 
 
+MAX_REASON = 300
+"""Letters of what a template says when it fails; it can say anything."""
+
+
+class ChatTemplate(NamedTuple):
+    """A chat template and what else decides what it writes; plain values, to be sent to a process.
+
+    Attributes:
+        text: the template for rows without tools; None where there is none.
+        text_with_tools: the template for rows with tools, most often the same one.
+        variables: what it is given beside messages and tools, such as special tokens.
+        control_tokens: every control token of the tokenizer.
+        added_tokens: every token of the tokenizer that is found in a text before all else.
+    """
+
+    text: str | None
+    text_with_tools: str | None
+    variables: dict[str, Any]
+    control_tokens: tuple[str, ...] = ()
+    added_tokens: tuple[str, ...] = ()
+
+
 def render(
-    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
     conversation: Conversation,
     count: int | None = None,
     ask: bool = False,
 ) -> str:
-    """Apply the chat template to the first messages.
+    """Apply the chat template to the first messages, as transformers does.
+
+    A template is a foreign program: only `template_worker` calls this, within limits.
 
     Args:
-        tokenizer: has the template.
+        template: of the model.
         conversation: the messages and tools.
         count: how many messages; None: all.
         ask: whether to add the text that asks the model for its answer. The result is then the
@@ -40,33 +64,34 @@ def render(
 
     Raises:
         RowError: when there is no template, or it fails.
+        MemoryError: when it takes more than it may have.
     """
-    tools = conversation.tools
-    if not tokenizer.chat_template:
+    tools: Any = conversation.tools or None
+    text = template.text_with_tools if tools else template.text
+    if not text:
         raise RowError(
             "the row has messages, and the tokenizer of this model no chat template; "
             "write it as prompt and completion, or choose a chat model"
         )
+    if re.search(r"\bstrftime_now\b", text):
+        text = STANDING_DATE + text
+    messages = [without_nulls(message) for message in conversation.messages[:count]]
+    given = {**template.variables, "add_generation_prompt": ask}
     try:
-        template = tokenizer.get_chat_template(tools=tools)
-        if re.search(r"\bstrftime_now\b", template):
-            template = STANDING_DATE + template
-        text = tokenizer.apply_chat_template(
-            conversation.messages[:count],
-            tools=[*tools] if tools else None,
-            chat_template=template,
-            add_generation_prompt=ask,
-            tokenize=False,
-        )
-    except Exception as error:  # a template is a foreign program
-        raise RowError(f"the chat template refuses the messages: {error}") from error
-    assert isinstance(text, str)
-    return text
+        return render_jinja_template([messages], tools, chat_template=text, **given)[0][0]
+    except MemoryError:
+        raise
+    except Exception as error:  # of any type
+        reason = str(error)[:MAX_REASON] or type(error).__name__
+        raise RowError(f"the chat template refuses the messages: {reason}") from error
 
 
-def as_template_takes(
-    tokenizer: PreTrainedTokenizerFast, conversation: Conversation
-) -> Conversation:
+def without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message without keys whose value is null, which templates take for values."""
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def as_template_takes(template: ChatTemplate, conversation: Conversation) -> Conversation:
     """Return the conversation in the form that the template takes.
 
     A thought gets all names under which templates look for one. The arguments of a call may be an
@@ -85,7 +110,7 @@ def as_template_takes(
     for empty, form in product((None, ""), (as_given, read_arguments, written_arguments)):
         candidate = replace(conversation, messages=in_form(messages, empty, form))
         try:
-            text = render(tokenizer, candidate)
+            text = render(template, candidate)
         except RowError as error:
             errors.append(error)
             continue

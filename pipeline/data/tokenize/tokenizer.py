@@ -5,10 +5,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.data.tokenize.template import ChatTemplate
 from pipeline.errors import ModelError
 from pipeline.external.inputs import TOKENIZER_FILES
 from pipeline.external.json_files import Remedy, read_foreign
@@ -67,6 +69,21 @@ def require_tokenizer(folder: Path) -> None:
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the largest id plus one; there may be gaps between ids."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def chat_template_of(tokenizer: PreTrainedTokenizerFast) -> ChatTemplate:
+    """Return the chat template of a tokenizer, and what else decides what it writes."""
+    texts: Any = tokenizer.chat_template
+    if not isinstance(texts, dict):
+        texts = {"default": texts}
+    default, tokens = texts.get("default"), tokenizer.added_tokens_decoder.values()
+    return ChatTemplate(
+        default,
+        texts.get("tool_use", default),
+        tokenizer.special_tokens_map,
+        tuple(token.content for token in tokens if token.special),
+        tuple(token.content for token in tokens),
+    )
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None:

@@ -8,12 +8,13 @@ encoded as a continuation.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.tokenize.borders import Borders
-from pipeline.data.tokenize.chat import Turn
+from pipeline.data.tokenize.chat import Turn, whole
 from pipeline.data.tokenize.document import Encoded, weighted
 
 KEPT_TAILS = 64
@@ -47,12 +48,24 @@ class TurnIds:
             turns: of one document.
             opens: whether the tokenizer adds special tokens, as it does where there is no template.
         """
-        apart, end = self.borders.are_certain and not opens, 0
-        for turn in turns:
-            tail = self.borders.tail(turn.prompt) if apart else turn.prompt
-            yield turn.prompt[end:] if apart else turn.prompt
-            yield tail + turn.answer
-            end = len(turn.prompt) + len(turn.answer)
+        if self.borders.are_certain and not opens:
+            for turn, tail in zip(turns, self.tails(turns), strict=True):
+                yield turn.prompt
+                yield tail + turn.answer
+        else:
+            for turn in whole(turns):
+                yield turn.prompt
+                yield turn.prompt + turn.answer
+
+    def tails(self, turns: Sequence[Turn]) -> Iterator[str]:
+        """Yield the end of each prompt on which the tokens of its answer depend."""
+        for number, turn in enumerate(turns):
+            tail = self.borders.tail(turn.prompt)
+            if tail == turn.prompt and turn.kept:  # it has no control token; most often this has
+                tail = self.borders.tail(turns[number - 1].answer + turn.prompt)
+            if len(tail) > len(turn.prompt):
+                tail = self.borders.tail([*whole(turns[: number + 1])][-1].prompt)
+            yield tail
 
     def document(
         self, turns: Sequence[Turn], opens: bool, encoded: Sequence[list[int]]
@@ -69,8 +82,9 @@ class TurnIds:
             document up to there, so that the turns have to be documents of their own.
         """
         apart = self.borders.are_certain and not opens
+        tails = self.tails(turns) if apart else repeat("", len(turns))
         ids, runs = list[int](), list[tuple[int, float]]()
-        for number, turn in enumerate(turns):
+        for number, (turn, tail) in enumerate(zip(turns, tails, strict=True)):
             prompt, both = encoded[2 * number : 2 * number + 2]
             if opens:
                 prompt, both = self.unclosed(prompt), self.unclosed(both)
@@ -78,7 +92,7 @@ class TurnIds:
                 if prompt[: len(ids)] != ids:
                     return turn.place
                 prompt = prompt[len(ids) :]
-            before = self.ids_of(self.borders.tail(turn.prompt)) if apart else [*ids, *prompt]
+            before = self.ids_of(tail) if apart else [*ids, *prompt]
             continues = both[: len(before)] == before
             if apart and not continues and number + 1 < len(turns):
                 return turns[number + 1].place

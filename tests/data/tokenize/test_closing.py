@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.data.rows.fields import RowError
 from pipeline.data.tokenize.closing import closing_of
+from pipeline.data.tokenize.tokenizer import chat_template_of
 from tests.data.tokenize.test_turn_ids import tokenizer_of
 from tests.support.chat_samples import ROWS, answer, calling, templates, user
 from tests.support.chat_templates import CHATML
@@ -42,7 +43,7 @@ def tokenizer():
 )
 def test_what_two_answers_that_are_not_alike_both_end_with(samples, tokenizer, name, text, token):
     tokenizer.chat_template = templates(samples)[name]
-    closing = closing_of(tokenizer)
+    closing = closing_of(chat_template_of(tokenizer))
     assert (closing.text, closing.token) == (text, token)
 
 
@@ -50,9 +51,9 @@ def test_a_template_that_needs_a_system_prompt_or_cannot_be_asked(tokenizer):
     tokenizer.chat_template = (
         "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     )
-    assert closing_of(tokenizer).token == "<|im_end|>"
+    assert closing_of(chat_template_of(tokenizer)).token == "<|im_end|>"
     tokenizer.chat_template = "{{ raise_exception('no') }}"
-    assert closing_of(tokenizer).text == ""
+    assert closing_of(chat_template_of(tokenizer)).text == ""
 
 
 def test_a_header_that_is_always_written_is_not_learnt(tokenizer):
@@ -96,7 +97,11 @@ def test_learnt_text_is_what_training_twins_mark(samples, tokenizer, row):
             continue
         marked = marked_text(tokenizer, file.read_text(), ROWS[row])
         text = texts(tokenizer, ours)[-1]
-        text = text if closing_of(tokenizer).token else text.removesuffix("</s>").rstrip()
+        text = (
+            text
+            if closing_of(chat_template_of(tokenizer)).token
+            else text.removesuffix("</s>").rstrip()
+        )
         before, found, after = marked.rpartition(text)
         assert found, (name, marked, text)
         assert after.strip() in ("", "</s>", NEXT_ROLE), name

@@ -19,7 +19,7 @@ from pipeline.data.tokenize.chat import turns_of
 from pipeline.data.tokenize.closing import closing_of
 from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.template import as_template_takes
-from pipeline.data.tokenize.tokenizer import load_tokenizer
+from pipeline.data.tokenize.tokenizer import chat_template_of, load_tokenizer
 from tests.data.tokenize.test_kinds_of_tokenizers import KINDS
 from tests.support.chat_samples import ADDED, CONTROL, ROWS, templates
 from tests.support.chat_templates import CHATML
@@ -80,7 +80,7 @@ def starts_of(document):
 
 def asked(tokenizer, row, index):
     """Tokenize what the model is given when it is asked for an answer, by transformers itself."""
-    content = as_template_takes(tokenizer, parse_record(row).content)
+    content = as_template_takes(chat_template_of(tokenizer), parse_record(row).content)
     return tokenizer.apply_chat_template(
         content.messages[:index], tools=content.tools, add_generation_prompt=True
     )["input_ids"]
@@ -125,8 +125,9 @@ def test_a_document_decodes_to_prompt_and_answer(samples, kind):
             found = documents(tokenizer, row)
         except RowError:
             continue
-        closing = closing_of(tokenizer)
-        turns = turns_of(tokenizer, closing, parse_record(row).content, "all")
+        chat_template = chat_template_of(tokenizer)
+        closing = closing_of(chat_template)
+        turns = [*turns_of(chat_template, closing, parse_record(row).content, "all")]
         for document, turn in zip(found[::-1], turns[::-1], strict=False):
             end = "" if turn.is_closed else "</s>"
             assert tokenizer.decode(document.ids) == turn.prompt + turn.answer + end
