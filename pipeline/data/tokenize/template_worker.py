@@ -12,8 +12,9 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -36,15 +37,15 @@ LENGTH = struct.Struct("<Q")
 
 def main() -> None:
     """Answer requests until there are no more."""
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
     limit_memory()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     try:
-        while request := read_message(requests):
-            for answer in answers_to(*marshal.loads(request)):
-                answers.write(LENGTH.pack(len(answer)) + answer)
-                answers.flush()
+        with open(0, "rb") as requests, open(1, "wb") as answers:
+            while request := read_message(requests):
+                for answer in answers_to(*marshal.loads(request)):
+                    answers.write(LENGTH.pack(len(answer)) + answer)
+                    answers.flush()
     except MemoryError:
         sys.exit(OUT_OF_MEMORY)
 
@@ -61,7 +62,7 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def read_message(stream: BinaryIO) -> bytes:
+def read_message(stream: BufferedIOBase) -> bytes:
     """Read one message; nothing where there are no more."""
     length = stream.read(LENGTH.size)
     return stream.read(*LENGTH.unpack(length)) if len(length) == LENGTH.size else b""

@@ -10,6 +10,7 @@ from pipeline.data.rows.records import Conversation
 from pipeline.data.tokenize.own_template import set_template
 from pipeline.data.tokenize.template import render
 from pipeline.data.tokenize.tokenizer import (
+    chat_template_of,
     load_tokenizer,
     tokenizer_hash,
     train_tokenizer,
@@ -47,7 +48,7 @@ def with_file(folder, text):
 
 def asked(folder):
     """Return what the model is given when it is asked."""
-    return render(load_tokenizer(folder), QUESTION, ask=True)
+    return render(chat_template_of(load_tokenizer(folder)), QUESTION, ask=True)
 
 
 def test_a_file_replaces_every_template_that_the_tokenizer_has(folder):
@@ -92,7 +93,7 @@ def test_each_named_template_gets_the_value(folder):
     tools = [{"type": "function", "function": {"name": "look"}}]
     assert asked(folder) == "Why?!"
     conversation = replace(QUESTION, tools=tools)
-    assert render(load_tokenizer(folder), conversation).strip() == "tools Why?!"
+    assert render(chat_template_of(load_tokenizer(folder)), conversation).strip() == "tools Why?!"
 
 
 def test_thinking_is_turned_off_as_a_server_does_it(folder, samples):
