@@ -6,6 +6,7 @@ bounded by the system where it can (Linux), and by the process that reads the an
 
 import contextlib
 import marshal
+import os
 import resource
 import signal
 import struct
@@ -48,6 +49,8 @@ def main() -> None:
                     answers.flush()
     except MemoryError:
         sys.exit(OUT_OF_MEMORY)
+    except BrokenPipeError:  # nobody reads the answers any more
+        os._exit(0)
 
 
 def limit_memory() -> None:
@@ -114,6 +117,8 @@ def answer_to(
         return orjson.dumps([*written(turns, conversation)])
     except RowError as error:
         return orjson.dumps(str(error))
+    except MemoryError:
+        return orjson.dumps(TOO_MUCH_MEMORY)
     except orjson.JSONEncodeError:  # half a surrogate pair, which no row has
         return orjson.dumps("the chat template writes characters that UTF-8 does not have")
 
