@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from pipeline.config.arguments import Flag
 from pipeline.config.stage import Paths, code_hashes, stage
+from pipeline.external.inputs import check_unchanged
 from pipeline.files import write_json
 from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.epochs import with_num_steps
@@ -28,6 +29,7 @@ SERIES = ("train.csv", "machine.csv", "validation.csv")
     "optim",
     "train",
     "debug",
+    "inputs.init_from",
     flags=(
         Flag("plan", "print what memory and time it would take"),
         Flag("status", "print how far the running trainings are"),
@@ -46,6 +48,7 @@ def main(
     if status:
         print("\n".join(statuses()))
         return None
+    check_unchanged(config, "init_from")
     config = with_num_steps(config, paths.read("data/prepared"))
     with RunFolder.of_stage("train", config, paths) as run:
         if plan:

@@ -65,6 +65,10 @@ EFFECTS = {
     "train.prefix_cache_gb": (0.0, "cache_hit_rate", {"lora.num_layers": 1}),
 }
 TESTED_ELSEWHERE = {
+    "train.init_from": (
+        "test_finetune",
+        "test_a_run_may_start_from_the_weights_of_another_with_a_new_optimizer",
+    ),
     "train.num_epochs": (
         "test_epochs",
         "test_a_run_of_some_epochs_is_that_of_their_steps_which_are_printed",

@@ -209,7 +209,7 @@ def test_deps_are_written_where_they_are_wrong():
 def test_dvc_knows_which_parameters_a_stage_reads(name):
     assert stages()[name]["params"] == list(called(name, "stage"))
     assert set(called(name, "stage")) <= keys.known_names() | {
-        f"inputs.{part}" for part in ("data", "tokenizer", "model")
+        f"inputs.{part}" for part in ("data", "tokenizer", "model", "init_from")
     }
 
 
@@ -250,7 +250,7 @@ def test_nothing_is_imported_that_the_graph_does_not_show(name):
 def test_params_yaml_is_what_conf_gives():
     committed = OmegaConf.load(ROOT / "params.yaml")
     assert params.values(committed) == params.values(params.composed([]))
-    assert set(committed.inputs) == {"data", "tokenizer", "model"}
+    assert set(committed.inputs) == {"data", "tokenizer", "model", "init_from"}
 
 
 @cache

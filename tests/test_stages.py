@@ -318,7 +318,7 @@ def test_the_plan_is_printed_and_nothing_is_trained(smoke):
     assert not list((smoke / ".checkpoints").glob("*"))
 
 
-def test_a_run_may_be_as_long_as_some_epochs(smoke):
+def test_a_run_may_be_as_long_as_some_epochs_and_another_start_from_it(smoke):
     epochs = ["train.num_steps=null", "train.num_epochs=0.25", "train.batch_size=32"]
     lora = ["hydra.run.dir=runs/epochs", *epochs]
     plan = stage(smoke, "train", "--plan", *lora)
@@ -327,7 +327,14 @@ def test_a_run_may_be_as_long_as_some_epochs(smoke):
     documents, steps = map(int, said)
     assert f"x {documents} documents are {steps} steps" in plan.stderr
     assert steps == round(-(-documents // 32) / 4) > 1
-    assert json.loads((smoke / "runs/epochs/metrics/train.json").read_text())["num_steps"] == steps
+    first = json.loads((smoke / "runs/epochs/metrics/train.json").read_text())
+    assert first["num_steps"] == steps
+    begun = ["train.init_from=runs/epochs", "hydra.run.dir=runs/begun"]
+    refused = stage(smoke, "train", *begun, "lora.alpha=1", check=False)
+    assert "this run trains:\n  the scale of the update" in refused.stderr
+    stage(smoke, "train", *begun, "train.num_steps=2")
+    with (smoke / "runs/begun/plots/validation.csv").open() as file:
+        assert float(next(csv.DictReader(file))["val_loss"]) == first["val_loss"]
 
 
 def test_what_cannot_fit_is_refused_with_what_would(smoke):

@@ -63,6 +63,10 @@ class Train:
         choices=("lora", "dora", "head", "full", "tensors"),
     )
     tensors: list[str] = key("for train.mode=tensors: whole names, or patterns; else empty")
+    init_from: str | None = key(
+        "start from the trained weights in this folder of an adapter or of a run, with a new "
+        "optimizer; null: from the base"
+    )
     num_steps: int | None = key("optimizer steps (or give num_epochs)", minimum=1, maximum=MOST)
     num_epochs: float | None = key(
         "times that every document is read (or give num_steps)", minimum=1e-6, maximum=10**4

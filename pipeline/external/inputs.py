@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import ConfigError, ModelError, PipelineError, report_problems
+from pipeline.external.initial import initial_fingerprint
 from pipeline.external.paths import (
     INDEX,
     SCRATCH,
@@ -148,11 +149,12 @@ PARTS = {
     "data": data_fingerprint,
     "tokenizer": source_fingerprint(tokenizer_files),
     "model": source_fingerprint(weight_files),
+    "init_from": initial_fingerprint,
 }
 
 
 def fingerprints(config: DictConfig) -> dict[str, Any]:
-    """Fingerprint all that `data.path` and `model.source` name, as params.yaml has it."""
+    """Fingerprint all files that the configuration names, as params.yaml has it."""
     return {part: measure(config) for part, measure in PARTS.items()}
 
 

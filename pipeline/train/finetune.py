@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import warn_of_slow_type
 from pipeline.errors import ConfigError
+from pipeline.external.initial import initial_folder
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import count_parameters, load_base, weights_identity
+from pipeline.model.initial import start_from
 from pipeline.model.table import trainable_table
 from pipeline.model.tree import trainable_arrays
 from pipeline.objective.distrust import DistrustSettings, distrust
@@ -32,8 +34,8 @@ from pipeline.train.settings import TrainSettings
 CONFLICTS = "conflicts.jsonl"
 UNTOUCHED = (
     "No validation was better, by train.best=%s, than the one before the first step: "
-    "models/trained/best holds the base without any change, and export.checkpoint=best would "
-    "export it. Export the last step, or train for longer."
+    "models/trained/best holds what training started from without any change, and "
+    "export.checkpoint=best would export it. Export the last step, or train for longer."
 )
 OWN_HEAD = "the head becomes a separate matrix: only export.formats=[fused] can hold it"
 
@@ -88,8 +90,13 @@ class Finetune:
         config = self.config
         loaded = load_base(Path(self.spec.base), config.model.dtype)
         self.adapter_config = apply(loaded.model, adapter_settings(config), config.seed)
+        beginning = config.train.init_from and initial_folder(config.train.init_from)
+        if beginning:
+            start_from(beginning, loaded.model, self.adapter_config)
         if not go.reloads:
             warn_of_slow_type(config.model.dtype)
+            if beginning:
+                observer.note(f"starts from the trained weights in {beginning}")
             observer.note(trainable_table(loaded.model, config.train.mode))
             if self.adapter_config.get("own_head"):
                 observer.note(OWN_HEAD)

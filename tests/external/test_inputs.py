@@ -30,8 +30,9 @@ def config_of(data="rows", model="llama", fingerprints=None):
     source = "jsonl" if data else "conflicts"
     return OmegaConf.create(
         {
-            "data": {"source": source, "path": data},
+            "data": {"source": source, "path": data, "chat_template": None},
             "model": {"source": model},
+            "train": {"init_from": None},
             "inputs": fingerprints or dict.fromkeys(inputs.PARTS),
         }
     )
@@ -48,6 +49,7 @@ def test_each_part_has_the_files_that_its_stage_reads():
         "data": ["a.jsonl", "b.jsonl"],
         "tokenizer": ["config.json", "tokenizer.json"],
         "model": ["config.json", "model.safetensors"],
+        "init_from": [],
     }
     assert found["data"]["a.jsonl"]["size"] == len("a.jsonl")
     assert len(found["data"]["a.jsonl"]["sha256"]) == 64
@@ -59,6 +61,7 @@ def test_what_is_no_file_has_no_fingerprint(model):
         "data": {},
         "tokenizer": {},
         "model": {},
+        "init_from": {},
     }
 
 

@@ -47,6 +47,7 @@ PARAMETERS = {
     "train": {
         "mode": "lora",
         "tensors": [],
+        "init_from": None,
         "num_steps": 12,
         "batch_size": 6,
         "batch_tokens": None,

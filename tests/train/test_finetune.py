@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_path
 from pipeline.objective.likelihood import Share
 from pipeline.train import loop
+from pipeline.train.checkpoints.state import Progress
 from pipeline.train.finetune import OWN_HEAD, Finetune, adapter_settings
 from pipeline.train.observer import Observer
 from pipeline.train.protocol import Go, RunSpec
@@ -165,7 +166,7 @@ def test_the_best_weights_may_be_those_that_win_most_contests(
 def test_a_best_that_is_the_base_is_told(tuned, caplog):
     tuned(optim__learning_rate=0.0)
     assert "by train.best=val_loss, than the one before the first step" in caplog.text
-    assert "models/trained/best holds the base without any change" in caplog.text
+    assert "models/trained/best holds what training started from" in caplog.text
 
 
 @pytest.mark.skipif(not is_cpu(), reason="16 bits are slow only on a CPU")
@@ -173,6 +174,32 @@ def test_a_best_that_is_the_base_is_told(tuned, caplog):
 def test_a_slow_type_is_warned_about_before_the_first_step_and_once(loaded, caplog, reloads):
     loaded(dataclasses.replace(GO, reloads=reloads), model__dtype="bfloat16")
     assert ("Set model.dtype=float32." in caplog.text) is (reloads == 0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"train__mode": "full"}], ids=["lora", "full"])
+def test_a_run_may_start_from_the_weights_of_another_with_a_new_optimizer(
+    loaded, tuned, tmp_path, changes
+):
+    first, _ = tuned(**changes)
+    (tmp_path / "out").rename(tmp_path / "first")
+    shutil.rmtree(tmp_path / "run")
+    run, trainer, reader = loaded(train__init_from=str(tmp_path / "first"), **changes)
+    assert reader.notes[0] == f"starts from the trained weights in {tmp_path / 'first'}"
+    trainer.restore()
+    assert trainer.progress == Progress()
+    assert int(trainer.optimizer.step) == 0
+    list(trainer.steps())
+    run.finish(trainer)
+    validations = trainer.validations.rows()
+    assert validations[0]["step"] == "0"
+    assert float(validations[0]["val_loss"]) == first["val_loss"]
+    assert sha256_path(tmp_path / "out") != sha256_path(tmp_path / "first")
+
+
+def test_a_beginning_that_does_not_fit_is_refused_before_the_first_step(loaded, tuned, tmp_path):
+    tuned()
+    with pytest.raises(ConfigError, match=r"lora\.rank: 4 there, 2 here"):
+        loaded(train__init_from=str(tmp_path / "out"), lora__rank=2)
 
 
 def test_contests_that_are_not_there_cannot_choose_the_best(tuned):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.stage import Paths, data_hashes
 from pipeline.errors import CheckpointError
+from pipeline.external.initial import initial_hash
 from pipeline.files import ROOT, FileLock
 from pipeline.train.supervise import identity
 from pipeline.train.supervise.identity import Identity, deciding
@@ -19,6 +20,7 @@ from pipeline.train.supervise.status import Status
 HANDOVER_SECONDS = 120
 MAX_LISTED = 5
 """Differing parameters of another run that are named."""
+INIT_FROM = "train.init_from"
 RESULTS = "results.jsonl"
 """What a stage without steps has measured so far."""
 WORTH_KEEPING = ("step-*", "non_finite-*", RESULTS)
@@ -41,8 +43,10 @@ def activations_home() -> Path:
 
 def identity_of(stage_name: str, config: DictConfig, paths: Paths) -> Identity:
     """Describe the run that a stage makes of its parameters and of the files it reads."""
-    parameters = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return Identity(stage_name, deciding(parameters), data_hashes(stage_name, paths))
+    found = deciding(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+    if found.get(INIT_FROM) is not None:  # the weights decide, and not where they lie
+        found[INIT_FROM] = initial_hash(found[INIT_FROM])
+    return Identity(stage_name, found, data_hashes(stage_name, paths))
 
 
 class RunFolder:

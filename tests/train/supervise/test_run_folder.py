@@ -1,5 +1,6 @@
 """Where checkpoints lie: the same run finds them again, any other one does not."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_how_much_disk_it_may_take_for_frozen_blocks_does_not_but_whether_any_do
     assert keys[0] != keys[1] == keys[2]
 
 
+def adapter(folder, weights="x"):
+    """Write what may be the beginning of a run."""
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        (folder / name).write_text(weights)
+    return str(folder)
+
+
+def test_of_the_weights_that_a_run_starts_from_the_content_counts(config, tmp_path):
+    one, same = adapter(tmp_path / "one"), adapter(tmp_path / "same")
+    other = adapter(tmp_path / "other", "y")
+    keys = [key(changed(config, train__init_from=each)) for each in (None, one, same, other)]
+    assert keys[1] == keys[2]
+    assert len(set(keys)) == 3
+
+
 @pytest.fixture
 def start(config, monkeypatch, tmp_path):
     """Start a run of the train stage; leave a checkpoint where a step is given."""
@@ -95,6 +112,12 @@ def test_a_run_that_differs_in_much_is_named_in_a_line(start, monkeypatch):
     monkeypatch.setattr(run_folder, "MAX_LISTED", 1)
     start(4, lora__rank=16, seed=1, train__num_steps=2)
     assert "it differs in lora.rank: 16 -> 8 and 2 more" in start().near_run()
+
+
+def test_the_beginning_of_a_near_run_is_named(start, tmp_path):
+    start(4, train__init_from=None)
+    text = start(train__init_from=adapter(tmp_path / "one")).near_run()
+    assert re.search(r"differs in train\.init_from: null -> sha256:[0-9a-f]{16} \(its", text)
 
 
 def test_runs_without_a_checkpoint_of_other_stages_and_on_other_data_are_not_near(
