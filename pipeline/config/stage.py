@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import keys, rules
+from pipeline.config import keys, rules, run_folders
 from pipeline.config.arguments import Flag, check_arguments, take_flags, usual_spelling
 from pipeline.config.command_line import (
     COMPOSITION_ERRORS,
@@ -291,6 +291,7 @@ def enter(
     Returns:
         The exit code.
     """
+    run_folders.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what is caught below, and exits
     arguments = usual_spelling(sys.argv[1:])
     if "--help" in arguments or "-h" in arguments:

@@ -38,10 +38,10 @@ QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 def toy(tmp_path, monkeypatch, capsys):
     """Run a stage made of a function, as `python -m stages.toy` would; give code, out and err."""
 
-    def run(function, sections, *arguments):
+    def run(function, sections, *arguments, place=None):
         function.__module__ = "__main__"  # Hydra looks for conf/ beside this file's folder
         folder = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
-        options = [*QUIET, f"{folder}={tmp_path / 'run'}"]
+        options = [*QUIET, *([f"{folder}={tmp_path / 'run'}"] if place is None else place)]
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(sys, "argv", ["stages/toy.py", *arguments, *options])
         with pytest.raises(SystemExit) as end:
@@ -123,6 +123,20 @@ def test_under_dvc_it_reads_params_yaml_and_writes_beside_it(toy, tmp_path, monk
     assert code == 0
     assert config == {"lora": {"rank": 5}, "inputs": {"data": {"a.b": {"size": 1}}}}
     assert paths.earlier == EarlierRuns()
+
+
+def test_two_runs_by_hand_of_one_moment_do_not_share_a_folder(toy, tmp_path):
+    found = []
+
+    def look(config, paths):
+        """Look."""
+        found.append(paths.out)
+
+    same = f"hydra.run.dir=${{unused_folder:{tmp_path}/same}}"
+    for _ in range(2):
+        assert toy(look, ["seed"], same, place=[])[0] == 0
+    assert found == [tmp_path / "same", tmp_path / "same_2"]
+    assert all((folder / ".hydra/config.yaml").exists() for folder in found)
 
 
 def test_by_hand_there_are_no_fingerprints(seen, tmp_path):
