@@ -21,6 +21,7 @@ from pipeline.files import ROOT
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 LIMITS = {"minimum": "from", "maximum": "to"}
+UNSET_VARIABLE = re.compile(r"Environment variable '(.+)' not found")
 SCHEMA_OPTION = re.compile(r"\n\t\w+_schema$", re.MULTILINE)
 
 
@@ -36,6 +37,13 @@ def composition_error(error: Exception, arguments: list[str]) -> ConfigError:
     if elsewhere:
         return ConfigError("\n  ".join(["These parameters cannot be used:", *elsewhere]))
     text = "\n".join(dict.fromkeys([str(error), str(error.__cause__ or error)]))
+    unset = UNSET_VARIABLE.search(text)
+    if unset:
+        return ConfigError(
+            f"the environment variable {unset[1]} is not set, and ${{oc.env:{unset[1]}}} refers to "
+            f"it.\nSet it (`export {unset[1]}=VALUE`), or give a default: "
+            f"${{oc.env:{unset[1]},DEFAULT}}."
+        )
     asked = re.search(r"^Key .* not in [^$]*full_key: (\S+)", text, re.MULTILINE)
     near = nearest(asked[1]) if asked else None
     return ConfigError(SCHEMA_OPTION.sub("", text) + (f"\nDid you mean {near}?" if near else ""))

@@ -84,6 +84,8 @@ def register() -> None:
 def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa: ANN401
     """Describe each rule of its field that a value breaks."""
     facts = field.metadata
+    if field.type in (str, str | None) and was_number(value):
+        yield f"a text was read as this number; write it in quotes: \"{field.name}='TEXT'\""
     if isinstance(value, float) and not math.isfinite(value):
         yield "must be finite"
         return
@@ -93,6 +95,18 @@ def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa
         yield f"must be at least {facts['minimum']}"
     if facts["maximum"] is not None and not value <= facts["maximum"]:
         yield f"must be at most {facts['maximum']}"
+
+
+def was_number(text: str) -> bool:
+    """Whether a text is what is left of one such as 12e4567, which was taken for a number.
+
+    Arguments are refused with their own spelling; sweeps, `dvc exp run -S` and files come here.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return text == repr(number) and ("e" in text or not math.isfinite(number))
 
 
 def shown(value: int | float | None) -> str:

@@ -1,9 +1,11 @@
 """Every parameter has a type, a meaning and a range; all that is wrong is told at once."""
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipeline.config import rules
+from pipeline.config.groups import CONF
 from pipeline.config.keys import leaves
 from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.config.schema import EXPORT_FORMATS
@@ -100,6 +102,22 @@ def test_another_data_set_leaves_behind_what_the_conflicts_world_sets():
         values = [OmegaConf.select(config, name) for config in (conflicts, others)]
         assert values[0] != values[1], name
     assert (conflicts.train.best, others.train.best) == ("conflicts", "val_loss")
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"), [("12e4567", "inf"), ("12e45", "1.2e+46"), ("'12e45'", ""), ("77", "")]
+)
+def test_a_text_that_was_read_as_a_number_is_refused(typed, read):
+    """Composed as DVC does it, which checks no argument as it was typed."""
+    chosen = ["model=local", "model.source=a", f"model.revision={typed}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=chosen)
+    config.inputs = None
+    if read:
+        problem = f"model.revision={read}: a text was read as this number; write it in quotes: "
+        assert refusal(config) == [f"{problem}\"revision='TEXT'\""]
+    else:
+        rules.check_values(config)
 
 
 def test_null_is_in_the_range_of_what_may_be_null():

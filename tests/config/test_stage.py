@@ -376,7 +376,12 @@ def test_a_wrong_flag_or_an_old_spelling_is_refused(toy, monkeypatch, arguments,
             "\"model.revision='12e4567'\"",
         ),
         ("model.revision=1e3", "is read as 1000.0; for the text write"),
-        ("model.source=${oc.env:NOT_SET_ANYWHERE}", "variable 'NOT_SET_ANYWHERE' not found"),
+        (
+            "model.source=${oc.env:NOT_SET_ANYWHERE}",
+            "the environment variable NOT_SET_ANYWHERE is not set, and ${oc.env:NOT_SET_ANYWHERE} "
+            "refers to it.\nSet it (`export NOT_SET_ANYWHERE=VALUE`), or give a default: "
+            "${oc.env:NOT_SET_ANYWHERE,DEFAULT}.",
+        ),
     ],
 )
 def test_what_would_be_read_as_something_else_is_refused(toy, argument, message):

@@ -65,7 +65,7 @@ def test_params_yaml_holds_every_value_of_conf(run, place):
     assert run() == (0, "", "")
     written = OmegaConf.load(place / "params.yaml")
     assert params.values(written) == params.values(params.composed([]))
-    assert written.inputs == {"data": {}, "tokenizer": {}, "model": {}}
+    assert written.inputs == {"data": {}, "tokenizer": {}, "model": {}, "init_from": {}}
 
 
 def test_writing_twice_writes_the_same_bytes(run, place):
@@ -423,7 +423,7 @@ def test_dvc_exp_run_takes_its_values_to_params_yaml(repository):
     assert "params.yaml is as `dvc exp run` composed it for" in out
     written = OmegaConf.load(repository.folder / "params.yaml")
     assert written.lora.rank == 4
-    assert written.inputs == {"data": {}, "tokenizer": {}, "model": {}}
+    assert written.inputs == {"data": {}, "tokenizer": {}, "model": {}, "init_from": {}}
 
 
 def test_a_stage_refuses_files_that_changed_since_params(repository):
