@@ -208,6 +208,10 @@ def data_problems(data: DictConfig) -> Iterator[str]:
         yield f"data.source={data.source} needs data.{needs}"
     if data.path is not None and name != "path":
         yield f"data.source={data.source} does not read data.path"
+    for name, usual in (("columns", {}), ("format", "auto")):
+        if data[name] != usual and not SOURCES[data.source].has_columns:
+            found = f"data.{name}={data[name]}"
+            yield f"{found}: data.source={data.source} does not read it; leave it out"
     if data.overlap_tokens and data.long_documents != "split":
         yield (
             f"data.overlap_tokens={data.overlap_tokens} and "

@@ -5,6 +5,7 @@ from typing import Any
 from pipeline.data.sources.source import QUARANTINE
 
 NOTICES = {
+    "unused_columns": "no row has these columns of data.columns: {unused_columns}",
     "bad_rows": f"{{bad_rows}} of {{rows}} rows are bad and went to {QUARANTINE}",
     "rows_without_targets": (
         "{rows_without_targets} of {rows} rows have nothing to learn and were left out"
@@ -33,5 +34,5 @@ def notice_of(metrics: dict[str, Any]) -> str | None:
     Args:
         metrics: the metrics of the preparation.
     """
-    notices = [text.format(**metrics) for name, text in NOTICES.items() if metrics[name]]
+    notices = [text.format(**metrics) for name, text in NOTICES.items() if metrics.get(name)]
     return "; ".join(notices) or None

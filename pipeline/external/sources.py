@@ -119,6 +119,7 @@ class Source:
 
     Attributes:
         needs: the key under `data` that must be set, and what it takes; None: no key.
+        has_columns: whether rows come from somebody's table, whose columns may be renamed.
         root: finds the file or folder that is read; None: the source makes its rows itself.
         fingerprint: of what lies there.
     """
@@ -126,15 +127,21 @@ class Source:
     needs: str | None = "path=FILE_OR_FOLDER"
     root: Callable[[DictConfig], Path] | None = data_path
     fingerprint: Fingerprint = ALL_FILES
+    has_columns: bool = True
 
 
 SOURCES = {
-    "conflicts": Source(needs=None, root=None),
+    "conflicts": Source(needs=None, root=None, has_columns=False),
     "huggingface": Source(
         "huggingface.name=FOLDER_OR_HUB_ID", dataset_folder, fingerprint_of(dataset_files)
     ),
     "jsonl": Source(fingerprint=fingerprint_of(jsonl_files)),
-    "stdlib": Source(needs=None, root=lambda data: stdlib_root(), fingerprint=stdlib_fingerprint),
+    "stdlib": Source(
+        needs=None,
+        root=lambda data: stdlib_root(),
+        fingerprint=stdlib_fingerprint,
+        has_columns=False,
+    ),
 }
 
 

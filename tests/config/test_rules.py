@@ -19,7 +19,7 @@ def changed(*overrides, **values):
     """Compose conf/, then set values without asking."""
     config = composed(list(overrides))
     for name, value in values.items():
-        OmegaConf.update(config, name.replace("__", "."), value)
+        OmegaConf.update(config, name.replace("__", "."), value, merge=False)
     return config
 
 
@@ -181,6 +181,16 @@ CONTRADICTIONS = [
         "data.validation_fraction=0.5 and data.test_fraction=0.5: they leave nothing to train on",
     ),
     ([*JSONL], {"data__path": None}, "data.source=jsonl needs data.path=FILE_OR_FOLDER"),
+    (
+        [],
+        {"data__columns": {"ask": "prompt"}},
+        "data.columns={'ask': 'prompt'}: data.source=conflicts does not read it; leave it out",
+    ),
+    (
+        ["data=stdlib"],
+        {"data__format": "plain"},
+        "data.format=plain: data.source=stdlib does not read it; leave it out",
+    ),
     ([], {"data__path": "x"}, "data.source=conflicts does not read data.path"),
     (
         ["data=stdlib"],

@@ -26,6 +26,10 @@ def test_nothing_to_say():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        (
+            {"unused_columns": ["ask", "say"]},
+            "no row has these columns of data.columns: ['ask', 'say']",
+        ),
         ({"bad_rows": 2}, "2 of 60 rows are bad and went to quarantine.jsonl"),
         (
             {"rows_without_targets": 3},

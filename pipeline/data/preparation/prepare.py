@@ -27,6 +27,7 @@ from pipeline.data.preparation.processes import num_processes, results_of
 from pipeline.data.preparation.suite import suite_rows
 from pipeline.data.provenance.complete import scored_facts
 from pipeline.data.provenance.tables import Tables
+from pipeline.data.rows.formats import RENAMED
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.conflicts import pretraining_rows, suite_items
 from pipeline.data.sources.source import QUARANTINE, BadRow, BadRows, RowSource, Splitter
@@ -171,6 +172,9 @@ class Preparation:
         metrics: dict[str, Any] = {name: counts[name] for name in (*ROW_COUNTS, *COUNTS)}
         if self.settings.provenance is not None:
             metrics |= scored_facts(counts)
+        unused = [name for name in self.settings.columns if not counts[RENAMED + name]]
+        if unused:
+            metrics["unused_columns"] = unused
         metrics |= {"max_seq_len": self.settings.max_seq_len, "vocab_size": self.vocab_size}
         for split, store in stores.items():
             facts = split_facts(store)

@@ -1,6 +1,7 @@
 """Rows with other names of columns, and rows of other formats, as the rows of docs/data.md."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ ROLES = {
     "function_response": "tool",
 }
 """Names of ShareGPT for our roles; other names are ours already."""
+RENAMED = "renamed column "
+"""Before the name of a column in counts: how many rows have it."""
 Row = dict[str, Any]
 
 
@@ -36,11 +39,13 @@ class RowReader:
         format: `data.format`.
         columns: `data.columns`, their name to ours.
         with_metadata: whether to read what a row says about its source.
+        counts: how many rows have each of `columns`.
     """
 
     format: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     with_metadata: bool = False
+    counts: Counter[str] = field(default_factory=Counter, compare=False)
 
     def record_of(self, row: object) -> Record:
         """Make a record of a row; see `parse_record`.
@@ -49,7 +54,9 @@ class RowReader:
             RowError: with what is wrong.
         """
         if isinstance(row, Mapping) and (self.columns or "text" not in row or len(row) > 1):
-            renamed = with_names({k: v for k, v in row.items() if v is not None}, self.columns)
+            given = {key: value for key, value in row.items() if value is not None}
+            self.counts.update(RENAMED + name for name in self.columns if name in row)
+            renamed = with_names(given, self.columns)
             row = FORMATS[self.format](renamed)
         return parse_record(row, self.with_metadata)
 

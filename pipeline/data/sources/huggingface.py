@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,11 @@ class DatasetRows(RowSource):
             DataError: when it cannot read the folder.
         """
         file = self.folder / self.split
-        row_of = self.splitter.rows_of(file)
+        row_of, reader = self.splitter.rows_of(file), replace(self.reader, counts=counts)
         for line, row in enumerate(self.rows(), start=1):
             counts["rows"] += 1
             raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
-            yield row_of(line, raw, partial(self.reader.record_of, without_nulls(row)))
+            yield row_of(line, raw, partial(reader.record_of, without_nulls(row)))
 
     def rows(self) -> Iterator[Any]:
         """Yield the rows of the split as stored; nothing is shuffled, cached or run.

@@ -65,6 +65,7 @@ class JsonlRows(RowSource):
         Blank lines are left out and counted.
         """
         splitter = self.splitter.for_files(self.path, jsonl_files(self.path))
+        reader = replace(self.reader, counts=counts)
         for file in self.files():
             row_of = splitter.rows_of(file)
             for line, raw in iterate_lines(file, self.max_line_bytes, counts):
@@ -72,15 +73,15 @@ class JsonlRows(RowSource):
                     counts["blank_lines"] += 1
                     continue
                 counts["rows"] += 1
-                yield row_of(line, raw, partial(self.record_of, raw))
+                yield row_of(line, raw, partial(self.record_of, reader, raw))
 
-    def record_of(self, line: bytes) -> Record:
+    def record_of(self, reader: RowReader, line: bytes) -> Record:
         """Make a record of a line.
 
         Raises:
             RowError: with what is wrong with it.
         """
-        return self.reader.record_of(parse_line(line, self.max_line_bytes))
+        return reader.record_of(parse_line(line, self.max_line_bytes))
 
 
 def iterate_lines(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data.notice import notice_of
 from pipeline.data.preparation.prepare import in_sample, prepare
 from pipeline.data.settings import resolve_max_seq_len
 from pipeline.data.splits import SPLITS
@@ -36,6 +37,7 @@ from tests.support.provenance import tables
 
 ROOT = Path(__file__).resolve().parents[3]
 HUGGINGFACE = ("data=huggingface", "data.huggingface.name=/tmp")
+ROWS = ("data=jsonl", "data.path=/some/rows")
 TRAIN_ON = ("all", "last")
 YES = {"role": "assistant", "content": "yes"}
 
@@ -624,8 +626,8 @@ def test_more_than_the_model_can():
         (["data.train_on=last"], "train_on", "last"),
         (["data.turns=separate"], "turns", "separate"),
         (["data.control_tokens=refuse"], "control_tokens", "refuse"),
-        (["data.format=alpaca"], "format", "alpaca"),
-        (["+data.columns.a=text"], "columns", {"a": "text"}),
+        ([*ROWS, "data.format=alpaca"], "format", "alpaca"),
+        ([*ROWS, "+data.columns.a=text"], "columns", {"a": "text"}),
         (["data.max_bad_rows=5"], "max_bad_rows", 5),
         (["data.max_line_bytes=99"], "max_line_bytes", 99),
         (["data.validation_fraction=0.3"], "validation_fraction", 0.3),
@@ -818,6 +820,16 @@ def test_a_format_is_read_and_what_has_no_answer_is_counted(run, model, tmp_path
     assert not any("and?" in text for text in documents(folder, "train"))
     with pytest.raises(DataError, match="needs text, prompt and completion, or messages"):
         run(rows, tokenizer_source=chat, format="plain")
+
+
+def test_columns_that_no_row_has_are_reported(run):
+    rows = [{"ask": line, "say": " so"} for line in sentences(60)]
+    columns = {"ask": "prompt", "say": "completion", "weigth": "weight"}
+    _, metrics = run([*rows, {**rows[0], "weigth": None}], columns=columns)
+    assert "unused_columns" not in metrics
+    _, metrics = run(rows, columns=columns)
+    assert metrics["unused_columns"] == ["weigth"]
+    assert notice_of(metrics) == "no row has these columns of data.columns: ['weigth']"
 
 
 def test_unknown_names_of_columns_are_refused_before_anything_is_read(run):
