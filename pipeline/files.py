@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,10 @@ def sha256_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+HANDOVER_SECONDS = 120.0
+"""How long a process may take to end, where it has been asked to."""
+
+
 class FileLock:
     """An advisory lock on a file. It ends with its process, whose id is in the file."""
 
@@ -340,6 +345,24 @@ class FileLock:
             return self.acquire()
         self.write_owner(str(os.getpid()))
         return True
+
+    def acquire_after(self, is_being_left: Callable[[], bool]) -> str | None:
+        """Take the lock, and wait for a process that is about to leave it.
+
+        Args:
+            is_being_left: whether the process that has it will.
+
+        Returns:
+            None; where another process keeps the lock, that process, and the file is closed.
+        """
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        while not self.acquire():
+            if time.monotonic() > deadline or not is_being_left():
+                owner = self.owner()
+                self.release()
+                return owner
+            time.sleep(0.1)
+        return None
 
     def write_owner(self, text: str) -> None:
         """Write what another process reads as the owner."""

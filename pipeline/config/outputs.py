@@ -6,7 +6,6 @@ of the program `sha256sum`. By it the next stage notices what has changed since.
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from pipeline.files import (
 SUMS = "SHA256SUMS"
 LARGE_BYTES = 1 << 24
 """From here on the hash of a file is recalled where size and modification time are the same."""
-HANDOVER_SECONDS = 120.0
 ENDING = "ending"
 
 
@@ -96,11 +94,12 @@ class OutputLock:
         Raises:
             StorageError: when another process holds it, and is not ending.
         """
-        deadline = time.monotonic() + HANDOVER_SECONDS
-        while not self.lock.acquire():
-            if time.monotonic() > deadline or not is_ending(self.lock.owner()):
-                self.refuse()
-            time.sleep(0.1)
+        owner = self.lock.acquire_after(lambda: is_ending(self.lock.owner()))
+        if owner is not None:
+            raise StorageError(
+                f"{self.out}: the stage {self.stage_name} is already writing there, in process "
+                f"{owner}.\nWait for it, or end it (`kill {owner}`) and start again."
+            )
         try:
             for name in outputs:
                 clear_leftovers(self.out / name)
@@ -113,19 +112,6 @@ class OutputLock:
     def note_ending(self) -> None:
         """Write into the lock that this process is about to end, so that the next one waits."""
         self.lock.write_owner(f"{os.getpid()} {ENDING}")
-
-    def refuse(self) -> None:
-        """Refuse, and name the process that holds the lock.
-
-        Raises:
-            StorageError: always.
-        """
-        owner = self.lock.owner()
-        self.lock.release()
-        raise StorageError(
-            f"{self.out}: the stage {self.stage_name} is already writing there, in process "
-            f"{owner}.\nWait for it, or end it (`kill {owner}`) and start again."
-        )
 
 
 def is_ending(owner: str) -> bool:

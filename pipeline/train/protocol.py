@@ -190,7 +190,7 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class ReloadAhead:
     """Memory grows, so that another process will have to take over."""
 
     text: str
@@ -263,7 +263,7 @@ Event = (
     | Started
     | Step
     | Validated
-    | Forecast
+    | ReloadAhead
     | Ending
     | Finishing
     | Result

@@ -157,12 +157,12 @@ def test_an_owner_that_is_ending_is_waited_for(holder, tmp_path):
     owner.stdin.write("\n")
     owner.stdin.flush()
     with OutputLock("train", tmp_path).held([]):
-        assert time.monotonic() - began < outputs.HANDOVER_SECONDS
+        assert time.monotonic() - began < files.HANDOVER_SECONDS
 
 
 def test_one_that_does_not_end_is_not_waited_for_without_end(holder, tmp_path, monkeypatch):
     holder("ending")
-    monkeypatch.setattr(outputs, "HANDOVER_SECONDS", 0.2)
+    monkeypatch.setattr(files, "HANDOVER_SECONDS", 0.2)
     with pytest.raises(StorageError, match="ending"), OutputLock("train", tmp_path).held([]):
         pass
 

@@ -1,14 +1,10 @@
-"""A warm process that forks one child per crash point, so that none pays for its imports.
+"""Saves checkpoints in a fork per crash point (`forks.py`).
 
-It reads one JSON line per point from its standard input, forks, and prints the child's process
-id; at the next line the child goes to work, and its exit status is printed when it has ended.
 The child does what a run does: open the folder, take up the newest checkpoint, save.
 """
 
-import json
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +15,7 @@ import numpy as np
 from pipeline.device import mx
 from pipeline.errors import CheckpointError
 from pipeline.train.checkpoints.folder import Checkpoint, CheckpointFolder
+from tests.support.forks import begin, serve
 
 DONE, NOTHING, REFUSED, BROKEN = 0, 3, 4, 5
 """Exit statuses of a child: saved; found nothing to read; a CheckpointError; any other error."""
@@ -50,38 +47,21 @@ def work(folder, keep, samples):
     return DONE if found or samples else NOTHING
 
 
-def child(gate, folder, keep, saves):
-    """Wait for a byte, work, and end without a word; MLX's own threads did not come along."""
-    signal.alarm(CHILD_SECONDS)
+def child(gate, command):
+    """Wait for a byte, work, and end without a word."""
+    begin(CHILD_SECONDS)
     logging.disable()
-    mx.set_default_stream(mx.new_stream(mx.cpu))
-    samples = [sample(step) for step in saves]
+    samples = [sample(step) for step in command["saves"]]
     os.read(gate, 1)
     status = BROKEN
     try:
-        status = work(folder, keep, samples)
+        status = work(command["folder"], command["keep"], samples)
     except CheckpointError:
         status = REFUSED
     finally:
         os._exit(status)
 
 
-def main():
-    """Serve crash points until the input ends."""
-    sample(0)  # imports what NumPy imports late
-    for line in sys.stdin:
-        gate, opener = os.pipe()
-        process = os.fork()
-        if process == 0:
-            os.close(opener)
-            child(gate, **json.loads(line))
-        os.close(gate)
-        print(process, flush=True)
-        sys.stdin.readline()
-        os.write(opener, b"x")
-        os.close(opener)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    sample(0)  # imports what NumPy imports late
+    serve(child)

@@ -174,28 +174,38 @@ def validate_plan(plan: Plan, asked: GraphRequest) -> StagePlan:
     """Plan a validation: one model, and a batch of held-out documents."""
     tokens = min(evaluation_batch_tokens(plan.shape.vocab_size), asked.held_out_tokens)
     peak = predict_validation(plan.request, asked.held_out_longest, tokens)
-    return StagePlan(
-        "validate",
-        plan.process_bytes + TOKENIZER_BYTES + peak + min(plan.cache_bytes, peak),
-        0,
-        asked.outputs,
-        None,
-        f"the process with a tokenizer, one model and its batch ({peak / GB:.3f} GB), MLX's cache",
-        "Set data.max_seq_len lower, or model.quantize_bits=4.",
-    )
+    remedy = "Set data.max_seq_len lower, or model.quantize_bits=4."
+    return measuring_plan("validate", plan, asked, (peak, "one model and its batch"), remedy)
 
 
 def benchmark_plan(plan: Plan, asked: GraphRequest) -> StagePlan:
     """Plan the steps of the benchmark, which are those of the training without a validation."""
     peak = predict_benchmark(plan.request)
+    remedy = "Set train.grad_accumulation_steps higher, or train.grad_checkpoint=true."
+    return measuring_plan("benchmark", plan, asked, (peak, "a step of the training"), remedy)
+
+
+def measuring_plan(
+    name: str, plan: Plan, asked: GraphRequest, held: tuple[int, str], remedy: str
+) -> StagePlan:
+    """Plan a stage that measures a model, and writes next to nothing.
+
+    Args:
+        name: of the stage.
+        plan: of the training.
+        asked: what decides the stages.
+        held: the peak of MLX, in bytes, and what it is the peak of.
+        remedy: what makes it less.
+    """
+    peak, what = held
     return StagePlan(
-        "benchmark",
+        name,
         plan.process_bytes + TOKENIZER_BYTES + peak + min(plan.cache_bytes, peak),
         0,
         asked.outputs,
         None,
-        f"the process with a tokenizer, a step of the training ({peak / GB:.3f} GB), MLX's cache",
-        "Set train.grad_accumulation_steps higher, or train.grad_checkpoint=true.",
+        f"the process with a tokenizer, {what} ({peak / GB:.3f} GB), MLX's cache",
+        remedy,
     )
 
 

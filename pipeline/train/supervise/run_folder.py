@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,6 @@ from pipeline.train.supervise import identity
 from pipeline.train.supervise.identity import Identity, deciding
 from pipeline.train.supervise.status import Status
 
-HANDOVER_SECONDS = 120
 MAX_LISTED = 5
 """Differing parameters of another run that are named."""
 INIT_FROM = "train.init_from"
@@ -64,11 +62,9 @@ class RunFolder:
         """
         self.path = path
         self.lock = FileLock(path.with_name(f"{path.name}.lock"))
-        deadline = time.monotonic() + HANDOVER_SECONDS
-        while not self.lock.acquire():
-            if not self.is_being_left() or time.monotonic() > deadline:
-                self.refuse()
-            time.sleep(0.1)
+        owner = self.lock.acquire_after(self.is_being_left)
+        if owner is not None:
+            raise CheckpointError(self.under_way(owner))
         self.path.mkdir(exist_ok=True)
 
     @staticmethod
@@ -91,18 +87,14 @@ class RunFolder:
         status = Status.read(self.path)
         return status is not None and status.state == "stopping"
 
-    def refuse(self) -> None:
-        """Refuse, and name the process that holds the folder.
-
-        Raises:
-            CheckpointError: always.
-        """
-        owner = self.lock.owner()
-        self.lock.release()
-        raise CheckpointError(
-            f"This run is already under way, in process {owner}; its "
-            f"checkpoints are in {self.path}.\nWait for it (`python -m stages.train --status` "
-            "shows how far it is), or end it and start again."
+    def under_way(self, owner: str) -> str:
+        """Word the refusal of a run that another process makes already."""
+        has_steps = Status.read(self.path) is not None
+        shown = " (`python -m stages.train --status` shows how far it is)" if has_steps else ""
+        return (
+            f"This run is already under way, in process {owner}, and keeps its state in "
+            f"{self.path}.\nWait for it{shown}, or end it (`kill {owner}`) and start again: it "
+            "goes on from there."
         )
 
     def choose_start(self, resume: str) -> None:

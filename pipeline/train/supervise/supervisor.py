@@ -20,13 +20,13 @@ from pipeline.train.protocol import (
     Event,
     Failed,
     Finishing,
-    Forecast,
     Go,
     Heartbeat,
     Note,
     Planned,
     Ready,
     Refused,
+    ReloadAhead,
     Result,
     RunSpec,
     Started,
@@ -189,7 +189,7 @@ class Supervisor:
                 self.after_step(event)
             case Validated():
                 events.validated(event)
-            case Forecast(text):
+            case ReloadAhead(text):
                 events.note(text)
                 self.workers.start_standby()
             case Ending(step, reason):

@@ -35,12 +35,12 @@ from pipeline.train.protocol import (
     Ending,
     Failed,
     Finishing,
-    Forecast,
     Go,
     Planned,
     Ready,
     Receiver,
     Refused,
+    ReloadAhead,
     Result,
     RunSpec,
     Sender,
@@ -270,4 +270,4 @@ def send_step(
     if report.step % STEPS_PER_FORECAST == 0:
         text = guard.warning(report.step, trainer.settings.num_steps)
         if text:
-            link.send(Forecast(text))
+            link.send(ReloadAhead(text))

@@ -14,6 +14,7 @@ from pipeline.errors import CheckpointError
 from pipeline.files import FileLock
 from pipeline.train.supervise import run_folder
 from pipeline.train.supervise.run_folder import RunFolder, identity_of
+from pipeline.train.supervise.status import Status
 
 
 @pytest.fixture
@@ -161,8 +162,12 @@ def test_a_second_process_is_told_who_has_the_folder(config, monkeypatch, tmp_pa
         check=True,
     )
     assert holder.stdout.strip() == "False"
-    with pytest.raises(CheckpointError, match=r"already under way, in process \d+"):
-        RunFolder.of_stage("train", config, Paths(Path()))
+    for has_steps in (False, True):
+        if has_steps:
+            Status("train", "running", 1, 1, 9, 0.5, 9.9, 0, 0, 0, 0, 0, 0.0).write(folder.path)
+        with pytest.raises(CheckpointError, match=r"already under way, in process \d+") as caught:
+            RunFolder.of_stage("train", config, Paths(Path()))
+        assert ("stages.train --status" in str(caught.value)) is has_steps
     folder.clear()
     assert not folder.path.exists()
     RunFolder.of_stage("train", config, Paths(Path())).clear()
