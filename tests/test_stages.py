@@ -18,8 +18,10 @@ from safetensors.numpy import load_file
 from pipeline.config.outputs import seal
 from pipeline.config.stage import Paths
 from pipeline.device import is_cpu
+from pipeline.errors import PipelineError
+from pipeline.external.initial import initial_fingerprint
 from pipeline.files import sha256_file, write_json
-from stages import benchmark, validate
+from stages import benchmark, train, validate
 from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
 
@@ -78,6 +80,18 @@ def test_a_slow_type_is_warned_about_before_anything_is_read(main, monkeypatch, 
     config = OmegaConf.create({"model": {"dtype": "bfloat16"}, "benchmark": {}})
     with pytest.raises(InterruptedError):
         main.__wrapped__(config, Paths(Path()))
+
+
+def test_a_beginning_that_has_changed_since_params_is_refused(tmp_path):
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        (tmp_path / name).write_text("x")
+    config = OmegaConf.create({"train": {"init_from": str(tmp_path)}, "inputs": {}})
+    config.inputs.init_from = initial_fingerprint(config)
+    (tmp_path / "adapters.safetensors").write_text("y")
+    with pytest.raises(
+        PipelineError, match=r"params.yaml was written:\n  adapters.safetensors: dif"
+    ):
+        train.main.__wrapped__(config, Paths(tmp_path))
 
 
 def test_checkpoints_of_finished_runs_are_gone(smoke):
