@@ -81,14 +81,14 @@ def main(config: DictConfig, paths: Paths, explain: str = "", show: str = "") ->
 def settings_of(config: DictConfig) -> PrepareSettings:
     """Collect the settings; those of a model that exists include its tokenizer and its limits."""
     data = config.data
-    folder, positions, vocab_size = tokenizer_facts(config.model)
+    folder, limit, vocab_size = tokenizer_facts(config.model)
     names = {field.name for field in dataclasses.fields(PrepareSettings)}
     given = {**data, **data.huggingface, **data.conflicts, "columns": dict(data.columns)}
     given["template_kwargs"] = OmegaConf.to_container(data.template_kwargs)
     values = {name: value for name, value in given.items() if name in names}
     values["seed"], values["path"] = config.seed, data_root(data)
     values["chat_template"] = template_path(data)
-    values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, positions)
+    values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, *limit)
     values["provenance"] = scoring_tables(data.provenance)
     return PrepareSettings(tokenizer_source=folder, vocab_size=vocab_size, **values)
 

@@ -247,16 +247,17 @@ def scratch_position_problems(
 ) -> Iterator[str]:
     """Name what would generate beyond the positions of a model that is made here."""
     if OmegaConf.get_type(model) is ScratchModel:
-        where, positions = "model.scratch", model.scratch.max_position_embeddings
+        positions = model.scratch.max_position_embeddings
+        limit = f"the model has {positions} positions (model.scratch.max_position_embeddings)"
         values = {str(key): value for key, value in {**validate, **benchmark}.items()}
-        yield from position_problems(f"{where}.max_position_embeddings", positions, values)
+        yield from position_problems(limit, positions, values)
 
 
-def position_problems(where: str, positions: int, values: Mapping[str, Any]) -> Iterator[str]:
+def position_problems(limit: str, positions: int, values: Mapping[str, Any]) -> Iterator[str]:
     """Name keys of `validate` and `benchmark` that ask for texts beyond a model's positions.
 
     Args:
-        where: what names the positions.
+        limit: what a message says of it.
         positions: tokens of the longest text.
         values: of one of these sections, or of both.
     """
@@ -267,7 +268,7 @@ def position_problems(where: str, positions: int, values: Mapping[str, Any]) -> 
         tokens = [values.get(key.partition(".")[2], 0) for key in keys]
         if sum(tokens) > positions:
             named = " and ".join(f"{key}={count}" for key, count in zip(keys, tokens, strict=True))
-            yield f"{named}: the model has {positions} positions ({where}); ask for no more"
+            yield f"{named}: {limit}; ask for no more"
 
 
 def train_problems(train: DictConfig) -> Iterator[str]:

@@ -116,17 +116,21 @@ def check_columns(columns: Mapping[str, str]) -> None:
     report_problems(ConfigError, "data.columns has names that cannot be used:", problems, remedy)
 
 
-def resolve_max_seq_len(asked: int | None, positions: int | None) -> int:
+def resolve_max_seq_len(asked: int | None, positions: int | None, words: str) -> int:
     """Choose the longest document: what was asked for, else what the model can, up to a limit.
 
+    Args:
+        asked: `data.max_seq_len`.
+        positions: what the model can; None for any length.
+        words: what a message says of it.
+
     Raises:
-        ConfigError: when the model has fewer positions than that.
+        ConfigError: when the model can less than was asked for.
     """
     if asked is None:
         return min(positions or DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN)
     if positions is not None and asked > positions:
         raise ConfigError(
-            f"data.max_seq_len={asked}: the model has {positions} positions.\n"
-            f"Set it to {positions} or less, or to null."
+            f"data.max_seq_len={asked}: {words}.\nSet it to {positions} or less, or to null."
         )
     return asked

@@ -1,7 +1,6 @@
 """A model as mlx-lm builds it from a config.json, with or without its weights."""
 
 import contextlib
-import copy
 import json
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +20,7 @@ def build(config: dict[str, Any]) -> nn.Module:
         ModelError: when mlx-lm does not know it, or its config.json lacks something.
     """
     try:
-        model_class, arguments_class = upstream.model_classes(config)
-        return model_class(arguments_class.from_dict(copy.deepcopy(config)))  # some change it
+        return upstream.build_model(config)
     except (Exception, SystemExit) as error:  # each reads its settings in its own way; one exits
         raise ModelError(
             f"config.json: model_type={config.get('model_type')} cannot be built ({error!r}).\n"

@@ -4,19 +4,17 @@ Nothing is loaded here. Only safetensors inside the named folder are accepted: n
 that leads out of the folder, no header that the safetensors library refuses.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.config.rules import position_problems
-from pipeline.errors import ConfigError, ModelError, report_problems
+from pipeline.errors import ModelError, report_problems
 from pipeline.external.json_files import Remedy, checked, read_foreign
 from pipeline.external.paths import INDEX, place_problem
 from pipeline.external.shapes import TEXT, Every
-from pipeline.model.facts import SAVED, SHAPE, fact
+from pipeline.model.facts import SAVED, SHAPE
 from pipeline.model.spelling import respelled
 
 SINGLE = "model.safetensors"
@@ -81,27 +79,6 @@ def read_config(folder: Path) -> dict[str, Any]:
             "Use a model whose architecture mlx-lm has."
         )
     return respelled({name: value for name, value in config.items() if name != "auto_map"})
-
-
-def max_positions(config: dict[str, Any]) -> int | None:
-    """Read how many positions a model has, where its config.json says so."""
-    return fact(config, "max_position_embeddings", "n_positions")
-
-
-def check_positions(folder: Path, values: Mapping[str, Any]) -> None:
-    """Refuse settings that ask a model for texts beyond its positions.
-
-    Args:
-        folder: holds config.json.
-        values: of the section `validate` or `benchmark`, or of both.
-
-    Raises:
-        ConfigError: with each of them.
-    """
-    positions, where = max_positions(read_config(folder)), f"of {folder / 'config.json'}"
-    if positions is not None:
-        problems = list(position_problems(where, positions, values))
-        report_problems(ConfigError, "These parameters cannot be used:", problems)
 
 
 def read_weight_files(folder: Path) -> list[WeightFile]:

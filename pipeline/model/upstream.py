@@ -4,15 +4,18 @@ The version is pinned. Importing mlx-lm lowers the limit on open files; here tha
 code that comes with a model is run, and nobody is asked whether to.
 """
 
-import functools
+import copy
 from pathlib import Path
+from typing import Any
 
-from pipeline.device import keep_open_file_limit
+from pipeline.device import keep_open_file_limit, mx, nn
 from pipeline.errors import ModelError
+from pipeline.model.facts import fact
 
 with keep_open_file_limit():
     from mlx_lm.models.base import create_causal_mask
     from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.models.rope_utils import SuScaledRoPE
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
@@ -30,6 +33,7 @@ __all__ = [
     "QuantizedSwitchLinear",
     "SwitchLinear",
     "TokenizerWrapper",
+    "build_model",
     "create_causal_mask",
     "dequantize_model",
     "get_total_parameters",
@@ -42,8 +46,46 @@ __all__ = [
     "model_classes",
     "quantize_model",
 ]
+DEFAULT_BASE = 10_000.0
+"""Of rotary embeddings, where config.json has no `rope_theta`."""
 
-load_model = functools.partial(load_any_model, trust_remote_code=False)
+
+def load_model(
+    model_path: Path, lazy: bool = False, strict: bool = True
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Load the model of a folder, and return it with its config.json.
+
+    Args:
+        model_path: holds config.json and model*.safetensors.
+        lazy: whether weights are read when they are first needed.
+        strict: whether names and shapes must be those of the architecture.
+    """
+    model, config = load_any_model(model_path, lazy, strict, trust_remote_code=False)
+    use_short_factors(model, config)
+    return model, config
+
+
+def build_model(config: dict[str, Any]) -> nn.Module:
+    """Build the architecture that a config.json names; no array is computed yet."""
+    model_class, arguments_class = model_classes(config)
+    model = model_class(arguments_class.from_dict(copy.deepcopy(config)))  # some change it
+    use_short_factors(model, config)
+    return model
+
+
+def use_short_factors(model: nn.Module, config: dict[str, Any]) -> None:
+    """Turn the positions as transformers does in texts within the original positions.
+
+    Where there are factors for short and for long texts (arXiv 2402.13753), mlx-lm takes those for
+    long ones at any length.
+    """
+    scaling = fact(config, "rope_scaling") or {}
+    for module in model.modules():
+        if isinstance(module, SuScaledRoPE):
+            angles = mx.arange(0, module.dim, 2, dtype=mx.float32) / module.dim
+            base = fact(config, "rope_theta") or DEFAULT_BASE
+            module._freqs = mx.array(scaling["short_factor"], dtype=mx.float32) * base**angles
+            module._scale = scaling.get("short_mscale", module._scale)
 
 
 def load_tokenizer(folder: Path, named: Path | None = None) -> TokenizerWrapper:

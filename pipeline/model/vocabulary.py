@@ -10,24 +10,27 @@ from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.paths import SCRATCH
 from pipeline.model.facts import SAVED, fact
-from pipeline.model.folder import max_positions, read_config
+from pipeline.model.folder import read_config
+from pipeline.model.limits import TextLimit, text_limit
 
 
-def tokenizer_facts(model: DictConfig) -> tuple[Path | None, int | None, int]:
+def tokenizer_facts(model: DictConfig) -> tuple[Path | None, TextLimit, int]:
     """Find the tokenizer of a model, and what limits the texts for it.
 
     Args:
         model: the section `model`.
 
     Returns:
-        The folder of the tokenizer, None where one is to be trained; the positions of the model,
-        None where it does not limit them; and how many tokens it knows.
+        The folder of the tokenizer, None where one is to be trained; how long a text may be; and
+        how many tokens the model knows.
     """
     if model.source == SCRATCH:
-        return None, model.scratch.max_position_embeddings, model.scratch.vocab_size
+        shape = model.scratch
+        limit = text_limit({"max_position_embeddings": shape.max_position_embeddings})
+        return None, limit, shape.vocab_size
     folder = locate(model.source, model.revision, model.allow_network, weights=False)
     facts = read_config(folder)
-    return folder, max_positions(facts), vocabulary_size(folder, facts)
+    return folder, text_limit(facts), vocabulary_size(folder, facts)
 
 
 def vocabulary_size(folder: Path, config: dict[str, Any]) -> int:

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ModelError
 from pipeline.model.folder import (
     INDEX,
     MAX_HEADER_BYTES,
     Tensor,
-    check_positions,
-    max_positions,
     read_config,
     read_header,
     read_weight_files,
@@ -115,31 +113,6 @@ def test_a_config_is_read_in_the_words_of_mlx_lm(model_folder, tiny_config):
     newer = tiny_config | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e4}}
     (model_folder / "config.json").write_text(json.dumps(newer))
     assert read_config(model_folder)["rope_theta"] == 5e4
-
-
-@pytest.mark.parametrize(
-    ("config", "positions"),
-    [
-        ({"max_position_embeddings": 8}, 8),
-        ({"n_positions": 9}, 9),
-        ({"text_config": {"max_position_embeddings": 7}}, 7),
-        ({}, None),
-    ],
-)
-def test_the_number_of_positions(config, positions):
-    assert max_positions(config) == positions
-
-
-def test_texts_beyond_the_positions_are_refused(model_folder, tiny_config):
-    positions = tiny_config["max_position_embeddings"]
-    generation = {"prompt_tokens": positions - 1, "generated_tokens": 2}
-    check_positions(model_folder, {"sample_tokens": positions, "prompt_tokens": positions})
-    where = rf"the model has {positions} positions \(of .*config\.json\); ask for no more"
-    with pytest.raises(ConfigError, match=rf"validate\.sample_tokens={positions + 1}: {where}"):
-        check_positions(model_folder, {"sample_tokens": positions + 1})
-    both = rf"benchmark\.prompt_tokens={positions - 1} and benchmark\.generated_tokens=2: {where}"
-    with pytest.raises(ConfigError, match=both):
-        check_positions(model_folder, generation)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, b"\xff\xfe"])

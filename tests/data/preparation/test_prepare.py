@@ -605,12 +605,13 @@ def test_a_tokenizer_of_another_model(run, tmp_path):
     [(None, 256, 256), (None, 131_072, 2048), (None, None, 2048), (100, 256, 100), (9, None, 9)],
 )
 def test_the_longest_document(asked, positions, expected):
-    assert resolve_max_seq_len(asked, positions) == expected
+    assert resolve_max_seq_len(asked, positions, "") == expected
 
 
 def test_more_than_the_model_can():
-    with pytest.raises(ConfigError, match=r"data\.max_seq_len=300: the model has 256 positions"):
-        resolve_max_seq_len(300, 256)
+    message = r"data\.max_seq_len=300: the model has 256 positions\.\nSet it to 256 or less, or to"
+    with pytest.raises(ConfigError, match=message):
+        resolve_max_seq_len(300, 256, "the model has 256 positions")
 
 
 # --- what the parameters say ---
