@@ -37,6 +37,7 @@ DOCUMENT = np.dtype(
 PROVENANCE = ("authority_weight", "provenance_entropy")
 WRITE_BUFFER_BYTES = 1 << 20
 BATCH_TOKENS = 1 << 16
+READ_TOKENS = 1 << 22
 COUNTS = {
     "vocab_size": whole(1, 1 << 32),
     **dict.fromkeys(("num_documents", "num_tokens", "num_targets"), whole(0, 1 << 48)),
@@ -255,6 +256,14 @@ class TokenStore:
         """Mark the tokens of a document that are to be predicted; never the first."""
         start = self._starts[index]
         return self._targets[start : start + self.lengths[index]]
+
+    def target_ids(self) -> Int64[np.ndarray, " ids"]:
+        """List the tokens that are to be predicted somewhere, each once, in order."""
+        found = np.zeros(self.vocab_size, bool)
+        for start in range(0, self.total_tokens, READ_TOKENS):
+            part = slice(start, start + READ_TOKENS)
+            found[self._tokens[part][self._targets[part]]] = True
+        return np.flatnonzero(found)
 
     def weights(self, index: int) -> Float32[np.ndarray, " length"]:
         """Return how much each target of a document counts; 1 on other tokens."""

@@ -17,6 +17,7 @@ from pipeline.model.base import count_parameters, load_base, weights_identity
 from pipeline.model.initial import start_from
 from pipeline.model.table import trainable_table
 from pipeline.model.tree import trainable_arrays
+from pipeline.model.untrained import untrained_notice
 from pipeline.objective.distrust import DistrustSettings, distrust
 from pipeline.objective.likelihood import ConflictItem, read_items
 from pipeline.optim.optimizer import OptimSettings
@@ -100,7 +101,7 @@ class Finetune:
             observer.note(trainable_table(loaded.model, config.train.mode))
             if self.adapter_config.get("own_head"):
                 observer.note(OWN_HEAD)
-        return Trainer(
+        trainer = Trainer(
             loaded.model,
             self.data,
             go.adapt(train_settings(config)),
@@ -108,6 +109,16 @@ class Finetune:
             Path(self.spec.run_folder),
             observer,
         )
+        if not go.reloads:
+            self.warn_of_untrained_targets(trainer)
+        return trainer
+
+    def warn_of_untrained_targets(self, trainer: Trainer) -> None:
+        """Warn of tokens that no step can teach, before the first one."""
+        targets = self.data.train.target_ids()
+        parts = trainer.train_step.body_and_head
+        if notice := untrained_notice(parts, targets, Path(self.spec.base)):
+            log.warning(notice)
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
         """Write the weights of the last step and of the best one; return the metrics of the run.

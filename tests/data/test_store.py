@@ -234,3 +234,12 @@ def test_the_last_judgement_takes_validation_where_there_is_no_test(folder):
     assert held_out_store(folder).folder == folder / "validation"
     write(folder / "test", 8, [document])
     assert held_out_store(folder).folder == folder / "test"
+
+
+@pytest.mark.parametrize("read_tokens", [2, 1 << 22])
+def test_the_tokens_to_be_predicted_are_listed_once_each(tmp_path, monkeypatch, read_tokens):
+    monkeypatch.setattr("pipeline.data.store.READ_TOKENS", read_tokens)
+    with TokenStoreWriter(tmp_path, 64) as writer:
+        writer.add(np.array([1, 9, 3, 9]), np.array([False, True, False, True]), None, None)
+        writer.add(np.array([5, 2, 63]), np.array([False, True, True]), None, None)
+    assert TokenStore(tmp_path).target_ids().tolist() == [2, 9, 63]

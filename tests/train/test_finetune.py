@@ -11,7 +11,7 @@ from pipeline.device import is_cpu, mx
 from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_path
 from pipeline.objective.likelihood import Share
-from pipeline.train import loop
+from pipeline.train import finetune, loop
 from pipeline.train.checkpoints.state import Progress
 from pipeline.train.finetune import OWN_HEAD, Finetune, adapter_settings
 from pipeline.train.observer import Observer
@@ -200,6 +200,20 @@ def test_a_beginning_that_does_not_fit_is_refused_before_the_first_step(loaded, 
     tuned()
     with pytest.raises(ConfigError, match=r"lora\.rank: 4 there, 2 here"):
         loaded(train__init_from=str(tmp_path / "out"), lora__rank=2)
+
+
+@pytest.mark.parametrize("reloads", [0, 1])
+def test_targets_that_cannot_be_learnt_are_told_before_the_first_step_and_once(
+    loaded, caplog, monkeypatch, reloads
+):
+    asked = []
+    monkeypatch.setattr(finetune, "untrained_notice", lambda *given: asked.append(given) or "Told.")
+    run, trainer, _ = loaded(dataclasses.replace(GO, reloads=reloads))
+    assert ("Told." in caplog.text) is (reloads == 0)
+    for body_and_head, targets, base in asked:
+        assert body_and_head is trainer.train_step.body_and_head
+        assert targets.tolist() == run.data.train.target_ids().tolist()
+        assert str(base) == run.spec.base
 
 
 def test_contests_that_are_not_there_cannot_choose_the_best(tuned):
