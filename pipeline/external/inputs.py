@@ -37,7 +37,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Chat templates by name, as transformers saves them: for tools, for documents."""
+SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES, MORE_TEMPLATES)
 """Small files of a model folder, which are copied."""
 REMEDY = "Run `python -m stages.params` (or `make repro`) to take the files as they are now."
 
@@ -72,7 +74,8 @@ def check_places(folder: Path) -> None:
     Raises:
         ModelError: with each link that leads out of the folder or nowhere, and what is no file.
     """
-    paths = [folder / name for name in (*SETTINGS, INDEX)]
+    settings = "config.json", "generation_config.json", INDEX
+    paths = [folder / name for name in (*settings, *tokenizer_names(folder))]
     there = [path for path in paths if os.path.lexists(path)]
     problems = [problem for path in there if (problem := place_problem(path, folder))]
     remedy = "Put the files themselves there; they are copied, and links are not followed."
@@ -129,8 +132,14 @@ def source_fingerprint(
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """List the files of a model folder that `prepare` reads: its tokenizer and config.json."""
-    files = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
+    files = [folder / name for name in ("config.json", *tokenizer_names(folder))]
     return [file for file in files if file.is_file()]
+
+
+def tokenizer_names(folder: Path) -> list[str]:
+    """List the names that files of a tokenizer may have in a model folder."""
+    more = sorted(path.relative_to(folder).as_posix() for path in folder.glob(MORE_TEMPLATES))
+    return [*TOKENIZER_FILES, *more]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -1,47 +1,63 @@
-"""Base and adapter fused into one Hugging Face folder of safetensors."""
+"""Base and adapter fused into one Hugging Face folder, whose files are those of the base again."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import mx, nn
-from pipeline.external.inputs import TOKENIZER_FILES
-from pipeline.files import write_json
+from pipeline.device import mx, nn, tree_map
+from pipeline.external.inputs import tokenizer_names
+from pipeline.external.paths import INDEX
+from pipeline.files import read_json, write_json
 from pipeline.formats.fuse import fuse
+from pipeline.formats.stored import StoredTensors
 from pipeline.model.adapters import load_adapter
-from pipeline.model.base import open_base
-from pipeline.model.build import stored_dtype
+from pipeline.model.base import GENERATION, open_base
 from pipeline.model.check import QUANTIZED
 from pipeline.model.head import untied
-from pipeline.model.shards import save_model
+from pipeline.model.own_code import MAP, TOKENIZER
 from pipeline.model.upstream import dequantize_model, load_model
 
-COPIED = ("generation_config.json", *TOKENIZER_FILES)
 
+def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> bool:
+    """Fuse a tuned float32 model, and save it as its base is stored: same files, names and types.
 
-def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> None:
-    """Fuse a tuned float32 model, and save it in the type in which its base is stored.
-
-    Weights are rounded once, at the end. A quantised base is saved dequantised. Each weight is
-    read, fused, rounded and written before the next one.
+    Weights are rounded once, at the end. A quantised base is saved dequantised. What the model
+    does not read, such as a vision tower, is copied. Each weight is read, fused, rounded and
+    written before the next one.
 
     Args:
         model: base and adapter, their weights not read yet; it has none after the call.
         config: the base's config.json, untied where training gave the head a separate matrix.
-        base: the folder with the base's tokenizer.
+        base: what the weights stage wrote.
         folder: where to write.
+
+    Returns:
+        Whether a weight was rounded.
+
+    Raises:
+        ExportError: when the weights cannot be turned back into tensors of the base's files.
     """
     fuse(model)
     dequantize_model(model)  # the layers that no adapter was fused into
-    stored = stored_dtype(config)
-    model.set_dtype(stored)
-    save_model(folder, model)
+    model.set_dtype(mx.float32)
+    tensors = StoredTensors(model, base)
+    model.update(tree_map(lambda _: mx.array([]), model.parameters()))
+    write_json(folder / INDEX, tensors.write(folder))
     plain = {name: value for name, value in config.items() if name not in QUANTIZED}
-    plain["torch_dtype"] = str(stored).removeprefix("mlx.core.")
     write_json(folder / "config.json", plain)
-    for name in COPIED:
+    copy_settings(base, folder)
+    return tensors.rounded
+
+
+def copy_settings(base: Path, folder: Path) -> None:
+    """Copy the tokenizer and the settings of generation, without code of their own."""
+    for name in (GENERATION, *tokenizer_names(base)):
         if (base / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(base / name, folder / name)
+    settings = read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
+    if settings.pop(MAP, None) is not None:
+        write_json(folder / TOKENIZER, settings)
 
 
 def read_back(folder: Path) -> nn.Module:
@@ -57,5 +73,5 @@ def export(base: Path, trained: Path, folder: Path) -> tuple[nn.Module, bool]:
     own_head = load_adapter(tuned.model, trained).get("own_head")
     tuned.model.set_dtype(mx.float32)  # as in `export.open_tuned`
     config = untied(tuned.config) if own_head else tuned.config
-    write(tuned.model, config, base, folder)
-    return read_back(folder), stored_dtype(config) != mx.float32
+    rounded = write(tuned.model, config, base, folder)
+    return read_back(folder), rounded

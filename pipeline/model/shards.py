@@ -47,13 +47,24 @@ def save_model(folder: Path, model: nn.Module) -> None:
 
 
 def write_shard(path: Path, weights: dict[str, mx.array]) -> None:
-    """Write a file of safetensors, computing and dropping one tensor after the other.
+    """Write a file of safetensors as MLX would, computing and dropping one tensor after the other.
 
     Args:
         path: of the file.
         weights: by name; none is left in it afterwards.
     """
-    types, end = header_by_mlx(path, weights), 0
+    write_in_order(path, weights, header_by_mlx(path, weights))
+
+
+def write_in_order(path: Path, weights: dict[str, mx.array], header: dict[str, Any]) -> None:
+    """Write a file of safetensors, computing and dropping one tensor after the other.
+
+    Args:
+        path: of the file.
+        weights: by name; none is left in it afterwards.
+        header: the file's metadata and the name of each tensor's type, in the order to write.
+    """
+    types, end = dict(header), 0
     entries: dict[str, Any] = {METADATA: types.pop(METADATA)}
     for name, dtype in types.items():
         value = weights[name]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.tokenize.template import ChatTemplate
 from pipeline.errors import ModelError
-from pipeline.external.inputs import TOKENIZER_FILES
+from pipeline.external.inputs import tokenizer_names
 from pipeline.external.json_files import Remedy, read_foreign
 from pipeline.files import sha256_bytes, sha256_file
 
@@ -122,8 +122,9 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     """
     require_tokenizer(source)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
+    for name in tokenizer_names(source):
         if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
 
 
@@ -134,7 +135,7 @@ def tokenizer_hash(folder: Path) -> str:
         ModelError: when there is no tokenizer.json.
     """
     require_tokenizer(folder)
-    return joined_hash(folder, dict.fromkeys(TOKENIZER_FILES, sha256_file))
+    return joined_hash(folder, dict.fromkeys(tokenizer_names(folder), sha256_file))
 
 
 def vocabulary_hash(folder: Path) -> str:
@@ -144,7 +145,7 @@ def vocabulary_hash(folder: Path) -> str:
         ModelError: when there is no tokenizer.json.
     """
     require_tokenizer(folder)
-    names = (name for name in TOKENIZER_FILES if not name.startswith("chat_template"))
+    names = (name for name in tokenizer_names(folder) if "chat_template" not in name)
     hashes = dict.fromkeys(names, sha256_file)
     return joined_hash(folder, {**hashes, SETTINGS: settings_hash})
 
