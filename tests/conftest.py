@@ -46,6 +46,7 @@ LONGEST = (
 
 def pytest_addoption(parser):
     parser.addoption("--exhaustive", action="store_true", help="run the long sweeps too")
+    parser.addoption("--write-models", action="store_true", help="write docs/models.md anew")
 
 
 def pytest_configure(config):

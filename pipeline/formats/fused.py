@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.device import mx, nn, tree_map
+from pipeline.errors import ExportError, ModelError
 from pipeline.external.inputs import tokenizer_names
 from pipeline.external.paths import INDEX
 from pipeline.files import read_json, write_json
 from pipeline.formats.fuse import fuse
-from pipeline.formats.stored import StoredTensors
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import GENERATION, open_base
 from pipeline.model.check import QUANTIZED
 from pipeline.model.head import untied
 from pipeline.model.own_code import MAP, TOKENIZER
+from pipeline.model.stored import StoredTensors
 from pipeline.model.upstream import dequantize_model, load_model
 
 
@@ -40,7 +41,10 @@ def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) ->
     fuse(model)
     dequantize_model(model)  # the layers that no adapter was fused into
     model.set_dtype(mx.float32)
-    tensors = StoredTensors(model, base)
+    try:
+        tensors = StoredTensors(model, base)
+    except ModelError as error:
+        raise ExportError(f"fused: {error}") from error
     model.update(tree_map(lambda _: mx.array([]), model.parameters()))
     write_json(folder / INDEX, tensors.write(folder))
     plain = {name: value for name, value in config.items() if name not in QUANTIZED}

@@ -8,10 +8,10 @@ is its transpose, and that is what a vector-Jacobian product computes, of any su
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError, report_problems
-from pipeline.model.tree import named_arrays
 
 Shapes = dict[str, tuple[int, ...]]
 HEAD = "lm_head.weight"
@@ -59,8 +59,8 @@ def tensors_read(model: nn.Module, shapes: Shapes, arrays: dict[str, mx.array]) 
         ModelError: with each tensor whose numbers are scaled, mixed, or read only in part.
     """
     arranged = arrangement(model, shapes, arrays)
-    zeros = [mx.zeros(shape) for shape in shapes.values()]
-    ones = [mx.ones(value.shape) for value in arrays.values()]
+    zeros = [mx.zeros(shape, mx.bfloat16) for shape in shapes.values()]
+    ones = [mx.ones_like(value) for value in arranged(*zeros)]
     pushed = transposed(arranged, zeros, ones, shapes)
     counts = {name: extremes(pushed.pop(name)) for name in by_stack(shapes)}
     problems = [
@@ -81,10 +81,11 @@ def arrangement(
     Raises:
         ModelError: when it does not give these arrays.
     """
-    sanitize = getattr(model, "sanitize", dict)
+    kind, arguments = cast(Any, type(model)), cast(Any, model).args
 
     def arranged(*tensors: mx.array) -> list[mx.array]:
-        found = sanitize(dict(zip(shapes, tensors, strict=True)))
+        fresh = kind(arguments)  # some change themselves as they read
+        found = getattr(fresh, "sanitize", dict)(dict(zip(shapes, tensors, strict=True)))
         return [found[name] for name in arrays]
 
     try:
@@ -132,7 +133,7 @@ def by_stack(names: Iterable[str]) -> list[str]:
 
 def stack_and_number(name: str) -> tuple[str, str, int]:
     """Split a name at its last number, which counts the experts where there are any."""
-    before, number, after = re.fullmatch(r"(.*?)(\d*)(\D*)", name).groups()
+    before, number, after = re.findall(r"^(.*?)(\d*)(\D*)$", name)[0]
     return before, after, int(number or 0)
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.device import mx, nn
-from pipeline.errors import ExportError, ModelError, report_problems
-from pipeline.model.base import read_manifest, weight_paths
+from pipeline.errors import ModelError, report_problems
+from pipeline.model import upstream
+from pipeline.model.base import open_base, read_manifest, weight_paths
 from pipeline.model.file_tensors import HEAD, ONLY_ADAPTER, by_stack, file_tensors, tensors_read
 from pipeline.model.shards import METADATA, write_in_order
 from pipeline.model.tree import named_arrays
@@ -28,24 +29,21 @@ class StoredTensors:
     """The tensors that the files of a fused model hold."""
 
     def __init__(self, model: nn.Module, base: Path) -> None:
-        """Compute the tensors from the arrays of a model; no number is kept.
+        """Find how the tensors come from the arrays of a model.
 
         Args:
-            model: in float32, without adapters.
+            model: in float32, without adapters, not quantised; its weights need not be read yet.
             base: what the weights stage wrote.
 
         Raises:
-            ExportError: when they cannot be computed.
+            ModelError: when they cannot be computed from the arrays.
         """
         arrays = named_arrays(model.parameters())
         self.sources = weight_paths(base)
         self.places = with_head(plain_places(read_manifest(base), arrays), arrays)
         shapes = {name: place.shape for name, place in self.places.items()}
-        try:
-            self.read = tensors_read(model, shapes, arrays)
-            self.tensors = file_tensors(model, shapes, arrays)
-        except ModelError as error:
-            raise ExportError(f"fused: {error}") from error
+        self.read = tensors_read(model, shapes, arrays)
+        self.tensors = file_tensors(model, shapes, arrays)
         refuse_packed({n: place for n, place in self.places.items() if n not in self.read})
 
     @property
@@ -83,29 +81,49 @@ class StoredTensors:
         return names
 
 
+def fused_notice(base: Path) -> str | None:
+    """Describe why a base could not be exported fused; None where it can.
+
+    Args:
+        base: what the weights stage wrote.
+    """
+    model = open_base(base, "float32").model
+    upstream.dequantize_model(model)
+    try:
+        StoredTensors(model, base)
+    except ModelError as error:
+        return f"export.formats=[fused] will be refused for this base. {error}"
+    return None
+
+
 def plain_places(manifest: dict[str, Any], arrays: dict[str, mx.array]) -> dict[str, Place]:
     """List the tensors of a base; what is packed into integers is named as it is unpacked."""
     tables = [file["tensors"] for file in manifest["files"]]
     together = {name: entry["dtype"] for table in tables for name, entry in table.items()}
-    packed = {name.removesuffix(".scales") for name in together if name.endswith(".scales")}
+    packed = {stem(name) for name in together if name.endswith(".scales")}
     return {
         name: Place(
             file=number,
             dtype=unpacked_type(together, name),
-            shape=arrays[name].shape if name in arrays else tuple(entry["shape"]),
+            shape=arrays[name].shape if stem(name) in packed else tuple(entry["shape"]),
         )
         for number, table in enumerate(tables)
         for name, entry in table.items()
-        if not (name.endswith(PACKING) and name.rpartition(".")[0] in packed)
+        if not (name.endswith(PACKING) and stem(name) in packed)
     }
 
 
 def unpacked_type(types: dict[str, str], name: str) -> str:
     """Return the type of a tensor: that of its scales where it is packed, bfloat16 if theirs is."""
-    scales = types.get(name.removesuffix("weight") + "scales")
+    scales = types.get(f"{stem(name)}.scales")
     if scales is None:
         return types[name]
     return scales if scales in HALF | WIDE else "BF16"
+
+
+def stem(name: str) -> str:
+    """Return the name of the layer that a tensor belongs to."""
+    return name.rpartition(".")[0]
 
 
 def with_head(places: dict[str, Place], arrays: dict[str, mx.array]) -> dict[str, Place]:
@@ -122,13 +140,13 @@ def refuse_packed(unread: dict[str, Place]) -> None:
     """Refuse tensors that are not read and cannot be copied, as nothing would tell their packing.
 
     Raises:
-        ExportError: with each of them.
+        ModelError: with each of them.
     """
     problems = [
         f"{name}: {place.dtype}" for name, place in unread.items() if place.dtype not in HALF | WIDE
     ]
-    headline = "fused: the model does not read these tensors of its base, which are packed:"
-    report_problems(ExportError, headline, problems, ONLY_ADAPTER)
+    headline = "The model does not read these tensors of its base, which are packed:"
+    report_problems(ModelError, headline, problems, ONLY_ADAPTER)
 
 
 def size_of(place: Place) -> int:

@@ -1,0 +1,60 @@
+"""Which architectures the table of docs/models.md knows."""
+
+from typing import Any
+
+IN_THE_TABLE = {
+    "cohere",
+    "cohere2",
+    "dots1",
+    "ernie4_5",
+    "exaone4",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "glm4_moe",
+    "gpt_neox",
+    "gpt_oss",
+    "granite",
+    "granitemoe",
+    "helium",
+    "hunyuan_v1_dense",
+    "lfm2",
+    "llama",
+    "mistral",
+    "mistral3",
+    "mixtral",
+    "nemotron",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_5",
+    "qwen3_moe",
+    "qwen3_next",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+}
+"""Values of `model_type`. A test compares them with the table, which another test makes."""
+
+
+def unproven_notice(config: dict[str, Any]) -> str | None:
+    """Warn of an architecture that no test has sent from load to export; None where one has.
+
+    Args:
+        config: a config.json.
+    """
+    name = config["model_type"]
+    if name in IN_THE_TABLE:
+        return None
+    return (
+        f"model_type={name} is in no row of docs/models.md: nothing has compared it with another "
+        "library. `make check-model` compares its logits with those of transformers."
+    )
