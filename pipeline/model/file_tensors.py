@@ -37,11 +37,11 @@ def file_tensors(
     Raises:
         ModelError: when the arrays of this architecture cannot be turned back into tensors.
     """
-    arranged = arrangement(model, shapes, arrays)
-    zeros = [mx.zeros(shape) for shape in shapes.values()]
-    constants = arranged(*zeros)
-    moved = [value - added for value, added in zip(arrays.values(), constants, strict=True)]
-    return transposed(arranged, zeros, moved, shapes)
+
+    def without_constants(added: list[mx.array]) -> list[mx.array]:
+        return [value - each for value, each in zip(arrays.values(), added, strict=True)]
+
+    return pushed_back(arrangement(model, shapes, arrays), shapes, mx.float32, without_constants)
 
 
 def tensors_read(model: nn.Module, shapes: Shapes, arrays: dict[str, mx.array]) -> set[str]:
@@ -58,10 +58,11 @@ def tensors_read(model: nn.Module, shapes: Shapes, arrays: dict[str, mx.array]) 
     Raises:
         ModelError: with each tensor whose numbers are scaled, mixed, or read only in part.
     """
-    arranged = arrangement(model, shapes, arrays)
-    zeros = [mx.zeros(shape, mx.bfloat16) for shape in shapes.values()]
-    ones = [mx.ones_like(value) for value in arranged(*zeros)]
-    pushed = transposed(arranged, zeros, ones, shapes)
+
+    def ones(like: list[mx.array]) -> list[mx.array]:
+        return [mx.ones_like(each) for each in like]
+
+    pushed = pushed_back(arrangement(model, shapes, arrays), shapes, mx.bfloat16, ones)
     counts = {name: extremes(pushed.pop(name)) for name in by_stack(shapes)}
     problems = [
         f"{name}: its numbers are read {low:g} to {high:g} times"
@@ -103,19 +104,28 @@ def arrangement(
     return arranged
 
 
-def transposed(
+def pushed_back(
     arranged: Callable[..., list[mx.array]],
-    at: list[mx.array],
-    pushed: list[mx.array],
     shapes: Shapes,
+    dtype: mx.Dtype,
+    pushed: Callable[[list[mx.array]], list[mx.array]],
 ) -> dict[str, mx.array]:
-    """Push numbers of a model's arrays back into tensors of its files.
+    """Push numbers of a model's arrays back into tensors of its files; none is computed yet.
+
+    No list of what is pushed stays, which would keep all of it in memory once it is computed.
+
+    Args:
+        arranged: the function from tensors to arrays.
+        shapes: of the tensors.
+        dtype: in which to compute.
+        pushed: returns what is pushed, from the constants that the function adds.
 
     Raises:
         ModelError: when a step of the arrangement has no derivative, as on packed integers.
     """
+    zeros = [mx.zeros(shape, dtype) for shape in shapes.values()]
     try:
-        _, found = mx.vjp(arranged, at, pushed)
+        _, found = mx.vjp(arranged, zeros, pushed(arranged(*zeros)))
     except Exception as error:  # each architecture rearranges its tensors in its own way
         raise ModelError(
             f"Tensors of these files cannot be computed back ({error!r}).\n{ONLY_ADAPTER}"

@@ -33,6 +33,21 @@ def stored(kind, config):
     return model, config
 
 
+def apart(weights):
+    """Name the tensors of a Mixtral as its published files do, each expert by itself."""
+    names = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+    found = {}
+    for name, value in weights.items():
+        before, *rest = name.split(".switch_mlp.")
+        if not rest:
+            found[name] = value
+            continue
+        layer, leaf = rest[0].split(".")
+        for number, expert in enumerate(value):
+            found[f"{before}.experts.{number}.{names[layer]}.{leaf}"] = expert
+    return found
+
+
 class Workplace:
     """A base, an adapter trained on it, and prepared data, as the stages leave them."""
 
@@ -43,7 +58,7 @@ class Workplace:
         self.source = folder / "source"
         self.source.mkdir()
         model, self.config = stored(kind, config)
-        weights = named_arrays(model.parameters())
+        weights = apart(named_arrays(model.parameters()))
         mx.save_safetensors(str(self.source / "model.safetensors"), weights)
         write_json(self.source / "config.json", self.config)
         (self.base / "tokenizer.json").write_text("{}")
