@@ -7,6 +7,7 @@ written to runs/check_model.json. One of the two models is in memory at a time.
 """
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,11 @@ def logits_of_transformers(folder: Path, tokens: np.ndarray) -> Logits:
         name = "AutoModelForImageTextToText" if several else "AutoModelForCausalLM"
         kind: Any = getattr(transformers, name)
         model, found = kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # each architecture fails in its own way
         raise ModelError(
@@ -131,7 +136,8 @@ def main(arguments: list[str]) -> int:
         require_libraries()
         found = compare(base)
         RECORD.parent.mkdir(exist_ok=True)
-        write_json(RECORD, found)
+        if math.isfinite(found["difference_in_std"]):
+            write_json(RECORD, found)
         refuse_difference(found)
     except PipelineError as error:
         return report(error)

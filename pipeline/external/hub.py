@@ -4,7 +4,13 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.external.download import DownloadError, download
-from pipeline.external.inputs import SETTINGS, check_places, model_folder, require_network
+from pipeline.external.inputs import (
+    MORE_TEMPLATES,
+    SETTINGS,
+    check_places,
+    model_folder,
+    require_network,
+)
 from pipeline.external.paths import INDEX, is_hub_id
 
 WEIGHTS = ("*.safetensors", INDEX)
@@ -25,7 +31,7 @@ def locate(source: str, revision: str | None, allow_network: bool, weights: bool
     if not is_hub_id(source):
         return model_folder(source)
     require_network(source, allow_network)
-    patterns = SETTINGS + WEIGHTS if weights else SETTINGS
+    patterns = (*SETTINGS, MORE_TEMPLATES, *(WEIGHTS if weights else ()))
     try:
         folder = download("model", source, revision, patterns)
     except DownloadError as error:

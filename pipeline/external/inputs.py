@@ -39,7 +39,7 @@ TOKENIZER_FILES = (
 )
 MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 """Chat templates by name, as transformers saves them: for tools, for documents."""
-SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES, MORE_TEMPLATES)
+SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 """Small files of a model folder, which are copied."""
 REMEDY = "Run `python -m stages.params` (or `make repro`) to take the files as they are now."
 

@@ -17,6 +17,7 @@ FILES = {
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": b"{}",
     "model.safetensors": b"weights",
+    "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
     "modeling_evil.py": b"raise SystemExit",
     "pytorch_model.bin": b"pickle",
 }
@@ -31,7 +32,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.split("?")[0]
         self.server.asked.append(path)
-        name = path.rsplit("/", 1)[1]
+        name = path.split(f"/resolve/{COMMIT}/")[-1]
         path = path.replace("/datasets/", "/models/", 1).replace("/models/org", "/org", 1)
         path = path.replace("/api/org", "/api/models/org", 1)
         if path == "/api/models/organisation/name/revision/main":
@@ -76,17 +77,20 @@ def hub(tmp_path, monkeypatch):
 
 
 def fetched(folder):
-    return sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def test_settings_first_then_weights_and_nothing_that_could_be_run(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = locate("organisation/name", None, allow_network=True, weights=False)
     assert folder.is_relative_to(tmp_path / "cache/tidewheel")
-    assert fetched(folder) == ["config.json", "tokenizer.json"]
+    template = "additional_chat_templates/tool_use.jinja"
+    assert fetched(folder) == [template, "config.json", "tokenizer.json"]
     assert (folder / "config.json").read_bytes() == FILES["config.json"]
     assert locate("organisation/name", None, allow_network=True, weights=True) == folder
-    assert fetched(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
+    weights = "model.safetensors"
+    assert fetched(folder) == [template, "config.json", weights, "tokenizer.json"]
     foreign = [path for path in hub.asked if "organisation/name" not in path]
     assert foreign == []
 

@@ -55,6 +55,20 @@ def test_each_part_has_the_files_that_its_stage_reads():
     assert len(found["data"]["a.jsonl"]["sha256"]) == 64
 
 
+def test_templates_by_name_are_files_of_the_tokenizer(root):
+    more = root / "llama/additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text("{{ tools }}")
+    (more / "notes.txt").write_text("no template")
+    found = inputs.fingerprints(config_of())
+    name = "additional_chat_templates/tool_use.jinja"
+    assert sorted(found["tokenizer"]) == [name, "config.json", "tokenizer.json"]
+    assert name not in found["model"]
+    (more / "rag.jinja").symlink_to("/etc/passwd")
+    with pytest.raises(ModelError, match=r"  rag\.jinja: leads out of the folder, to /etc/passwd"):
+        inputs.model_folder("llama")
+
+
 @pytest.mark.parametrize("model", ["scratch", "organisation/name"])
 def test_what_is_no_file_has_no_fingerprint(model):
     assert inputs.fingerprints(config_of(data=None, model=model)) == {

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from mlx_lm.models.llama import Model
 
 from pipeline.device import mx
 from pipeline.errors import ExportError
-from pipeline.files import read_json, sha256_path
+from pipeline.files import read_json, sha256_path, write_json
 from pipeline.formats import fused
 from pipeline.model import upstream
 from pipeline.model.base import load_base
@@ -66,6 +67,32 @@ def test_the_fused_folder_keeps_the_type_of_its_base(make_workplace, kind):
     assert read_json(folder / "config.json") == workplace.config
     assert read_json(folder / INDEX)["weight_map"].keys() == weights.keys()
     assert (folder / "tokenizer.json").read_text() == "{}"
+
+
+def test_the_tokenizer_is_copied_without_code_of_its_own(workplace):
+    more = "additional_chat_templates/tool_use.jinja"
+    (workplace.base / more).parent.mkdir()
+    (workplace.base / more).write_text("{{ tools }}")
+    settings = {"auto_map": {"AutoTokenizer": ["a.B", None]}, "eos_token": "</s>"}
+    write_json(workplace.base / "tokenizer_config.json", settings)
+    workplace.export(["fused"])
+    folder = workplace.exported / "fused"
+    assert (folder / more).read_text() == "{{ tools }}"
+    assert read_json(folder / "tokenizer_config.json") == {"eos_token": "</s>"}
+
+
+def test_weights_that_cannot_be_told_from_the_files_are_refused(workplace, monkeypatch):
+    def scaled(self, weights):
+        return {name: value * 2 for name, value in weights.items()}
+
+    monkeypatch.setattr(Model, "sanitize", scaled)
+    message = (
+        r"fused: These tensors are not moved but changed as they are read:\n"
+        r"(  .*: its numbers are read 2 to 2 times\n)+.*Use export\.formats=\[adapter\]\."
+    )
+    with pytest.raises(ExportError, match=message):
+        workplace.export(["fused"])
+    assert not (workplace.exported / "fused").exists()
 
 
 def test_a_16_bit_weight_is_rounded_once(make_workplace):

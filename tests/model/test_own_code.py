@@ -134,6 +134,7 @@ def test_a_published_folder_goes_through_every_stage(tmp_path):
     assert code == 0, written
     code, written = stage(run, "weights", *model)
     assert (code, written.count("code of its own is ignored")) == (0, 1), written
+    assert f"model_type={UNKNOWN_TO_TRANSFORMERS} is in no row of docs/models.md" in written
     train_nothing(run)
     for name, settings in {
         "export": [],
@@ -147,6 +148,9 @@ def test_a_published_folder_goes_through_every_stage(tmp_path):
     assert "auto_map" not in exported
     assert exported["model_type"] == UNKNOWN_TO_TRANSFORMERS
     assert read_json(run / "models/base/config.json")["auto_map"] == AUTO_MAP
+    settings = read_json(run / "models/base/tokenizer_config.json")
+    assert settings.pop("auto_map")
+    assert read_json(run / "models/export/fused/tokenizer_config.json") == settings
 
 
 def train_nothing(run):

@@ -20,6 +20,7 @@ from pipeline.data.tokenize.tokenizer import (
     load_tokenizer,
     tokenizer_hash,
     train_tokenizer,
+    vocabulary_hash,
     vocabulary_size,
 )
 from pipeline.errors import ModelError
@@ -151,6 +152,24 @@ def test_a_copy_is_byte_for_byte_and_nothing_else(folder, tmp_path):
         assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()
     assert tokenizer_hash(tmp_path / "copy") == tokenizer_hash(source) != tokenizer_hash(folder)
     assert load_tokenizer(tmp_path / "copy").chat_template == CHATML
+
+
+def test_templates_by_name_are_copied_hashed_and_used(folder, tmp_path):
+    source, more = tmp_path / "source", "additional_chat_templates"
+    shutil.copytree(folder, source)
+    tokenizer = load_tokenizer(source)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": "tools: {{ tools }}"}
+    tokenizer.save_pretrained(source)
+    assert [path.name for path in (source / more).iterdir()] == ["tool_use.jinja"]
+    copy_tokenizer(source, tmp_path / "copy")
+    copied = load_tokenizer(tmp_path / "copy")
+    assert copied.get_chat_template(tools=[{"name": "f"}]) == "tools: {{ tools }}"
+    assert copied.get_chat_template() == CHATML
+    before, vocabulary = tokenizer_hash(source), vocabulary_hash(source)
+    assert before == tokenizer_hash(tmp_path / "copy")
+    (source / more / "tool_use.jinja").write_text("other")
+    assert tokenizer_hash(source) != before
+    assert vocabulary_hash(source) == vocabulary  # templates decide no id
 
 
 def test_limits_and_padding_of_the_file_are_lifted(folder, tmp_path):
