@@ -13,10 +13,11 @@ from pipeline.model.base import load_base, write_manifest
 from pipeline.model.forward import forward
 from pipeline.train.finetune import Finetune
 from pipeline.train.observer import Observer
-from pipeline.train.protocol import Go, RunSpec
+from pipeline.train.protocol import RunSpec
 from tests.support.architectures import ARCHITECTURES, VOCABULARY, auto_class, save
 from tests.support.drive import parameters
 from tests.support.small import ROOT, random_documents
+from tests.train.test_finetune import GO
 
 DOCUMENT = ROOT / "docs/models.md"
 ROWS = re.compile(r"^\| `\w+` \| .*\n", re.M)
@@ -72,7 +73,7 @@ class Journey:
             output=str(self.folder / "trained"),
         )
         run = Finetune(spec)
-        trainer = run.load(Go(0, 10**10, None, 0, "refuse", 1, 0, "none"), Observer())
+        trainer = run.load(GO, Observer())
         trainer.restore()
         list(trainer.steps())
         run.finish(trainer)
