@@ -50,7 +50,7 @@ def main(config: DictConfig, paths: Paths) -> None:
             named = locate(model.source, model.revision, model.allow_network, weights=True)
             folder = named
             require_same_tokenizer(tokenizer, folder, model.source)
-            notices = [code_notice(folder), unproven_notice(read_config(folder))]
+            notices = [code_notice(folder)]
         if config.model.quantize_bits is not None:
             bits, group_size = config.model.quantize_bits, config.model.quantize_group_size
             write_quantized(folder, base, bits, group_size)
@@ -58,7 +58,7 @@ def main(config: DictConfig, paths: Paths) -> None:
         manifest = write_manifest(base, folder, config.model.source, tokenizer_hash(tokenizer))
         load_tokenizer(base, named)  # what cannot be loaded later is refused here
         if config.model.source != SCRATCH:
-            notices.append(fused_notice(base))
+            notices += unproven_notice(read_config(base)), fused_notice(base)
     tensors = [tensor for file in manifest["files"] for tensor in file["tensors"]]
     metrics["base_tensors"] = len(tensors)
     metrics["base_bytes"] = sum(file["size"] for file in manifest["files"])

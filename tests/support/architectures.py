@@ -27,6 +27,7 @@ DELTA = {
 }
 GEMMA_3 = {"query_pre_attn_scalar": 8, "num_hidden_layers": 6, "hidden_size": 64}
 """mlx-lm rounds the root of `hidden_size` to bfloat16, as training did; that of 64 is exact."""
+LLLG = ["sliding_attention"] * 3 + ["full_attention"]
 SHARED_EXPERTS = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
 VISION = {
     "hidden_size": 16,
@@ -45,12 +46,10 @@ QWEN_VISION = {
     "num_position_embeddings": 16,
     "patch_size": 4,
 }
-TANH = "mlx-lm computes the exact GELU here, the file asks for its approximation by tanh"
-EXACT = "mlx-lm computes GELU by its approximation here, the file asks for the exact one"
-PLAIN = "mlx-lm reads the experts only as they are packed in 4 bits, not as plain matrices"
-LETTERS = "mlx-lm takes `sliding_window_pattern` as letters, transformers saves it as a number"
-TIED = "mlx-lm has a head of its own here, the files have none"
-PARTIAL = "mlx-lm turns half of each head here, whatever `partial_rotary_factor` is"
+EXACT = "with the exact GELU, which mlx-lm computes; its approximation differs by 0.001"
+PACKED = "experts as plain matrices, which mlx-lm reads only as they are packed in 4 bits"
+PART_OF_HEAD = "`partial_rotary_factor`, which mlx-lm does not read here"
+TIED = "a tied head, which mlx-lm does not have here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Architecture:
         nested: whether `SHAPE` and the settings describe the language model among several parts.
         outer: settings of the whole, where they are nested.
         missing: what stops it, where something does.
+        remark: what the settings leave out, where that matters.
     """
 
     config: str
@@ -70,6 +70,7 @@ class Architecture:
     nested: bool = False
     outer: dict = dataclasses.field(default_factory=dict)
     missing: str = ""
+    remark: str = ""
 
 
 ARCHITECTURES = {
@@ -88,11 +89,11 @@ ARCHITECTURES = {
     "phi3": Architecture("Phi3Config"),
     "olmo2": Architecture("Olmo2Config"),
     "granite": Architecture("GraniteConfig", {"embedding_multiplier": 2.0, "logits_scaling": 2.0}),
-    "starcoder2": Architecture("Starcoder2Config", missing=TANH),
+    "starcoder2": Architecture("Starcoder2Config", {"hidden_act": "gelu"}, remark=EXACT),
     "cohere": Architecture("CohereConfig"),
     "smollm3": Architecture("SmolLM3Config", {"no_rope_layers": [1, 0]}),
     "gpt_oss": Architecture(
-        "GptOssConfig", HEAD | {"num_local_experts": 4, **EXPERTS}, missing=PLAIN
+        "GptOssConfig", HEAD | {"num_local_experts": 4, **EXPERTS}, missing=PACKED
     ),
     "mixtral": Architecture("MixtralConfig", HEAD | {"num_local_experts": 4}),
     "qwen2_moe": Architecture(
@@ -111,17 +112,20 @@ ARCHITECTURES = {
         nested=True,
         outer={"vision_config": QWEN_VISION},
     ),
-    "gemma": Architecture("GemmaConfig", HEAD, missing=TANH),
+    "gemma": Architecture("GemmaConfig", HEAD | {"hidden_act": "gelu_python"}, remark=EXACT),
     "olmo3": Architecture("Olmo3Config", {"num_hidden_layers": 4}),
     "olmoe": Architecture("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
     "granitemoe": Architecture(
         "GraniteMoeConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}
     ),
     "dots1": Architecture("Dots1Config", HEAD | EXPERTS | SHARED_EXPERTS),
-    "glm": Architecture("GlmConfig", HEAD, missing=PARTIAL),
+    "glm": Architecture("GlmConfig", HEAD, missing=PART_OF_HEAD),
     "glm4": Architecture("Glm4Config", HEAD),
     "seed_oss": Architecture("SeedOssConfig", HEAD),
-    "exaone4": Architecture("Exaone4Config", HEAD | {"num_hidden_layers": 4}, missing=LETTERS),
+    "exaone4": Architecture(
+        "Exaone4Config",
+        HEAD | {"num_hidden_layers": 4, "sliding_window_pattern": "LLLG", "layer_types": LLLG},
+    ),
     "ernie4_5": Architecture("Ernie4_5Config", HEAD),
     "helium": Architecture("HeliumConfig", HEAD),
     "hunyuan_v1_dense": Architecture("HunYuanDenseV1Config", HEAD),
@@ -131,7 +135,9 @@ ARCHITECTURES = {
     ),
     "nemotron": Architecture("NemotronConfig"),
     "stablelm": Architecture("StableLmConfig"),
-    "gpt_neox": Architecture("GPTNeoXConfig", {"intermediate_size": 128}, missing=EXACT),
+    "gpt_neox": Architecture(
+        "GPTNeoXConfig", {"intermediate_size": 128, "hidden_act": "gelu_new"}, missing=PART_OF_HEAD
+    ),
 }
 
 

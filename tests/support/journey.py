@@ -155,10 +155,10 @@ def rendered(verdicts):
 
 
 def left_to_do(name, verdict):
-    """Name what is missing, and the test that tells when it no longer is."""
+    """Name what is missing, and the test that tells when it no longer is; a remark where proven."""
     if verdict == "proven":
-        return ""
-    return f"{ARCHITECTURES[name].missing}; `pytest tests/test_architectures.py -k {name}-`"
+        return ARCHITECTURES[name].remark
+    return f"{ARCHITECTURES[name].missing}; `-k {name}-` of the test"
 
 
 def recorded():
