@@ -15,8 +15,7 @@ from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
 from pipeline.files import recall_notice, write_json
 from pipeline.model.architectures import unproven_notice
-from pipeline.model.base import write_manifest
-from pipeline.model.folder import read_config
+from pipeline.model.base import size_metrics, write_manifest
 from pipeline.model.own_code import code_notice
 from pipeline.model.quantize import write_quantized
 from pipeline.model.stored import fused_notice
@@ -37,7 +36,6 @@ def main(config: DictConfig, paths: Paths) -> None:
     check_unchanged(config, "model")
     tokenizer = paths.read("data/prepared") / "tokenizer"
     metrics: dict[str, Any] = {}
-    notices: list[str | None] = []
     with paths.folder("models/base") as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
         if config.model.source == SCRATCH:
@@ -50,18 +48,15 @@ def main(config: DictConfig, paths: Paths) -> None:
             named = locate(model.source, model.revision, model.allow_network, weights=True)
             folder = named
             require_same_tokenizer(tokenizer, folder, model.source)
-            notices = [code_notice(folder)]
+        notices = [code_notice(named)]
         if config.model.quantize_bits is not None:
             bits, group_size = config.model.quantize_bits, config.model.quantize_group_size
             write_quantized(folder, base, bits, group_size)
             folder = base
         manifest = write_manifest(base, folder, config.model.source, tokenizer_hash(tokenizer))
         load_tokenizer(base, named)  # what cannot be loaded later is refused here
-        if config.model.source != SCRATCH:
-            notices += unproven_notice(read_config(base)), fused_notice(base)
-    tensors = [tensor for file in manifest["files"] for tensor in file["tensors"]]
-    metrics["base_tensors"] = len(tensors)
-    metrics["base_bytes"] = sum(file["size"] for file in manifest["files"])
+        notices += unproven_notice(base), fused_notice(base)
+    metrics |= size_metrics(manifest)
     results, machine = split_metrics(metrics)
     write_json(paths.write("metrics/weights.json"), results)
     used = {"peak_memory_bytes": mlx_memory().peak_bytes, **machine, **paths.meter.facts()}

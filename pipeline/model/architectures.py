@@ -1,6 +1,8 @@
 """Which architectures the table of docs/models.md knows."""
 
-from typing import Any
+from pathlib import Path
+
+from pipeline.model.folder import read_config
 
 IN_THE_TABLE = {
     "cohere",
@@ -45,13 +47,13 @@ IN_THE_TABLE = {
 """Values of `model_type`. A test compares them with the table, which another test makes."""
 
 
-def unproven_notice(config: dict[str, Any]) -> str | None:
+def unproven_notice(folder: Path) -> str | None:
     """Warn of an architecture that no test has sent from load to export; None where one has.
 
     Args:
-        config: a config.json.
+        folder: holds config.json.
     """
-    name = config["model_type"]
+    name = read_config(folder)["model_type"]
     if name in IN_THE_TABLE:
         return None
     return (

@@ -108,6 +108,15 @@ def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str)
     return manifest
 
 
+def size_metrics(manifest: dict[str, Any]) -> dict[str, int]:
+    """Count the tensors that a manifest describes, and the bytes of their files."""
+    files = manifest["files"]
+    return {
+        "base_tensors": sum(len(file["tensors"]) for file in files),
+        "base_bytes": sum(file["size"] for file in files),
+    }
+
+
 def read_manifest(base: Path) -> dict[str, Any]:
     """Read the manifest of `models/base`.
 

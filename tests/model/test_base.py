@@ -14,6 +14,7 @@ from pipeline.model.base import (
     assembled,
     count_parameters,
     load_base,
+    size_metrics,
     weights_identity,
     write_manifest,
 )
@@ -463,3 +464,13 @@ def test_a_damaged_manifest(base, model_folder, kind):
     for read in (lambda: load_base(base, "float32"), lambda: weights_identity(base, "auto")):
         with pytest.raises(ModelError, match=rf"manifest\.json: .*{message}.*\n{remedy}"):
             read()
+
+
+def test_tensors_and_bytes_are_counted(model_folder, tmp_path):
+    (tmp_path / "base").mkdir()
+    manifest = write_manifest(tmp_path / "base", model_folder, "some/source", "hash")
+    file = model_folder / "model.safetensors"
+    assert size_metrics(manifest) == {
+        "base_tensors": len(mx.load(str(file))),
+        "base_bytes": file.stat().st_size,
+    }
