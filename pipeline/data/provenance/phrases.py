@@ -8,6 +8,9 @@ from pipeline.errors import ConfigError, report_problems
 REMEDY = (
     "Write words, in which * stands for any end of a word (specimen*), or /a regular expression/."
 )
+NO_PATTERN = (re.error, RecursionError, OverflowError)
+"""What Python raises for a text that is no regular expression, is nested too deep, or counts too
+far."""
 CAPITALS = re.compile("[A-Z]{2,}")
 
 
@@ -68,16 +71,22 @@ def is_regex(phrase: str) -> bool:
 def problem_with(phrase: str) -> str | None:
     """Describe why a phrase cannot be used; None if it can."""
     if is_regex(phrase):
-        try:
-            regex = re.compile(phrase[1:-1])
-        except re.error as error:
-            return f"is no regular expression: {error}"
-        if regex.groups:
-            return "has a capturing group; write (?:...)"
-        return "matches the empty text" if regex.match("") else None
+        return problem_with_regex(phrase[1:-1])
     if not re.search(r"\w", phrase):
         return "has no letter and no digit"
     return "has * inside a word or before one" if re.search(r"\*\w|(?<!\w)\*", phrase) else None
+
+
+def problem_with_regex(pattern: str) -> str | None:
+    """Describe why a regular expression cannot be one of several; None if it can."""
+    try:
+        regex = re.compile(pattern)
+        re.compile(f"|(?:{pattern})")  # flags for the whole expression stand only at its start
+    except NO_PATTERN as error:
+        return f"is no regular expression: {error}"
+    if regex.groups:
+        return "has a capturing group; write (?:...)"
+    return "matches the empty text" if regex.match("") else None
 
 
 def beginning(phrase: str) -> str:

@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterator
 
 from pipeline.config.options import ProvenanceTables
-from pipeline.data.provenance.phrases import Phrases
+from pipeline.data.provenance.phrases import NO_PATTERN, Phrases
 from pipeline.data.rows.metadata import Metadata
 from pipeline.errors import ConfigError, report_problems
 
 CITATION = "citation"
 """The class of markers that the number of citations in a row's metadata replaces."""
+MAX_DIGITS = 4
+"""Of a year."""
 PREFIX = "data.provenance.tables"
 
 
@@ -39,12 +41,16 @@ class Tables:
         self._years = [re.compile(pattern) for pattern in values.year_patterns]
 
     def year_of(self, text: str, metadata: Metadata) -> tuple[int, str] | None:
-        """Find the year of publication and what states it; other years in a text do not count."""
+        """Find the year of publication and what states it; other years in a text do not count.
+
+        Raises:
+            ConfigError: when a pattern finds something else than a year.
+        """
         if metadata.year is not None:
             return metadata.year, "metadata"
         for regex in self._years:
             if match := regex.search(text):
-                return int(match[1]), match[0]
+                return year_in(match), match[0]
         return None
 
     def band(self, year: int) -> int:
@@ -56,6 +62,21 @@ class Tables:
         labels = host.split(".")
         ends = (".".join(labels[start:]) for start in range(len(labels)))
         return next((end for end in ends if end in self.values.domains), None)
+
+
+def year_in(match: re.Match[str]) -> int:
+    """Return the year that a pattern has found.
+
+    Raises:
+        ConfigError: when it is no number of four digits or less.
+    """
+    year = match[1] or ""
+    if not year.isdecimal() or len(year) > MAX_DIGITS:
+        raise ConfigError(
+            f"{PREFIX}.year_patterns: {match.re.pattern!r} finds {match[0][:60]!r}, in which group "
+            "1 is no year; write ([0-9]{4}) there."
+        )
+    return int(year)
 
 
 def contradictions(values: ProvenanceTables) -> Iterator[str]:
@@ -113,7 +134,7 @@ def wrong_year(pattern: str) -> Iterator[str]:
     """Describe why a pattern cannot find years."""
     try:
         groups = re.compile(pattern).groups
-    except re.error as error:
+    except NO_PATTERN as error:
         yield f"is no regular expression: {error}"
         return
     if groups != 1:

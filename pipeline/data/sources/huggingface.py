@@ -10,17 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard
-
-from pipeline.data.rows.fields import strings_in
+from pipeline.data.rows.fields import RowError
 from pipeline.data.rows.formats import PLAIN_ROWS, RowReader
+from pipeline.data.rows.records import Record
+from pipeline.data.sources.dataset_checks import check_card, check_lines, check_saved, is_saved
 from pipeline.data.sources.source import BadRow, Row, RowSource, Splitter
 from pipeline.errors import ConfigError, DataError
 from pipeline.external.sources import dataset_files
-
-CARD, SETTINGS = "README.md", ".huggingface.yaml"
-SAVED = ("state.json", "dataset_dict.json")
-"""What `save_to_disk` leaves in the folder of a data set, or of several splits."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,7 @@ class DatasetRows(RowSource):
         subset: one of its configurations; None: the only one.
         split: the split of the data set that is read.
         splitter: chooses train, validation or test for a row.
+        max_line_bytes: longest row, as JSON.
         reader: makes records of rows.
     """
 
@@ -41,6 +38,7 @@ class DatasetRows(RowSource):
     subset: str | None
     split: str
     splitter: Splitter
+    max_line_bytes: int
     reader: RowReader = PLAIN_ROWS
 
     def files(self) -> list[Path]:
@@ -59,7 +57,17 @@ class DatasetRows(RowSource):
         for line, row in enumerate(self.rows(), start=1):
             counts["rows"] += 1
             raw = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace")
-            yield row_of(line, raw, partial(reader.record_of, without_nulls(row)))
+            yield row_of(line, raw, partial(self.record_of, reader, row, len(raw)))
+
+    def record_of(self, reader: RowReader, row: object, size: int) -> Record:
+        """Make a record of a row.
+
+        Raises:
+            RowError: with what is wrong with it.
+        """
+        if size > self.max_line_bytes:
+            raise RowError(f"the row is longer than data.max_line_bytes={self.max_line_bytes}")
+        return reader.record_of(without_nulls(row))
 
     def rows(self) -> Iterator[Any]:
         """Yield the rows of the split as stored; nothing is shuffled, cached or run.
@@ -70,6 +78,8 @@ class DatasetRows(RowSource):
         """
         datasets = import_datasets()
         check_card(self.name, self.folder)
+        check_saved(self.name, self.folder)
+        check_lines(self.name, self.files(), self.max_line_bytes)
         try:
             yield from self.opened(datasets)
         except Exception as error:  # the library passes on errors of its readers, of any type
@@ -80,7 +90,7 @@ class DatasetRows(RowSource):
 
     def opened(self, datasets: Any) -> Iterable[Any]:  # noqa: ANN401
         """Open the split, with `load_from_disk` where `save_to_disk` wrote the folder."""
-        if any((self.folder / name).exists() for name in SAVED):
+        if is_saved(self.folder):
             saved = datasets.load_from_disk(str(self.folder))
             return saved[self.split] if isinstance(saved, dict) else saved
         return datasets.load_dataset(
@@ -97,32 +107,6 @@ def without_nulls(value: object) -> object:
     if isinstance(value, dict):
         return {key: without_nulls(part) for key, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, list) else value
-
-
-def check_card(name: str, folder: Path) -> None:
-    """Refuse a folder whose card names files that are not in it.
-
-    The `datasets` library would read them, also from other machines, even when set offline.
-
-    Raises:
-        DataError: with the first of them.
-    """
-    if (folder / SETTINGS).exists():
-        raise DataError(f"{name}: {SETTINGS} is not read here.\nWrite it into {CARD}.")
-    if not (folder / CARD).is_file():
-        return
-    card = DatasetCard((folder / CARD).read_text(encoding="utf-8", errors="replace"))
-    for path in strings_in(card.data.to_dict().get("configs")):
-        if "://" in path or "::" in path or is_outside(path):
-            raise DataError(
-                f"{name}: {CARD} names {path}, which is not in the folder.\n"
-                f"Put the files into the folder, and name them in {CARD} as they lie there."
-            )
-
-
-def is_outside(path: str) -> bool:
-    """Whether a path leads out of the folder that it is relative to."""
-    return Path(path).is_absolute() or ".." in Path(path).parts
 
 
 def import_datasets() -> Any:  # noqa: ANN401

@@ -23,7 +23,8 @@ def huggingface(settings: PrepareSettings, splitter: Splitter) -> DatasetRows:
     """Read one split of a data set."""
     path = root_of(settings)
     name = f"data.huggingface.name={path}"
-    return DatasetRows(name, path, settings.subset, settings.split, splitter, settings.reader)
+    limits = splitter, settings.max_line_bytes, settings.reader
+    return DatasetRows(name, path, settings.subset, settings.split, *limits)
 
 
 def jsonl(settings: PrepareSettings, splitter: Splitter) -> JsonlRows:

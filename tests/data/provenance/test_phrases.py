@@ -11,6 +11,9 @@ from pipeline.errors import ConfigError
     [
         ("/(a)/", "has a capturing group"),
         ("/a(/", "is no regular expression"),
+        (f"/{'(?:' * 3000}a{')' * 3000}/", "is no regular expression: .*recursion"),
+        ("/a{99999999999999999999}/", "is no regular expression: .*number is too large"),
+        ("/(?i)abc/", "is no regular expression: global flags not at the start"),
         ("/a*/", "matches the empty text"),
         ("--", "has no letter and no digit"),
         ("", "has no letter and no digit"),

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from pipeline.data.provenance.tables import Tables
+from pipeline.data.rows.metadata import NO_METADATA
 from pipeline.errors import ConfigError
 from tests.data.provenance.test_score import VALUES
 from tests.support.provenance import tables
@@ -28,9 +29,19 @@ from tests.support.provenance import tables
         ({"year_evidence": [0.0, math.nan, 1.0]}, "year_evidence=.*must be finite"),
         ({"year_evidence": [0.0, -1.0, 1.0]}, "year_evidence=.*at least 0"),
         ({"year_patterns": ["("]}, r"year_patterns: '\(' is no regular expression"),
+        ({"year_patterns": ["(" * 9999]}, "year_patterns: .* is no regular expression"),
         ({"year_patterns": [r"\d+"]}, "has 0 groups; it must have one, the year"),
     ],
 )
 def test_tables_that_do_not_go_together_are_refused(changes, message):
     with pytest.raises(ConfigError, match=f"(?s)scorer cannot be used:.*{message}"):
         Tables(tables(**changes))
+
+
+@pytest.mark.parametrize("pattern", [r"(\w+) of", r"of|x(\d{4})", r"(\d+) of"])
+def test_a_pattern_that_finds_something_else_than_a_year(pattern):
+    found = Tables(tables(year_patterns=[pattern]))
+    with pytest.raises(
+        ConfigError, match=r"year_patterns: .* finds .*of', in which group 1 is no year; write \("
+    ):
+        found.year_of("12345 of it", NO_METADATA)

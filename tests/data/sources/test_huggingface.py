@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.data.rows.metadata import NO_METADATA
-from pipeline.data.sources.huggingface import DatasetRows, check_card, without_nulls
+from pipeline.data.sources.huggingface import DatasetRows, without_nulls
 from pipeline.data.sources.source import BadRow, Splitter
 from pipeline.data.sources.table import READERS
 from pipeline.errors import ConfigError, DataError
@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 def read(folder, split="train", subset=None):
     counts = Counter()
-    rows = DatasetRows("the set", folder, subset, split, Splitter(0.0, 0.0))
+    rows = DatasetRows("the set", folder, subset, split, Splitter(0.0, 0.0), 1 << 20)
     return list(rows.read(counts)), counts
 
 
@@ -160,18 +160,6 @@ def test_a_folder_that_names_another_machine_reaches_none(datasets, tmp_path):
 # --- without it ---
 
 
-@pytest.mark.parametrize("place", ["../other.jsonl", "/etc/hosts", "zip://a::b", "s3://a/b"])
-def test_a_card_that_names_other_files(folder, place):
-    card = {"configs": [{"config_name": "one", "data_files": [{"split": "train", "path": place}]}]}
-    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n# a set\n")
-    with pytest.raises(DataError, match=f"the set: README.md names {place}, which is not in"):
-        check_card("the set", folder)
-    (folder / "README.md").write_text("# a set\nSee https://example.org/ and ../other.\n")
-    check_card("the set", folder)
-    (folder / "README.md").unlink()
-    check_card("the set", folder)
-
-
 @pytest.mark.parametrize("provenance", [None, tables()])
 def test_metadata_are_read_for_the_scorer_only(folder, monkeypatch, provenance):
     monkeypatch.setattr(DatasetRows, "rows", lambda self: iter([{"text": "a", "year": 1990}]))
@@ -180,12 +168,6 @@ def test_metadata_are_read_for_the_scorer_only(folder, monkeypatch, provenance):
     )
     (row,) = READERS["huggingface"](settings, Splitter(0.0, 0.0)).read(Counter())
     assert (row.record.metadata == NO_METADATA) == (provenance is None)
-
-
-def test_settings_that_are_hidden(folder):
-    (folder / ".huggingface.yaml").touch()
-    with pytest.raises(DataError, match=r"\.huggingface\.yaml is not read here\.\nWrite it into"):
-        check_card("the set", folder)
 
 
 def test_the_extra_is_named_where_it_is_missing(folder, monkeypatch):
@@ -231,6 +213,16 @@ def test_a_hub_id_is_fetched_by_its_revision(folder, monkeypatch):
 def test_a_name_that_is_neither_folder_nor_hub_id():
     with pytest.raises(DataError, match=r"name=nowhere: there is no such folder .*\nGive a folder"):
         sources.dataset_folder(config_of("nowhere").data)
+
+
+def test_a_row_that_is_too_long_is_a_bad_row(folder, monkeypatch):
+    rows = [{"text": "a" * 50}, {"text": "a"}]
+    monkeypatch.setattr(DatasetRows, "rows", lambda self: iter(rows))
+    long, short = DatasetRows("the set", folder, None, "train", Splitter(0.0, 0.0), 40).read(
+        Counter()
+    )
+    assert str(long.error) == "the row is longer than data.max_line_bytes=40"
+    assert short.record.content.text == "a"
 
 
 def test_keys_that_a_table_adds_are_dropped():
