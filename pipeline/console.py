@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 
+from pipeline.errors import printable
+
 LINES_WITHOUT_TERMINAL = 20
 GB = 10**9
 
@@ -52,7 +54,8 @@ class StageProgress:
         self.done = done
 
     def note(self, text: str) -> None:
-        """Print a line above the bar, unchanged: brackets are not markup."""
+        """Print lines above the bar, in which brackets are not markup, and controls are escaped."""
+        text = "\n".join(map(printable, text.split("\n")))
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

@@ -14,6 +14,7 @@ from pipeline.data.preparation.show import show_rows
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.rows.formats import RowReader
 from pipeline.data.settings import PrepareSettings, resolve_max_seq_len, scoring_tables
+from pipeline.errors import printable
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.sources import data_root, template_path
 from pipeline.files import write_json
@@ -60,7 +61,7 @@ def main(config: DictConfig, paths: Paths, explain: str = "", show: str = "") ->
     if explain:
         reader = RowReader(config.data.format, dict(config.data.columns), with_metadata=True)
         most, tables = config.data.max_line_bytes, scoring_tables(config.data.provenance)
-        print(*explain_scores(tables, explain, most, reader), sep="\n")
+        print(*map(printable, explain_scores(tables, explain, most, reader)), sep="\n")
         return
     check_unchanged(config, "data", "tokenizer")
     settings = settings_of(config)

@@ -9,6 +9,11 @@ def test_a_note_is_printed_to_the_letter(capsys):
     assert capsys.readouterr().err == f"{text}\n"
 
 
+def test_control_characters_are_escaped(capsys):
+    TrainingProgress("train", 3).note("a tensor named \x1b[2J\nand another line")
+    assert capsys.readouterr().err == "a tensor named \\x1b[2J\nand another line\n"
+
+
 def test_without_a_terminal_some_lines_are_printed_and_always_the_last(capsys):
     progress = StageProgress("validate", 100)
     for done in (3, 4, 6, 9, 31, 32, 100):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, StorageError
 
-TEMPORARY = re.compile(r"/\.([^/]+)\.[a-z0-9_]{8}(?=/|$)")
+TEMPORARY = re.compile(r"/\.([^/\s]+)\.[a-z0-9_]{8}(?=[/\s:,;')]|$)")
 """What `tempfile` makes of the name of an output; after an error it is gone."""
 UNWRITTEN = re.compile(
     r"\[(write|save_safetensors|save)\] |No space left on device|File too large|"
@@ -129,6 +129,10 @@ def free_bytes(path: str) -> str:
 
 
 def report(error: PipelineError) -> int:
-    """Print an error without a traceback; return the exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    """Print an error without a traceback, and return the exit code.
+
+    A temporary folder gets the name of the output that it was to become.
+    """
+    text = TEMPORARY.sub(r"/\1", str(error))
+    print(f"{type(error).__name__}: {text}", file=sys.stderr)
     return error.exit_code

@@ -199,3 +199,11 @@ def test_free_room_is_that_of_the_nearest_folder_that_exists(tmp_path):
     assert faults.free_bytes(str(tmp_path / "a/b/c")).replace(",", "").isdecimal()
     assert faults.free_bytes("").replace(",", "").isdecimal()
     assert faults.free_bytes(str(Path("/nowhere/x"))).replace(",", "").isdecimal()
+
+
+def test_a_message_names_no_temporary_folder(capsys):
+    """Such a folder is gone when its message is read."""
+    places = "/a/.prepared.k3_x9abc/tokenizer/x.json: is wrong, in '/a/.b.trained.12345678'"
+    assert faults.report(StorageError(places)) == os.EX_IOERR
+    printed = capsys.readouterr().err
+    assert printed == "StorageError: /a/prepared/tokenizer/x.json: is wrong, in '/a/b.trained'\n"

@@ -1,5 +1,6 @@
 """Checks of single values of a row: strings that can be written, numbers in their range."""
 
+import math
 from collections.abc import Iterator
 
 from pipeline.errors import printable
@@ -50,19 +51,38 @@ def strings_in(value: object, depth: int = 0) -> Iterator[str]:
     """Yield every string inside a JSON value, keys included.
 
     Raises:
-        RowError: when lists and objects are nested too deeply.
+        RowError: when lists and objects are nested too deeply, or a value is none of JSON, such as
+            a date of a table.
     """
     if depth > MAX_DEPTH:
         raise RowError(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        yield from value
+        yield from map(checked_key, value)
         for part in value.values():
             yield from strings_in(part, depth + 1)
     elif isinstance(value, list):
         for part in value:
             yield from strings_in(part, depth + 1)
+    elif not (value is None or isinstance(value, bool | int) or is_finite(value)):
+        raise RowError(f"holds {str(value)[:40]} ({type(value).__name__}), which JSON has not")
+
+
+def checked_key(key: object) -> str:
+    """Return a key that is a string.
+
+    Raises:
+        RowError: when it is none.
+    """
+    if not isinstance(key, str):
+        raise RowError(f"holds a key that is no string: {str(key)[:40]}")
+    return key
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a float that is a number."""
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def checked_number(name: str, value: object, maximum: float) -> float:

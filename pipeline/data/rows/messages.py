@@ -69,11 +69,11 @@ def checked_message(name: str, message: object) -> dict[str, Any]:
     role, calls = message.get("role"), message.get("tool_calls")
     if role not in ROLES:
         raise RowError(f"{name}: unknown role {role!r}; it must be one of {', '.join(ROLES)}")
+    check_weight(name, message)
     for text in strings_in(message):
         check_characters(name, text)
     if calls is not None:
         check_calls(f"{name}: tool_calls", calls)
-    check_weight(name, message)
     content = checked_content(f"{name} ({role})", message.get("content"))
     if content is None and not calls:
         raise RowError(f"{name} ({role}) has no content")

@@ -1,5 +1,7 @@
 """What every value of a row must be."""
 
+import datetime
+
 import pytest
 
 from pipeline.data.rows.fields import RowError, checked_number, checked_text, kind_of, strings_in
@@ -44,6 +46,20 @@ def test_what_cannot_be_printed_stands_in_the_message_as_an_escape(text, shown):
 
 def test_strings_are_found_inside_and_keys_too():
     assert list(strings_in({"a": ["b", {"c": 1}], "d": None})) == ["a", "d", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"a": [datetime.date(2020, 1, 2)]}, r"holds 2020-01-02 \(date\), which JSON has not"),
+        ([b"a"], r"holds b'a' \(bytes\), which JSON has not"),
+        ([float("nan")], r"holds nan \(float\), which JSON has not"),
+        ({1: "a"}, "holds a key that is no string: 1"),
+    ],
+)
+def test_what_json_does_not_have(value, problem):
+    with pytest.raises(RowError, match=problem):
+        list(strings_in(value))
 
 
 def test_kinds_are_named_as_json_names_them():
