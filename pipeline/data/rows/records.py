@@ -147,7 +147,7 @@ def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
         )
     if shapes[0] == ("messages",):
         return conversation_of(row, row["messages"])
-    if all(isinstance(row[key], list) for key in shapes[0]):
+    if len(shapes[0]) > 1 and all(isinstance(row[key], list) for key in shapes[0]):
         return conversation_of(row, messages_of_lists(row["prompt"], row["completion"]))
     texts = [checked_text(key, row[key]) for key in shapes[0]]
     return Text(*texts) if len(texts) == 1 else Answer(*texts)

@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import PreTrainedTokenizerFast
+
+from pipeline.data.tokenize.limits import described, panics_as_errors
 
 Component = dict[str, Any]
 WINDOW = 256
@@ -54,7 +55,8 @@ class Borders:
 
     def continuation(self, text: str) -> list[int]:
         """Encode a text as the continuation of another one: nothing is put before it."""
-        return self.inner.encode(text, add_special_tokens=False).ids
+        with panics_as_errors():
+            return self.inner.encode(text, add_special_tokens=False).ids
 
     @cached_property
     def inner(self) -> Tokenizer:
@@ -63,11 +65,6 @@ class Borders:
         for part in ("normalizer", "pre_tokenizer"):
             description[part] = without_mark(description[part])
         return Tokenizer.from_str(json.dumps(description))
-
-
-def described(component: PreTokenizer | None) -> Component | None:
-    """Return the description of a part of a tokenizer, as in its file."""
-    return None if component is None else json.loads(component.__getstate__())
 
 
 def marks_the_first_word_alone(part: Component | None) -> bool:

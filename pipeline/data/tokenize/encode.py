@@ -12,6 +12,7 @@ from pipeline.data.tokenize.borders import Borders
 from pipeline.data.tokenize.chat import Turn, check_letters, first_break, whole
 from pipeline.data.tokenize.control import ControlTokens
 from pipeline.data.tokenize.document import Encoded, all_but_first, array_of, weighted
+from pipeline.data.tokenize.limits import panics_as_errors
 from pipeline.data.tokenize.template_process import AppliedTemplate
 from pipeline.data.tokenize.tokenizer import chat_template_of
 from pipeline.data.tokenize.turn_ids import TurnIds
@@ -133,6 +134,9 @@ class Encoder:
         Returns:
             The encodings of the texts that a template has written, and of those to which the
             tokenizer may add special tokens.
+
+        Raises:
+            ModelError: when the library fails with a text.
         """
         texts: tuple[list[str], list[str]] = ([], [])
         for draft in drafts:
@@ -142,7 +146,8 @@ class Encoder:
                 for turns in draft.documents:
                     texts[draft.opens].extend(self.turn_ids.requests(turns, draft.opens))
         encode = self.tokenizer.backend_tokenizer.encode_batch_fast
-        return encode(texts[0], add_special_tokens=False), encode(texts[1])
+        with panics_as_errors():
+            return encode(texts[0], add_special_tokens=False), encode(texts[1])
 
     def join(self, drafts: Sequence[Draft], tokenized: Tokenized) -> list[Result]:
         """Return the documents of each record, made of its encodings."""

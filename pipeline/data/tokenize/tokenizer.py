@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.data.tokenize.limits import growth_problem, panics_as_errors
 from pipeline.data.tokenize.template import ChatTemplate
 from pipeline.errors import ModelError
 from pipeline.external.inputs import tokenizer_names
@@ -34,9 +35,10 @@ def load_tokenizer(folder: Path, named: Path | None = None) -> PreTrainedTokeniz
     require_tokenizer(folder)
     place = named or folder
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        with panics_as_errors():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # the library passes on errors of its parsers, of any type
         reason = str(error).replace(str(folder), str(place))
         raise ModelError(
@@ -48,6 +50,8 @@ def load_tokenizer(folder: Path, named: Path | None = None) -> PreTrainedTokeniz
             f"{place}: the tokenizer names no end-of-sequence token, so no answer could end.\n"
             "Set eos_token in tokenizer_config.json."
         )
+    if problem := growth_problem(tokenizer.backend_tokenizer):
+        raise ModelError(f"{place}: tokenizer.json: {problem}.\nChoose another model.")
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer

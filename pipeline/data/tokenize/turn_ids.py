@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.tokenize.borders import Borders
 from pipeline.data.tokenize.chat import Turn, whole
 from pipeline.data.tokenize.document import Encoded, weighted
+from pipeline.data.tokenize.limits import panics_as_errors
 
 KEPT_TAILS = 64
 """Ends of prompts whose ids are kept; nearly all prompts of a template end alike."""
@@ -39,7 +40,8 @@ class TurnIds:
 
     def encoded(self, text: str) -> list[int]:
         """Encode one text without special tokens."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        with panics_as_errors():
+            return self.backend.encode(text, add_special_tokens=False).ids
 
     def requests(self, turns: Sequence[Turn], opens: bool) -> Iterator[str]:
         """Yield the texts to encode, two for each turn: prompts, and prompts with answers.
