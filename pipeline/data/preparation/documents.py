@@ -17,7 +17,6 @@ from pipeline.data.sources.source import BadRow, BadRows, Row
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.document import Encoded, repeated_tokens
 from pipeline.data.tokenize.encode import Draft, Encoder, Result, Tokenized
-from pipeline.data.tokenize.tokenizer import vocabulary_size
 from pipeline.errors import MAX_LISTED_PROBLEMS, DataError, ModelError, report_problems
 
 HISTOGRAM_BINS = 64
@@ -64,7 +63,7 @@ class TokenizedDocuments:
     ) -> None:
         self.encoder = encoder
         self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
-        self.has_other_ids = vocabulary_size(encoder.tokenizer) > vocab_size
+        self.has_other_ids = encoder.num_ids > vocab_size
         self.long_documents, self.overlap_tokens = long_documents, overlap_tokens
         self.counts, self.too_long = Counter[str](), list[str]()
 

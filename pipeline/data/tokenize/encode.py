@@ -12,10 +12,11 @@ from pipeline.data.tokenize.borders import Borders
 from pipeline.data.tokenize.chat import Turn, check_letters, first_break, whole
 from pipeline.data.tokenize.control import ControlTokens
 from pipeline.data.tokenize.document import Encoded, all_but_first, array_of, weighted
-from pipeline.data.tokenize.limits import panics_as_errors
+from pipeline.data.tokenize.limits import MOST_IDS, panics_as_errors
 from pipeline.data.tokenize.template_process import AppliedTemplate
-from pipeline.data.tokenize.tokenizer import chat_template_of
+from pipeline.data.tokenize.tokenizer import chat_template_of, vocabulary_size
 from pipeline.data.tokenize.turn_ids import TurnIds
+from pipeline.errors import ModelError
 
 
 class Whole(NamedTuple):
@@ -73,6 +74,12 @@ class Encoder:
         control_tokens: str = "keep",
     ) -> None:
         self.tokenizer, self.turns = tokenizer, turns
+        self.num_ids = vocabulary_size(tokenizer)
+        if self.num_ids > MOST_IDS:
+            raise ModelError(
+                f"model.source: its tokenizer has id {self.num_ids - 1}; the largest that can be "
+                f"stored is {MOST_IDS - 1}.\nChoose another model."
+            )
         self.bos: Any = tokenizer.bos_token_id
         self.eos: Any = tokenizer.eos_token_id
         self.all_but_first = all_but_first(1024)

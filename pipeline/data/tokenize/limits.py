@@ -10,13 +10,15 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import ModelError
 
+MOST_IDS = 2**31 - 1
+"""Ids are stored in 32 bits."""
 MAX_GROWTH = 64
 """How many letters a tokenizer may write for one, and how often it may repeat a text."""
 
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Turn a panic of the library, which is no `Exception`, into an error.
+    """Turn a panic of the library, which is no `Exception`, and its plain exceptions into an error.
 
     Its own limits end so, for example that of a pattern that tries too many ways.
 
@@ -26,7 +28,7 @@ def panics_as_errors() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(
             f"model.source: its tokenizer fails with a text: {str(error)[:300]}.\n"

@@ -68,6 +68,19 @@ def test_a_pattern_that_tries_too_many_ways(folder, row):
         documents(tokenizer, row)
 
 
+def test_a_token_that_is_nowhere(folder):
+    parts = {"model": {"type": "BPE", "unk_token": "zz", "vocab": {}, "merges": []}}
+    with pytest.raises(ModelError, match="fails with a text: Unk token `zz` not found"):
+        documents(load(folder, **parts, pre_tokenizer=None), {"text": "a"})
+
+
+def test_an_id_that_cannot_be_stored(folder):
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    model["vocab"]["a"] = 2**32 - 1
+    with pytest.raises(ModelError, match="has id 4294967295; the largest that can be stored is"):
+        Encoder(load(folder, model=model))
+
+
 def test_other_errors_stay_what_they_are():
     with pytest.raises(KeyboardInterrupt), panics_as_errors():
         raise KeyboardInterrupt
