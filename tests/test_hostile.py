@@ -84,7 +84,7 @@ def read_rows(place, data):
 
 def read_row(encoder, line):
     with bounded():
-        record = RowReader("auto", {}, with_metadata=True).record_of(parse_line(line, 1 << 20))
+        record = RowReader("auto", {}, with_metadata=True).record_of(parse_line(line, 1 << 23))
         encoder.encode([record])
 
 
@@ -188,6 +188,49 @@ SEARCHES = {
     "GGUF header": read_gguf_headers,
     "card": read_cards,
 }
+
+
+# Known cases
+
+
+LONG = b'{"messages": [' + b",".join([json.dumps(each).encode() for each in talk("a", "b")] * 50000)
+DEEP = b"[" * 100000 + b"]" * 100000
+LINES = {
+    "100,000 messages": LONG + b"]}",
+    "no end": LONG,
+    "deep": b'{"text": ' + DEEP + b"}",
+    "deep arguments": written({"messages": agent(DEEP.decode())}),
+    "deep objects": b'{"messages":' + b'{"a":' * 90000 + b"1" + b"}" * 90000 + b"}",
+    "a number without end": b'{"weight": ' + b"9" * 100000 + b', "text": "a"}',
+    "too large a number": b'{"text": "a", "year": 1e400}',
+    "half a pair": b'{"text": "\\ud800"}',
+    "half a pair as a key": b'{"messages": [{"role": "user", "\\udc00": 1}]}',
+    "no UTF-8": b'{"text": "\xff\xfe"}',
+    "NUL": b"\0" * 5000,
+    "many keys": json.dumps(dict.fromkeys(map(str, range(50000)), 1)).encode(),
+    "empty list as text": b'{"text": []}',
+    "names that are no text": written({"messages": agent({})}).replace(b'"look"', b"[1]"),
+    "many calls": written({"messages": [talk("a")[0], {**agent({})[1], "content": "b" * 500000}]}),
+}
+CONFIGS = {
+    "a million layers": b'"num_hidden_layers": 1000000',
+    "wide": b'"hidden_size": 16000000',
+    "many experts": b'"num_local_experts": 1000000',
+    "a deep part": b'"text_config": ' + DEEP,
+    "no base": b'"rope_theta": 0',
+    "half a pair": b'"architectures": ["\\ud800"]',
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_known_line(place, name):
+    read_row(Encoder(load_tokenizer(place / "tokenizer")), LINES[name])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_known_config(place, name):
+    content = (place / "model/config.json").read_bytes().rstrip().removesuffix(b"}")
+    read_config_file(place / "model", content + b", " + CONFIGS[name] + b"}")
 
 
 @pytest.mark.parametrize("kind", SEARCHES)

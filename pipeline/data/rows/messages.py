@@ -14,6 +14,8 @@ from pipeline.data.rows.fields import (
 )
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_MESSAGES = 1000
+"""A template writes all messages before each answer, so the time grows with their square."""
 MAY_BE_EMPTY = ("system", "developer", "tool")
 
 
@@ -36,6 +38,10 @@ def checked_messages(messages: object) -> tuple[list[dict[str, Any]], int]:
         raise RowError(f"messages is {kind_of(messages)}, not a list")
     if not messages:
         raise RowError("messages is empty")
+    if len(messages) > MAX_MESSAGES:
+        raise RowError(
+            f"{len(messages)} messages; a row may have {MAX_MESSAGES}: write several rows"
+        )
     kept = list[dict[str, Any]]()
     for index, message in enumerate(messages):
         if is_nothing(message):

@@ -16,8 +16,6 @@ from pipeline.data.tokenize.left_out import (
 )
 from pipeline.data.tokenize.template import ChatTemplate, as_template_takes, render
 
-MAX_MESSAGES = 1000
-"""A template writes all messages before each answer, so the time grows with their square."""
 FREE_LETTERS, LETTERS_A_LETTER = 4_000_000, 16
 """Letters that may be written for one row, and what each letter of the row adds to them."""
 
@@ -61,11 +59,6 @@ def turns_of(
         RowError: when the template fails or leaves out a part, or an answer does not continue its
             prompt.
     """
-    if len(conversation.messages) > MAX_MESSAGES:
-        raise RowError(
-            f"{len(conversation.messages)} messages; a row may have {MAX_MESSAGES}: "
-            "write several rows"
-        )
     learnt = learnt_answers(conversation, train_on)
     conversation = as_template_takes(template, conversation)
     turn = None

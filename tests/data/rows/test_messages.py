@@ -54,6 +54,7 @@ def test_parts_of_text_are_one_text():
     [
         ("Why?", "messages is a string, not a list"),
         ([], "messages is empty"),
+        ([ASK, ANSWER] * 501, "1002 messages; a row may have 1000: write several rows"),
         ([ASK], "there is no answer of the assistant to learn from$"),
         ([{"role": "bot", "content": "a"}], r"messages\[0\]: unknown role 'bot'"),
         ([{"role": "user"}, ANSWER], r"no answer .* before messages\[0\], which is empty"),
