@@ -37,7 +37,7 @@ def base(tmp_path):
 
 @pytest.fixture
 def change(model_folder):
-    """Write the model folder again with other tensors; None takes one out."""
+    """Write the model folder again with other tensors and keys; None takes one out."""
 
     def rewrite(config=None, **changes):
         weights = mx.load(str(model_folder / "model.safetensors"))
@@ -45,9 +45,9 @@ def change(model_folder):
         kept = {name: value for name, value in weights.items() if value is not None}
         mx.eval(kept)
         mx.save_safetensors(str(model_folder / "model.safetensors"), kept)
-        write_json(
-            model_folder / "config.json", read_json(model_folder / "config.json") | (config or {})
-        )
+        changed = read_json(model_folder / "config.json") | (config or {})
+        stated = {name: value for name, value in changed.items() if value is not None}
+        write_json(model_folder / "config.json", stated)
         return model_folder
 
     return rewrite
