@@ -5,7 +5,17 @@ from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.external.json_files import Remedy
-from pipeline.external.shapes import FLAG, TEXT, Every, Kind, Maybe, is_finite, one_or_more, whole
+from pipeline.external.shapes import (
+    FLAG,
+    TEXT,
+    Every,
+    Kind,
+    Maybe,
+    Shape,
+    is_finite,
+    one_or_more,
+    whole,
+)
 
 SAVED = Remedy(ModelError, "Use the config.json that the model was saved with.")
 SIZE = whole(1, 1 << 24)
@@ -18,7 +28,7 @@ POSITIVE = Kind("a number above 0", lambda value: is_finite(value) and value > 0
 SHARE = Kind("a number above 0 and at most 1", lambda value: is_finite(value) and 0 < value <= 1)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 ANYTHING = Kind("anything", lambda value: True)
-FACTS: dict[str, Kind | Every] = {
+FACTS: dict[str, Shape] = {
     "model_type": TEXT,
     "vocab_size": SIZE,
     "hidden_size": SIZE,
@@ -33,6 +43,7 @@ FACTS: dict[str, Kind | Every] = {
     "max_position_embeddings": POSITIONS,
     "n_positions": POSITIONS,
     "original_max_position_embeddings": POSITIONS,
+    "layer_types": [TEXT],
     "sliding_window": whole(0, 1 << 31),
     "rope_theta": POSITIVE,
     "partial_rotary_factor": SHARE,

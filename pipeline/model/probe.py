@@ -26,15 +26,22 @@ BLOCK_INDEX = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 def check_depth(folder: Path, config: dict[str, Any], files: Iterable[WeightFile]) -> None:
     """Refuse a config.json with more layers than the files hold, before any of them is built.
 
+    Some architectures build one for each entry of `layer_types`.
+
     Raises:
         ModelError: with both numbers.
     """
+    types, stated = fact(config, "layer_types") or (), fact(config, "num_hidden_layers")
+    if stated is not None and len(types) > stated:
+        raise ModelError(
+            f"{folder / 'config.json'}: layer_types has {len(types):,} entries for "
+            f"num_hidden_layers={stated}.\n{SAVED.text}"
+        )
     names = (tensor.name for file in files for tensor in file.tensors)
     found = [int(index) for name in names for index in BLOCK_INDEX.findall(name)]
-    layers = fact(config, "num_hidden_layers")
-    if found and layers is not None and layers > max(found) + 1:
+    if found and stated is not None and stated > max(found) + 1:
         raise ModelError(
-            f"{folder / 'config.json'}: num_hidden_layers={layers}; the files hold tensors of "
+            f"{folder / 'config.json'}: num_hidden_layers={stated}; the files hold tensors of "
             f"{max(found) + 1} layers.\n{SAVED.text}"
         )
 

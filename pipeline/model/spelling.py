@@ -17,6 +17,9 @@ RENAMED = {
 """Of an architecture: words of mlx-lm, and those of transformers 5 for the same facts."""
 PATTERNED = ("cohere2", "gemma3_text")
 """Architectures whose layers with full attention mlx-lm finds by their distance."""
+BEFORE = "original_max_position_embeddings"
+SCALED_FROM = ("llama3", "longrope", "su", "yarn")
+"""Types of scaling that depend on the positions before it: by default, those that there are."""
 OUTSIDE = {"gemma3": ("vocab_size",)}
 """Facts of the language model that mlx-lm reads beside `text_config`, by architecture."""
 
@@ -53,9 +56,10 @@ def rotation(config: dict[str, Any]) -> dict[str, Any]:
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     words = {name: full.get(name) for name in ("rope_theta", "partial_rotary_factor")}
     words["rope_local_base_freq"] = sliding.get("rope_theta")
-    if kind == "longrope":
-        name = "original_max_position_embeddings"
-        words[name] = config.get(name) or scaling.get(name)
+    if kind in SCALED_FROM:
+        before = config.get(BEFORE) or scaling.get(BEFORE) or config.get("max_position_embeddings")
+        scaling = {**scaling, **known({BEFORE: before})}
+        words |= {BEFORE: before} if kind == "longrope" else {}
     if not scaling:
         return known(words)
     plain = kind == "default"

@@ -8,14 +8,15 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from pipeline.device import keep_open_file_limit, mx, nn
+from pipeline.device import keep_open_file_limit, nn
 from pipeline.errors import ModelError
 from pipeline.model.facts import fact
+from pipeline.model.rotation import short_wavelengths, unrounded_wavelengths
 
 with keep_open_file_limit():
     from mlx_lm.models.base import create_causal_mask
     from mlx_lm.models.cache import make_prompt_cache
-    from mlx_lm.models.rope_utils import SuScaledRoPE
+    from mlx_lm.models.rope_utils import SuScaledRoPE, YarnRoPE
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
@@ -46,8 +47,6 @@ __all__ = [
     "model_classes",
     "quantize_model",
 ]
-DEFAULT_BASE = 10_000.0
-"""Of rotary embeddings, where config.json has no `rope_theta`."""
 
 
 def load_model(
@@ -61,7 +60,7 @@ def load_model(
         strict: whether names and shapes must be those of the architecture.
     """
     model, config = load_any_model(model_path, lazy, strict, trust_remote_code=False)
-    use_short_factors(model, config)
+    correct_rotation(model, config)
     return model, config
 
 
@@ -69,23 +68,19 @@ def build_model(config: dict[str, Any]) -> nn.Module:
     """Build the architecture that a config.json names; no array is computed yet."""
     model_class, arguments_class = model_classes(config)
     model = model_class(arguments_class.from_dict(copy.deepcopy(config)))  # some change it
-    use_short_factors(model, config)
+    correct_rotation(model, config)
     return model
 
 
-def use_short_factors(model: nn.Module, config: dict[str, Any]) -> None:
-    """Turn the positions as transformers does in texts within the original positions.
-
-    Where there are factors for short and for long texts (arXiv 2402.13753), mlx-lm takes those for
-    long ones at any length.
-    """
+def correct_rotation(model: nn.Module, config: dict[str, Any]) -> None:
+    """Turn positions as transformers does, where mlx-lm has another rotary embedding."""
     scaling = fact(config, "rope_scaling") or {}
     for module in model.modules():
         if isinstance(module, SuScaledRoPE):
-            angles = mx.arange(0, module.dim, 2, dtype=mx.float32) / module.dim
-            base = fact(config, "rope_theta") or DEFAULT_BASE
-            module._freqs = mx.array(scaling["short_factor"], dtype=mx.float32) * base**angles
+            module._freqs = short_wavelengths(config, module.dim)
             module._scale = scaling.get("short_mscale", module._scale)
+        if isinstance(module, YarnRoPE) and scaling.get("truncate") is False:
+            module._freqs = unrounded_wavelengths(config, module.dims)
 
 
 def load_tokenizer(folder: Path, named: Path | None = None) -> TokenizerWrapper:

@@ -30,13 +30,14 @@ NAN = float("nan")
         ("rope_parameters", [[], 1e4]),
         ("rope_scaling", ["linear"]),
         ("sliding_window", ["16", -1]),
+        ("layer_types", [[1], "full_attention"]),
         ("num_local_experts", [1_000_000, "8"]),
     ],
 )
 def test_values_that_cannot_be(name, values):
     for value in values:
         [problem] = misfits({name: value}, SHAPE)
-        assert problem.startswith(f"{name}: is ")
+        assert problem.startswith((f"{name}: is ", f"{name}[0]: is "))
         assert "; must be " in problem
         [nested] = misfits({"text_config": {name: value}}, SHAPE) if name != "text_config" else [""]
         assert nested in ("", f"text_config.{problem}")

@@ -98,6 +98,16 @@ def test_more_layers_than_the_files_hold_are_refused_before_any_is_built(tmp_pat
     check_depth(tmp_path, {"num_hidden_layers": 13}, [])
 
 
+def test_more_kinds_of_layers_than_layers_are_refused_before_any_is_built(model_folder):
+    path = model_folder / "config.json"
+    config = read_json(path) | {"layer_types": ["full_attention"] * 1_000_000}
+    started = time.perf_counter()
+    message = r"config\.json: layer_types has 1,000,000 entries for num_hidden_layers=2\.\nUse the"
+    with pytest.raises(ModelError, match=message):
+        check_weights(model_folder, config)
+    assert time.perf_counter() - started < 1
+
+
 def test_absurd_sizes_are_compared_with_the_files_before_they_are_computed(model_folder):
     path = model_folder / "config.json"
     config = read_json(path) | {"hidden_size": 1 << 22, "intermediate_size": 1 << 24}

@@ -60,6 +60,15 @@ def test_the_positions_before_a_long_rotation_stand_alone_too():
     assert "original_max_position_embeddings" not in words(LONG, original_max_position_embeddings=8)
 
 
+def test_a_rotation_is_scaled_from_all_positions_where_no_others_are_named():
+    yarn = {"rope_type": "yarn", "factor": 4.0}
+    for config in ({"rope_scaling": yarn}, {"rope_parameters": yarn}):
+        for before in ({}, {"original_max_position_embeddings": 8}):
+            found = respelled(config | {"max_position_embeddings": 64} | before)
+            expected = 8 if before else 64
+            assert found["rope_scaling"]["original_max_position_embeddings"] == expected
+
+
 def test_layers_of_two_kinds_have_two_bases():
     plain = {"rope_type": "default"}
     parameters = {
