@@ -14,6 +14,7 @@ from pipeline.device import nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.model import upstream
 from pipeline.model.facts import fact, language_part
+from pipeline.model.spelling import RENAMED
 
 GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_approx")
 """One function; its approximations differ from it by less than 5e-4."""
@@ -94,6 +95,8 @@ def unread_keys(config: dict[str, Any], model: nn.Module) -> list[str]:
             for field in dataclasses.fields(arguments)
         }
         activation = ACTIVATIONS.get(arguments.__module__.rpartition(".")[2], activation)
+    renamed = RENAMED.get(fact(config, "model_type"), {})
+    fields |= {other: fields[name] for name, other in renamed.items() if name in fields}
     neutral = {**NEUTRAL, **dict.fromkeys(ACTIVATION_KEYS, activation)}
     neutral |= dict.fromkeys(EPSILONS, tuple(fields.get(name) for name in EPSILONS))
     neutral["query_pre_attn_scalar"] = (fact(config, "head_dim"),)

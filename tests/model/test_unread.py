@@ -15,6 +15,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 GEMMA = {"model_type": "gemma", "head_dim": 4}
 GEMMA2 = {"model_type": "gemma2", "head_dim": 4, "query_pre_attn_scalar": 4}
 GEMMA3 = {"model_type": "gemma3_text", "head_dim": 4, "sliding_window_pattern": 2}
+NEOX = {"model_type": "gpt_neox", "hidden_size": 32, "layer_norm_eps": 1e-5}
 GLM = {"model_type": "glm", "head_dim": 4, "attention_bias": False}
 STARCODER2 = {"model_type": "starcoder2", "norm_epsilon": 1e-5}
 
@@ -66,6 +67,7 @@ def test_a_key_that_changes_the_model_is_named(tiny_config, changes, named):
         {"rope_scaling": {**YARN, "attention_factor": 0.1 * 1.3862943611198906 + 1}},
         {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 0]}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        NEOX | {"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.25}},
     ],
 )
 def test_a_key_that_is_read_or_changes_nothing_is_not_named(tiny_config, changes):

@@ -135,9 +135,7 @@ ARCHITECTURES = {
     ),
     "nemotron": Architecture("NemotronConfig"),
     "stablelm": Architecture("StableLmConfig"),
-    "gpt_neox": Architecture(
-        "GPTNeoXConfig", {"intermediate_size": 128, "hidden_act": "gelu_new"}, missing=PART_OF_HEAD
-    ),
+    "gpt_neox": Architecture("GPTNeoXConfig", {"intermediate_size": 128, "hidden_act": "gelu_new"}),
 }
 
 
