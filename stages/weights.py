@@ -36,24 +36,23 @@ def main(config: DictConfig, paths: Paths) -> None:
     check_unchanged(config, "model")
     tokenizer = paths.read("data/prepared") / "tokenizer"
     metrics: dict[str, Any] = {}
+    model = config.model
     with paths.folder("models/base") as base:
         shutil.copytree(tokenizer, base, dirs_exist_ok=True)
-        if config.model.source == SCRATCH:
+        if model.source == SCRATCH:
             with RunFolder.of_stage("weights", config, paths) as run:
                 metrics = pretrain(config, paths, base, run)
                 run.clear()
             folder = named = base
         else:
-            model = config.model
             named = locate(model.source, model.revision, model.allow_network, weights=True)
             folder = named
             require_same_tokenizer(tokenizer, folder, model.source)
         notices = [code_notice(named)]
-        if config.model.quantize_bits is not None:
-            bits, group_size = config.model.quantize_bits, config.model.quantize_group_size
-            write_quantized(folder, base, bits, group_size)
+        if model.quantize_bits is not None:
+            write_quantized(folder, base, model.quantize_bits, model.quantize_group_size)
             folder = base
-        manifest = write_manifest(base, folder, config.model.source, tokenizer_hash(tokenizer))
+        manifest = write_manifest(base, folder, model.source, tokenizer_hash(tokenizer), named)
         load_tokenizer(base, named)  # what cannot be loaded later is refused here
         notices += unproven_notice(base), fused_notice(base)
     metrics |= size_metrics(manifest)

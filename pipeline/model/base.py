@@ -33,18 +33,20 @@ MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
 GENERATION_SHAPE = {f"{name}_token_id": Maybe(one_or_more(COUNT)) for name in ("bos", "eos", "pad")}
 SETTINGS = ("config.json", GENERATION)
+FILES_SHAPE = [
+    {
+        "path": TEXT,
+        "size": COUNT,
+        "sha256": TEXT,
+        "tensors": Every({"dtype": TEXT, "shape": [COUNT]}),
+    }
+]
 MANIFEST_SHAPE = {
     "source": TEXT,
     "tokenizer_sha256": TEXT,
     "folder": Maybe(TEXT),
-    "files": [
-        {
-            "path": TEXT,
-            "size": COUNT,
-            "sha256": TEXT,
-            "tensors": Every({"dtype": TEXT, "shape": [COUNT]}),
-        }
-    ],
+    "files": FILES_SHAPE,
+    "unpacked": Maybe({"folder": TEXT, "files": FILES_SHAPE}),
 }
 REMAKE = Remedy(ModelError, "Run the weights stage again: `dvc repro --force weights`.")
 
@@ -85,8 +87,17 @@ def describe_file(file: WeightFile) -> dict[str, Any]:
     }
 
 
-def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str) -> dict[str, Any]:
+def write_manifest(
+    base: Path, folder: Path, source: str, tokenizer_sha256: str, unpacked: Path | None = None
+) -> dict[str, Any]:
     """Check a model folder and describe it in `base`; the weights stay where they are.
+
+    Args:
+        base: where the manifest is written.
+        folder: holds config.json and the weights.
+        source: how the user named it.
+        tokenizer_sha256: the hash of the tokenizer that goes with it.
+        unpacked: the folder that it was quantised from; it may be the same, where it was not.
 
     Raises:
         ModelError: when the weights cannot be used.
@@ -104,6 +115,9 @@ def write_manifest(base: Path, folder: Path, source: str, tokenizer_sha256: str)
         manifest["folder"] = str(folder.resolve())
     if config != stated:
         write_json(base / "config.json", config)
+    if unpacked is not None and unpacked != folder:
+        files = [describe_file(file) for file in read_weight_files(unpacked)]
+        manifest["unpacked"] = {"folder": str(unpacked.resolve()), "files": files}
     write_json(base / MANIFEST, manifest)
     return manifest
 
@@ -133,9 +147,22 @@ def weight_paths(base: Path) -> list[Path]:
         ModelError: when one is gone or is another file now.
     """
     manifest = read_manifest(base)
-    folder = weight_folder(base, manifest)
+    return unchanged_files(base, weight_folder(base, manifest), manifest["files"])
+
+
+def unchanged_files(base: Path, folder: Path, entries: list[dict[str, Any]]) -> list[Path]:
+    """Find the files of a folder that entries of a manifest describe.
+
+    Args:
+        base: the folder of the manifest, for the message.
+        folder: holds the files.
+        entries: of the manifest.
+
+    Raises:
+        ModelError: with each file that is gone or is another one now.
+    """
     paths, problems = [], []
-    for entry in manifest["files"]:
+    for entry in entries:
         path = folder / entry["path"]
         paths.append(path)
         if not path.is_file():

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.model import upstream
-from pipeline.model.base import open_base, read_manifest, weight_paths
+from pipeline.model.base import open_base, read_manifest, unchanged_files, weight_folder
 from pipeline.model.file_tensors import HEAD, ONLY_ADAPTER, by_stack, file_tensors, tensors_read
 from pipeline.model.shards import METADATA, write_in_order
 from pipeline.model.tree import named_arrays
@@ -39,12 +39,15 @@ class StoredTensors:
             ModelError: when they cannot be computed from the arrays.
         """
         arrays = named_arrays(model.parameters())
-        self.sources = weight_paths(base)
-        self.places = with_head(plain_places(read_manifest(base), arrays), arrays)
+        manifest = read_manifest(base)
+        files = manifest.get("unpacked", manifest)["files"]
+        self.places = with_head(plain_places(files, arrays), arrays)
         shapes = {name: place.shape for name, place in self.places.items()}
         self.read = tensors_read(model, shapes, arrays)
         self.tensors = file_tensors(model, shapes, arrays)
-        refuse_packed({n: place for n, place in self.places.items() if n not in self.read})
+        unread = {name: place for name, place in self.places.items() if name not in self.read}
+        refuse_packed(unread)
+        self.copied = copied(base, manifest, set(unread))
 
     @property
     def rounded(self) -> bool:
@@ -53,7 +56,7 @@ class StoredTensors:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the files, one tensor at a time; return their index. It can be done once."""
-        count, index = len(self.sources), {}
+        count, index = 1 + max(place.file for place in self.places.values()), {}
         for number in range(count):
             name = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
             name = name if count > 1 else "model.safetensors"
@@ -64,17 +67,14 @@ class StoredTensors:
 
     def write_file(self, number: int, path: Path) -> list[str]:
         """Write one file; return the names in it."""
-        stored = mx.load(str(self.sources[number]))
-        assert isinstance(stored, dict)
         inside = {name: place for name, place in self.places.items() if place.file == number}
         weights = {
             name: self.tensors.pop(name).astype((HALF | WIDE)[inside[name].dtype])
             if name in self.read
-            else stored[name]
+            else self.copied.pop(name)
             for name in by_stack(inside)
             if name in self.read or not name.endswith(HEAD)  # a tied head is the embedding
         }
-        stored.clear()
         names = list(weights)
         header = {name: inside[name].dtype for name in names}
         write_in_order(path, weights, {METADATA: {"format": "mlx"}, **header})
@@ -96,9 +96,32 @@ def fused_notice(base: Path) -> str | None:
     return None
 
 
-def plain_places(manifest: dict[str, Any], arrays: dict[str, mx.array]) -> dict[str, Place]:
+def copied(base: Path, manifest: dict[str, Any], names: set[str]) -> dict[str, mx.array]:
+    """Return tensors as the files of a base have them, not read yet.
+
+    Args:
+        base: the folder of the manifest.
+        manifest: of a base, whose tensors may be packed; those that it was made from are meant.
+        names: of the tensors.
+
+    Raises:
+        ModelError: when a file is gone or has changed.
+    """
+    if not names:
+        return {}
+    plain = manifest.get("unpacked", manifest)
+    folder = weight_folder(base, manifest) if plain is manifest else Path(plain["folder"])
+    found: dict[str, mx.array] = {}
+    for path in unchanged_files(base, folder, plain["files"]):
+        weights = mx.load(str(path))
+        assert isinstance(weights, dict)
+        found |= {name: weights[name] for name in names & weights.keys()}
+    return found
+
+
+def plain_places(files: list[dict[str, Any]], arrays: dict[str, mx.array]) -> dict[str, Place]:
     """List the tensors of a base; what is packed into integers is named as it is unpacked."""
-    tables = [file["tensors"] for file in manifest["files"]]
+    tables = [file["tensors"] for file in files]
     together = {name: entry["dtype"] for table in tables for name, entry in table.items()}
     packed = {stem(name) for name in together if name.endswith(".scales")}
     return {

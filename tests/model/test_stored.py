@@ -10,6 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.files import read_json, write_json
 from pipeline.model.base import open_base, write_manifest
 from pipeline.model.folder import INDEX, read_weight_files
+from pipeline.model.quantize import write_quantized
 from pipeline.model.scratch import initialize
 from pipeline.model.stored import StoredTensors, fused_notice
 from pipeline.model.tree import named_arrays
@@ -113,6 +114,44 @@ def test_a_quantised_base_gives_plain_tensors_in_the_type_of_its_scales(
     found = mx.load(str(folder / "model.safetensors"))
     assert {name: value.shape for name, value in found.items()} == plain
     assert {value.dtype for value in found.values()} == {getattr(mx, dtype)}
+
+
+def quantised(tmp_path, config, weights):
+    """Quantise a model of given tensors; return models/base."""
+    source, base = tmp_path / "source", tmp_path / "base"
+    for folder in (source, base):
+        folder.mkdir()
+    mx.save_safetensors(str(source / "model.safetensors"), weights)
+    write_json(source / "config.json", config)
+    write_quantized(source, base, bits=4, group_size=32)
+    write_manifest(base, base, "some/source", "hash", source)
+    return base
+
+
+def test_what_is_quantised_here_is_fused_by_the_names_and_types_it_had(tmp_path, tiny_config):
+    config = {**tiny_config, **MIXTRAL, "hidden_size": 64, "intermediate_size": 64}
+    weights = apart(named_arrays(initialize(config, seed=0).parameters()))
+    weights = {name: value.astype(TYPES[n % 3]) for n, (name, value) in enumerate(weights.items())}
+    folder = written(quantised(tmp_path, config, weights), tmp_path / "fused")
+    assert headers(folder) == headers(tmp_path / "source")
+    found = mx.load(str(folder / "model.safetensors"))
+    first, second = (f"model.layers.0.block_sparse_moe.experts.{n}.w1.weight" for n in (0, 1))
+    rounding, others = (mx.abs(found[first] - weights[name]).max() for name in (first, second))
+    assert 10 * rounding < others
+
+
+def test_what_is_not_read_is_copied_from_what_was_quantised(tmp_path, tiny_config):
+    config = {**tiny_config, "hidden_size": 64, "intermediate_size": 64}
+    weights = named_arrays(initialize(config, seed=0).parameters())
+    weights[FREQUENCIES] = mx.arange(4.0).astype(mx.float16)
+    base = quantised(tmp_path, config, weights)
+    folder = written(base, tmp_path / "fused")
+    assert headers(folder) == headers(tmp_path / "source")
+    found = mx.load(str(folder / "model.safetensors"))
+    assert mx.array_equal(found[FREQUENCIES], weights[FREQUENCIES])
+    (tmp_path / "source/model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model\.safetensors: is gone\nRun `make repro`"):
+        StoredTensors(opened(base), base)
 
 
 @pytest.mark.parametrize(("dtype", "rounded"), [(mx.float32, False), (mx.bfloat16, True)])
