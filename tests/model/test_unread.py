@@ -44,6 +44,7 @@ def unread(tiny_config, changes):
         ({"head_dim": 4, "query_pre_attn_scalar": 8}, "query_pre_attn_scalar=8"),
         (STARCODER2 | {"rope_scaling": YARN}, "rope_scaling={'rope_type': 'yarn',"),
         ({"rope_scaling": {**YARN, "attention_factor": 2.0}}, "rope_scaling.attention_factor=2.0"),
+        ({"rope_scaling": {**YARN, "truncate": False}}, "rope_scaling.truncate=False"),
         (
             {"rope_parameters": {"full_attention": YARN, "sliding_attention": YARN}},
             "rope_parameters.sliding_attention.rope_type='yarn'",

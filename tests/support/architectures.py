@@ -47,7 +47,7 @@ QWEN_VISION = {
     "patch_size": 4,
 }
 EXACT = "with the exact GELU, which mlx-lm computes; its approximation differs by 0.001"
-PACKED = "experts as plain matrices, which mlx-lm reads only as they are packed in 4 bits"
+PACKED = "YaRN without `truncate`, as published; and experts that are not packed in 4 bits"
 PART_OF_HEAD = "`partial_rotary_factor`, which mlx-lm does not read here"
 TIED = "a tied head, which mlx-lm does not have here"
 
