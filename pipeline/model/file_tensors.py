@@ -39,7 +39,7 @@ def file_tensors(
     """
 
     def without_constants(added: list[mx.array]) -> list[mx.array]:
-        return [value - each for value, each in zip(arrays.values(), added, strict=True)]
+        return [without(value, added.pop(0)) for value in arrays.values()]
 
     return pushed_back(arrangement(model, shapes, arrays), shapes, mx.float32, without_constants)
 
@@ -60,7 +60,7 @@ def tensors_read(model: nn.Module, shapes: Shapes, arrays: dict[str, mx.array]) 
     """
 
     def ones(like: list[mx.array]) -> list[mx.array]:
-        return [mx.ones_like(each) for each in like]
+        return [filled(1, each.shape, each.dtype) for each in like]
 
     pushed = pushed_back(arrangement(model, shapes, arrays), shapes, mx.bfloat16, ones)
     counts = {name: extremes(pushed.pop(name)) for name in by_stack(shapes)}
@@ -90,7 +90,7 @@ def arrangement(
         return [found[name] for name in arrays]
 
     try:
-        found = arranged(*(mx.zeros(shape) for shape in shapes.values()))
+        found = arranged(*(filled(0, shape, mx.float32) for shape in shapes.values()))
     except Exception as error:  # each architecture rearranges its tensors in its own way
         raise ModelError(
             f"Tensors of these files cannot be told from the model ({error!r}).\n{ONLY_ADAPTER}"
@@ -123,7 +123,7 @@ def pushed_back(
     Raises:
         ModelError: when a step of the arrangement has no derivative, as on packed integers.
     """
-    zeros = [mx.zeros(shape, dtype) for shape in shapes.values()]
+    zeros = [filled(0, shape, dtype) for shape in shapes.values()]
     try:
         _, found = mx.vjp(arranged, zeros, pushed(arranged(*zeros)))
     except Exception as error:  # each architecture rearranges its tensors in its own way
@@ -131,6 +131,16 @@ def pushed_back(
             f"Tensors of these files cannot be computed back ({error!r}).\n{ONLY_ADAPTER}"
         ) from error
     return dict(zip(shapes, found, strict=True))
+
+
+def without(value: mx.array, added: mx.array) -> mx.array:
+    """Subtract what was added, if anything was: most arrays stay as they are, and are no copy."""
+    return value - added if bool(mx.any(added)) else value
+
+
+def filled(number: int, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """Return an array of one number, which is in memory once, however large the shape."""
+    return mx.broadcast_to(mx.array(number, dtype), shape)
 
 
 def by_stack(names: Iterable[str]) -> list[str]:
