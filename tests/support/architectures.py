@@ -29,6 +29,16 @@ GEMMA_3 = {"query_pre_attn_scalar": 8, "num_hidden_layers": 6, "hidden_size": 64
 """mlx-lm rounds the root of `hidden_size` to bfloat16, as training did; that of 64 is exact."""
 LLLG = ["sliding_attention"] * 3 + ["full_attention"]
 SHARED_EXPERTS = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
+LATENT = {
+    "n_group": 1,
+    "topk_group": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -49,7 +59,7 @@ QWEN_VISION = {
 EXACT = "with the exact GELU, which mlx-lm computes; its approximation differs by 0.001"
 PACKED = "YaRN without `truncate`, as published; and experts that are not packed in 4 bits"
 PART_OF_HEAD = "`partial_rotary_factor`, which mlx-lm does not read here"
-TIED = "a tied head, which mlx-lm does not have here"
+STACKED = "experts one by one, as transformers 5 saves them; mlx-lm reads them as published"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +141,36 @@ ARCHITECTURES = {
     "hunyuan_v1_dense": Architecture("HunYuanDenseV1Config", HEAD),
     "cohere2": Architecture("Cohere2Config", HEAD | {"num_hidden_layers": 4}),
     "mistral3": Architecture(
-        "Mistral3Config", HEAD, nested=True, outer={"vision_config": VISION}, missing=TIED
+        "Mistral3Config",
+        HEAD,
+        nested=True,
+        outer={"vision_config": VISION, "tie_word_embeddings": False},
+        remark="with a head of its own, as published; a tied one is refused",
+    ),
+    "ministral3": Architecture("Ministral3Config", HEAD),
+    "qwen3_vl": Architecture(
+        "Qwen3VLConfig",
+        HEAD,
+        nested=True,
+        outer={"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]}},
+    ),
+    "qwen3_5_moe": Architecture(
+        "Qwen3_5MoeConfig",
+        HEAD | DELTA | EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 16},
+        nested=True,
+        outer={"vision_config": QWEN_VISION},
+        missing=STACKED,
+    ),
+    "deepseek_v3": Architecture("DeepseekV3Config", EXPERTS | SHARED_EXPERTS | LATENT),
+    "lfm2_moe": Architecture(
+        "Lfm2MoeConfig",
+        EXPERTS
+        | {"num_experts": 4, "num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
+    ),
+    "falcon_h1": Architecture("FalconH1Config", HEAD),
+    "phi": Architecture("PhiConfig", {"num_key_value_heads": 4}),
+    "gptj": Architecture(
+        "GPTJConfig", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4}
     ),
     "nemotron": Architecture("NemotronConfig"),
     "stablelm": Architecture("StableLmConfig"),

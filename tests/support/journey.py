@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.data.store import TokenStoreWriter
 from pipeline.device import mx
 from pipeline.errors import ExportError, PipelineError
+from pipeline.files import read_json
 from pipeline.formats.export import export, open_tuned
 from pipeline.model.base import load_base, write_manifest
 from pipeline.model.forward import forward
@@ -89,6 +90,7 @@ class Journey:
         )
         wrong = {kind: names for kind, names in report.items() if names}
         assert not wrong
+        assert keeps(read_json(folder / "config.json"), read_json(self.source / "config.json"))
         tuned = ours(open_tuned(self.base, self.folder / "trained"))
         difference, effect = distance(theirs(model.eval()), tuned), distance(self.before(), tuned)
         assert difference < TOLERANCE < 0.1 * effect
@@ -96,6 +98,13 @@ class Journey:
     def before(self):
         """Compute the logits of the base."""
         return ours(load_base(self.base, "float32").model)
+
+
+def keeps(found, wanted):
+    """Whether an object has all that another one has, parts of parts too."""
+    if not isinstance(wanted, dict):
+        return found == wanted
+    return all(name in found and keeps(found[name], wanted[name]) for name in wanted)
 
 
 def distance(found, wanted):
