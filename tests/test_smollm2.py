@@ -38,7 +38,7 @@ QUESTIONS = (
     "Explain gravity to a child.",
     "List three kinds of birds.",
 )
-GO = Go(0, 10**10, None, 0, "refuse", 1, 0, "none")
+GO = Go(0, 10**10, None, 0, "refuse", 1, 0, None, "none")
 NUM_STRINGS, TOKENS_A_QUESTION = 1000, 40
 
 
