@@ -40,11 +40,13 @@ FACTS: dict[str, Shape] = {
     "num_experts": EXPERTS,
     "num_local_experts": EXPERTS,
     "n_routed_experts": EXPERTS,
+    "num_experts_per_tok": EXPERTS,
     "max_position_embeddings": POSITIONS,
     "n_positions": POSITIONS,
     "original_max_position_embeddings": POSITIONS,
     "layer_types": [TEXT],
     "sliding_window": whole(0, 1 << 31),
+    "use_sliding_window": FLAG,
     "rope_theta": POSITIVE,
     "partial_rotary_factor": SHARE,
     "rms_norm_eps": EPSILON,
@@ -63,6 +65,10 @@ ROTATION: dict[str, Kind] = {
     "type": TEXT,
     "rope_theta": POSITIVE,
     "factor": POSITIVE,
+    "attention_factor": POSITIVE,
+    "beta_fast": POSITIVE,
+    "beta_slow": POSITIVE,
+    "truncate": FLAG,
     "partial_rotary_factor": SHARE,
     "original_max_position_embeddings": POSITIONS,
 }
@@ -101,7 +107,11 @@ def language_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def with_facts(config: dict[str, Any], **facts: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return a copy with other values for those facts that it has, wherever they stand."""
-    own = {name: value for name, value in facts.items() if name in config}
-    if not config.get(NESTED):
-        return config | own
-    return config | own | {NESTED: with_facts(config[NESTED], **facts)}
+    parts = [config, config.get(NESTED) or {}]
+    outer, inner = ({**part, **shared(facts, part)} for part in parts)
+    return outer | ({NESTED: inner} if inner else {})
+
+
+def shared(facts: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Return those facts that a part of a config.json has."""
+    return {name: value for name, value in facts.items() if name in part}

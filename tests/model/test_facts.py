@@ -29,6 +29,8 @@ NAN = float("nan")
         ("text_config", [[], "gemma3_text"]),
         ("rope_parameters", [[], 1e4]),
         ("rope_scaling", ["linear"]),
+        ("use_sliding_window", ["true", 1]),
+        ("num_experts_per_tok", ["2", -1]),
         ("sliding_window", ["16", -1]),
         ("layer_types", [[1], "full_attention"]),
         ("num_local_experts", [1_000_000, "8"]),
@@ -62,6 +64,24 @@ def test_values_that_models_have(config):
     assert list(misfits(config, SHAPE)) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("factor", "two"),
+        ("attention_factor", "1.0"),
+        ("beta_fast", 0),
+        ("beta_slow", NAN),
+        ("truncate", 1),
+        ("rope_theta", 0),
+        ("original_max_position_embeddings", 8.5),
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_facts_of_rotary_embeddings_that_cannot_be(key, name, value):
+    [problem] = misfits({key: {name: value}}, SHAPE)
+    assert problem.startswith(f"{key}.{name}: is ")
+
+
 def test_the_first_fact_that_is_there():
     assert fact({"a": None, "b": 0, "c": 3}, "a", "b", "c") == 0
     assert fact({"a": None}, "a", "b") is None
@@ -78,3 +98,6 @@ def test_a_fact_is_replaced_wherever_it_stands():
     config = {"a": 1, "text_config": {"a": 2, "b": 3}, "c": 4}
     assert with_facts(config, a=5, b=6, d=7) == {"a": 5, "text_config": {"a": 5, "b": 6}, "c": 4}
     assert config["text_config"] == {"a": 2, "b": 3}
+    assert with_facts({"text_config": {"text_config": 1}}, a=5) == {
+        "text_config": {"text_config": 1}
+    }

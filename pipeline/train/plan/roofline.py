@@ -93,7 +93,7 @@ class Shape:
 
 def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) -> Shape:
     """Read the shape of a model with its adapters from its modules."""
-    seen = int(fact(config, "num_experts_per_tok") or 1)
+    seen = fact(config, "num_experts_per_tok") or 1
     layers = [tuple(linears(block, seen)) for block in blocks(model)]
     trained = [index for index, block in enumerate(blocks(model)) if trainable_arrays(block)]
     inside = {id(module) for block in blocks(model) for module in block.modules()}
@@ -112,11 +112,17 @@ def shape_of(model: nn.Module, config: dict[str, Any], trains_matrices: bool) ->
         if body_and_head.body
         else None,
         vocab_size=body_and_head.vocab_size,
-        num_heads=int(fact(config, "num_attention_heads") or 0),
+        num_heads=most_heads(config),
         num_trainable=sum(value.size for value in trainable_arrays(model).values()),
         trains_matrices=trains_matrices,
         itemsize=next(each.itemsize for each in weights if mx.issubdtype(each.dtype, mx.floating)),
     )
+
+
+def most_heads(config: dict[str, Any]) -> int:
+    """Return the heads of the layer that has most of them."""
+    heads = fact(config, "num_attention_heads") or 0
+    return max(heads, default=0) if isinstance(heads, list) else heads
 
 
 def is_table(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from pipeline.device import nn
 from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize
-from pipeline.train.plan.roofline import matrix_passes, shape_of
+from pipeline.train.plan.roofline import matrix_passes, most_heads, shape_of
 
 
 def by_formula(config, tied):
@@ -55,3 +55,16 @@ def test_quantisation_does_not_change_the_bound(tiny_config):
     model = initialize(config, seed=0)
     nn.quantize(model, group_size=32, bits=4, class_predicate=lambda name, module: "proj" in name)
     assert matrix_passes(shape_after(model, config)) == 2 * by_formula(config, tied=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [
+        ({"num_attention_heads": 4}, 4),
+        ({"num_attention_heads": [2, 8, 4]}, 8),
+        ({"text_config": {"num_attention_heads": 3}}, 3),
+        ({}, 0),
+    ],
+)
+def test_the_heads_are_those_of_the_layer_with_most(config, heads):
+    assert most_heads(config) == heads
