@@ -14,10 +14,10 @@ from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
 from pipeline.files import recall_notice, write_json
-from pipeline.model.architectures import unproven_notice
 from pipeline.model.base import size_metrics, write_manifest
-from pipeline.model.own_code import code_notice
 from pipeline.model.quantize import write_quantized
+from pipeline.model.source.architectures import unproven_notice
+from pipeline.model.source.own_code import code_notice
 from pipeline.model.stored import fused_notice
 from pipeline.model.upstream import load_tokenizer
 from pipeline.train.checkpoints.series import split_metrics

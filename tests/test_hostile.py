@@ -16,8 +16,8 @@ from pipeline.data.sources.jsonl import parse_line
 from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.external.gguf.header import read_header
-from pipeline.model.check import check_weights
-from pipeline.model.folder import INDEX, read_config, read_weight_files
+from pipeline.model.source.check import check_weights
+from pipeline.model.source.folder import INDEX, read_config, read_weight_files
 from tests.support.chat_templates import CHATML, CONTROL_TOKENS
 from tests.support.conversations import TOOLS, agent, talk
 from tests.support.hostile import bounded, damaged, spoilt, written

@@ -20,9 +20,9 @@ from pipeline.errors import ConfigError, ModelError, PipelineError
 from pipeline.files import ROOT, write_json
 from pipeline.formats.logits import Logits, logits_of
 from pipeline.model.base import open_base, read_manifest, weight_folder
-from pipeline.model.check import QUANTIZED
-from pipeline.model.facts import fact
-from pipeline.model.folder import read_config
+from pipeline.model.source.check import QUANTIZED
+from pipeline.model.source.facts import fact
+from pipeline.model.source.folder import read_config
 
 NUM_ROWS, ROW_TOKENS = 2, 64
 ALLOWED = 1e-3

@@ -12,9 +12,9 @@ from pipeline.files import read_json, write_json
 from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import load_adapter
 from pipeline.model.base import GENERATION, open_base
-from pipeline.model.check import QUANTIZED
 from pipeline.model.head import untied
-from pipeline.model.own_code import MAP, TOKENIZER
+from pipeline.model.source.check import QUANTIZED
+from pipeline.model.source.own_code import MAP, TOKENIZER
 from pipeline.model.stored import StoredTensors
 from pipeline.model.upstream import dequantize_model, load_model
 

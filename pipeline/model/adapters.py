@@ -16,8 +16,8 @@ from pipeline.external.json_files import Remedy, read_own
 from pipeline.external.shapes import FLAG, NUMBER, TEXT, Kind, Maybe, whole
 from pipeline.files import write_json
 from pipeline.model import upstream
-from pipeline.model.folder import read_header
 from pipeline.model.head import give_own_head, head_tensors
+from pipeline.model.source.folder import read_header
 from pipeline.model.targets import chosen_layers, chosen_tensors, layer_names, refuse_for_dora
 from pipeline.model.tree import (
     adapted_layers,

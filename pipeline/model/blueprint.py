@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.device import nn
 from pipeline.model.base import wanted_dtype
 from pipeline.model.build import build, stored_dtype
-from pipeline.model.facts import fact
+from pipeline.model.source.facts import fact
 
 GROUP_SIZE = 64
 """Weights that share a scale, where a base is thought of as quantised: mlx-lm's default."""

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model import upstream
-from pipeline.model.facts import language_part
+from pipeline.model.source.facts import language_part
 
 
 def build(config: dict[str, Any]) -> nn.Module:

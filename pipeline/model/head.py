@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
-from pipeline.model.facts import NESTED
+from pipeline.model.source.facts import NESTED
 from pipeline.model.targets import outer_layers
 from pipeline.model.tree import dimensions, own_arrays, shapes
 

@@ -9,10 +9,10 @@ from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
 from pipeline.model import upstream
 from pipeline.model.build import build, linked, load_lazily
-from pipeline.model.check import QUANTIZED, check_weights
-from pipeline.model.folder import read_config, read_weight_files
 from pipeline.model.shards import save_model
-from pipeline.model.ties import tied_by_files
+from pipeline.model.source.check import QUANTIZED, check_weights
+from pipeline.model.source.folder import read_config, read_weight_files
+from pipeline.model.source.ties import tied_by_files
 
 
 def write_quantized(folder: Path, base: Path, bits: int, group_size: int) -> None:

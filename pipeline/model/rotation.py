@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 
 from pipeline.device import mx
-from pipeline.model.facts import fact
+from pipeline.model.source.facts import fact
 
 DEFAULT_BASE = 10_000.0
 """Of rotary embeddings, where config.json has no `rope_theta`."""

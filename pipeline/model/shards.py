@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.device import mx, nn, tree_map
 from pipeline.model import upstream
-from pipeline.model.folder import INDEX
+from pipeline.model.source.folder import INDEX
 from pipeline.model.tree import named_arrays
 
 METADATA = "__metadata__"

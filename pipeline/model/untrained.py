@@ -15,8 +15,8 @@ from pipeline.device import mx
 from pipeline.external.json_files import read_foreign
 from pipeline.external.shapes import COUNT, TEXT, Maybe
 from pipeline.model.body_and_head import PROBE, BodyAndHead
-from pipeline.model.folder import FOREIGN
 from pipeline.model.forward import evaluation_mode
+from pipeline.model.source.folder import FOREIGN
 
 NUM_PROBES = 16
 TOLERANCE = 3e-3

@@ -10,8 +10,8 @@ from pipeline.files import read_json, sha256_path, write_json
 from pipeline.formats import fused
 from pipeline.model import upstream
 from pipeline.model.base import load_base
-from pipeline.model.folder import INDEX
 from pipeline.model.forward import forward
+from pipeline.model.source.folder import INDEX
 from tests.support.exports import (
     FORMATS,
     TOKENS,

@@ -19,8 +19,8 @@ from pipeline.model.base import (
     write_manifest,
 )
 from pipeline.model.build import build
-from pipeline.model.folder import INDEX, read_config
 from pipeline.model.scratch import initialize, save_scratch
+from pipeline.model.source.folder import INDEX, read_config
 from pipeline.model.tree import named_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60]])

@@ -8,9 +8,9 @@ from pipeline.files import read_json, sha256_path
 from pipeline.model import upstream
 from pipeline.model.adapters import apply
 from pipeline.model.base import count_parameters, load_base, write_manifest
-from pipeline.model.folder import read_config
 from pipeline.model.quantize import quantizable, write_quantized
 from pipeline.model.scratch import initialize, save_scratch
+from pipeline.model.source.folder import read_config
 from pipeline.model.tree import quantized_layers
 from tests.support.modes import settings_of
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline.device import mx
 from pipeline.model.build import build
 from pipeline.model.rotation import short_wavelengths, unrounded_wavelengths
-from pipeline.model.spelling import respelled
+from pipeline.model.source.spelling import respelled
 
 POSITIONS, HEAD = 4096, 64
 YARN = {"rope_type": "yarn", "factor": 32.0, "rope_theta": 150_000.0}

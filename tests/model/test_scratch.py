@@ -8,10 +8,10 @@ from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_file
 from pipeline.model.build import build
-from pipeline.model.check import check_weights
-from pipeline.model.folder import read_config
 from pipeline.model.forward import forward
 from pipeline.model.scratch import initialize, llama_config, save_scratch
+from pipeline.model.source.check import check_weights
+from pipeline.model.source.folder import read_config
 from pipeline.model.tree import named_arrays
 from tests.support.small import TINY_SHAPE
 

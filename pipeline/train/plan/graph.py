@@ -13,8 +13,8 @@ from pipeline.device import nn
 from pipeline.errors import DeviceError, PipelineError, StorageError, report_problems
 from pipeline.model.blueprint import blueprint
 from pipeline.model.build import stored_dtype
-from pipeline.model.check import QUANTIZED
-from pipeline.model.folder import read_config
+from pipeline.model.source.check import QUANTIZED
+from pipeline.model.source.folder import read_config
 from pipeline.model.tree import blocks, named_arrays, own_arrays
 from pipeline.train.memory import GB, MB
 from pipeline.train.plan.predict import num_bytes, predict_benchmark, predict_validation

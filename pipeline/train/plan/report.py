@@ -10,8 +10,8 @@ from functools import cached_property
 from pipeline.device import cache_limit_bytes, mlx_memory
 from pipeline.machine import footprint_bytes
 from pipeline.model.blueprint import GROUP_SIZE
-from pipeline.model.folder import read_config
 from pipeline.model.quantize import quantizable
+from pipeline.model.source.folder import read_config
 from pipeline.objective.chunked_head import CHUNK_COPIES
 from pipeline.train.memory import GB
 from pipeline.train.plan.liveness import Saved

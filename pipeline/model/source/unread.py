@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.device import nn
 from pipeline.errors import ModelError, report_problems
 from pipeline.model import upstream
-from pipeline.model.facts import fact, language_part
-from pipeline.model.spelling import RENAMED
+from pipeline.model.source.facts import fact, language_part
+from pipeline.model.source.spelling import RENAMED
 
 GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_approx")
 """One function; its approximations differ from it by less than 5e-4."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.model.folder import Tensor, WeightFile
-from pipeline.model.ties import tied_by_files
+from pipeline.model.source.folder import Tensor, WeightFile
+from pipeline.model.source.ties import tied_by_files
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 

@@ -5,10 +5,10 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.files import read_json, write_json
 from pipeline.model.build import build
-from pipeline.model.check import check_weights
-from pipeline.model.folder import read_config
-from pipeline.model.spelling import respelled
-from pipeline.model.unread import check_all_read, unread_keys
+from pipeline.model.source.check import check_weights
+from pipeline.model.source.folder import read_config
+from pipeline.model.source.spelling import respelled
+from pipeline.model.source.unread import check_all_read, unread_keys
 from tests.model.test_body_and_head import CONFIGS
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}

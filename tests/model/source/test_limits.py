@@ -9,10 +9,10 @@ from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.files import write_json
 from pipeline.model.build import build, linked, load_lazily
-from pipeline.model.folder import read_config
 from pipeline.model.intercept import intercepted
-from pipeline.model.limits import APPLIED, TextLimit, check_positions, text_limit
-from pipeline.model.spelling import respelled
+from pipeline.model.source.folder import read_config
+from pipeline.model.source.limits import APPLIED, TextLimit, check_positions, text_limit
+from pipeline.model.source.spelling import respelled
 from pipeline.model.tree import blocks, named_arrays
 
 WINDOW, LENGTH = 4, 12

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.device import mx
 from pipeline.model.build import build
-from pipeline.model.facts import NESTED, fact
-from pipeline.model.folder import WeightFile
 from pipeline.model.head import TIED
+from pipeline.model.source.facts import NESTED, fact
+from pipeline.model.source.folder import WeightFile
 from pipeline.model.tree import shapes
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -9,9 +9,15 @@ from pipeline.device import mx
 from pipeline.errors import ModelError
 from pipeline.files import read_json, write_json
 from pipeline.model.build import build
-from pipeline.model.check import check_weights
-from pipeline.model.folder import Tensor, WeightFile, read_config
-from pipeline.model.probe import check_computes, check_depth, failure, faulty_keys, make_constant
+from pipeline.model.source.check import check_weights
+from pipeline.model.source.folder import Tensor, WeightFile, read_config
+from pipeline.model.source.probe import (
+    check_computes,
+    check_depth,
+    failure,
+    faulty_keys,
+    make_constant,
+)
 from pipeline.model.tree import named_arrays
 from tests.model.test_body_and_head import CONFIGS as LIKE_LLAMA
 from tests.model.test_forward import MAMBA

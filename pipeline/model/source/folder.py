@@ -14,8 +14,8 @@ from pipeline.errors import ModelError, report_problems
 from pipeline.external.json_files import Remedy, checked, read_foreign
 from pipeline.external.paths import INDEX, place_problem
 from pipeline.external.shapes import TEXT, Every
-from pipeline.model.facts import SAVED, SHAPE
-from pipeline.model.spelling import respelled
+from pipeline.model.source.facts import SAVED, SHAPE
+from pipeline.model.source.spelling import respelled
 
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.h5", "*.gguf")

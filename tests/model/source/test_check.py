@@ -7,7 +7,7 @@ import pytest
 from pipeline.device import mx
 from pipeline.errors import ModelError
 from pipeline.files import read_json
-from pipeline.model.check import check_weights, not_finite
+from pipeline.model.source.check import check_weights, not_finite
 
 
 def test_good_weights_pass(model_folder):

@@ -6,7 +6,7 @@ stands beside the words of the file, so that either library can read what is exp
 
 from typing import Any
 
-from pipeline.model.facts import NESTED
+from pipeline.model.source.facts import NESTED
 
 RENAMED = {
     "gpt2": {"n_ctx": "n_positions"},

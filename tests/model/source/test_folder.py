@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import ModelError
-from pipeline.model.folder import (
+from pipeline.model.source.folder import (
     INDEX,
     MAX_HEADER_BYTES,
     Tensor,

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.external.shapes import misfits
-from pipeline.model.facts import SHAPE, fact, with_facts
+from pipeline.model.source.facts import SHAPE, fact, with_facts
 
 NAN = float("nan")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.model.folder import read_config
+from pipeline.model.source.folder import read_config
 
 IN_THE_TABLE = {
     "cohere",

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pipeline.config.rules import position_problems
 from pipeline.errors import ConfigError, report_problems
-from pipeline.model.facts import fact
-from pipeline.model.folder import read_config
+from pipeline.model.source.facts import fact
+from pipeline.model.source.folder import read_config
 
 APPLIED = (
     *("afmoe", "cohere2", "exaone4", "gemma3", "gemma3_text", "gemma4_text", "gpt_oss", "olmo3"),

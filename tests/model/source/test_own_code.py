@@ -11,8 +11,8 @@ from pipeline.errors import ModelError
 from pipeline.files import ROOT, read_json, write_json
 from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.base import load_base
-from pipeline.model.folder import read_config
-from pipeline.model.own_code import code_notice, is_tokenizer
+from pipeline.model.source.folder import read_config
+from pipeline.model.source.own_code import code_notice, is_tokenizer
 from pipeline.model.tree import named_arrays
 from tests.support.foreign_code import (
     AUTO_MAP,

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.device import mx
 from pipeline.model.build import build
-from pipeline.model.spelling import full_layer_distance, respelled
+from pipeline.model.source.spelling import full_layer_distance, respelled
 
 TOKENS = mx.arange(3, 63)[None]
 YARN = {
