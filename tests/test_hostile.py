@@ -208,7 +208,7 @@ LINES = {
     "no UTF-8": b'{"text": "\xff\xfe"}',
     "NUL": b"\0" * 5000,
     "many keys": json.dumps(dict.fromkeys(map(str, range(50000)), 1)).encode(),
-    "empty list as text": b'{"text": []}',
+    "a list as text": b'{"text": [], "weight": 1}',
     "names that are no text": written({"messages": agent({})}).replace(b'"look"', b"[1]"),
     "many calls": written({"messages": [talk("a")[0], {**agent({})[1], "content": "b" * 500000}]}),
 }

@@ -192,6 +192,7 @@ def test_null_in_a_message_counts_as_absent():
         ({"text": ["a"]}, "text is a list, not a string"),
         ({"text": True}, "text is a boolean, not a string"),
         ({"text": ""}, "text is empty"),
+        ({"text": [], "weight": 1}, "text is a list, not a string"),
         ({"text": " \n\t\u3000"}, "text is only white space"),
         ({"prompt": "a", "completion": " "}, "completion is only white space"),
         ({"text": "a\0b"}, "text holds a NUL character"),
