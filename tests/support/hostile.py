@@ -20,6 +20,8 @@ VALUES = [
     *([], {}, [[]], [None], ["x"], {"x": "y"}, {"": {}}, [0] * 5000),
 ]
 MOST_BYTES = 500 * 10**6
+MOST_SECONDS = 6.0
+"""Three times what is promised: in tests the types of each call are checked."""
 
 
 @st.composite
@@ -66,12 +68,12 @@ def damaged(draw, content):
 
 
 @contextlib.contextmanager
-def bounded(most_seconds=2.0):
+def bounded():
     """Let nothing but our own errors out of a block, which may take so much time and memory."""
     before, began = peak_bytes(), time.process_time()
     with contextlib.suppress(PipelineError, RowError):
         yield
-    assert time.process_time() - began < most_seconds
+    assert time.process_time() - began < MOST_SECONDS
     assert peak_bytes() - before < MOST_BYTES
 
 
