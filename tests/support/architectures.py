@@ -57,7 +57,7 @@ QWEN_VISION = {
     "patch_size": 4,
 }
 EXACT = "with the exact GELU, which mlx-lm computes; its approximation differs by 0.001"
-PACKED = "YaRN without `truncate`, as published; and experts that are not packed in 4 bits"
+PACKED = "experts as plain matrices; mlx-lm reads them packed in 4 bits, as published"
 PART_OF_HEAD = "`partial_rotary_factor`, which mlx-lm does not read here"
 STACKED = "experts one by one, as transformers 5 saves them; mlx-lm reads them as published"
 

@@ -132,8 +132,6 @@ def unread_scaling(text: dict[str, Any], fields: Collection[str]) -> list[str]:
     factor = scaling.get("attention_factor")
     if factor is not None and not math.isclose(factor, computed_factor(scaling, text)):
         unread.append(f"rope_scaling.attention_factor={factor!r}")
-    if kind == "yarn" and scaling.get("truncate") is False:
-        unread.append("rope_scaling.truncate=False")
     return unread
 
 

@@ -44,7 +44,6 @@ def unread(tiny_config, changes):
         ({"head_dim": 4, "query_pre_attn_scalar": 8}, "query_pre_attn_scalar=8"),
         (STARCODER2 | {"rope_scaling": YARN}, "rope_scaling={'rope_type': 'yarn',"),
         ({"rope_scaling": {**YARN, "attention_factor": 2.0}}, "rope_scaling.attention_factor=2.0"),
-        ({"rope_scaling": {**YARN, "truncate": False}}, "rope_scaling.truncate=False"),
         (
             {"rope_parameters": {"full_attention": YARN, "sliding_attention": YARN}},
             "rope_parameters.sliding_attention.rope_type='yarn'",
@@ -66,6 +65,7 @@ def test_a_key_that_changes_the_model_is_named(tiny_config, changes, named):
         GEMMA2 | {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 10.0},
         STARCODER2 | {"hidden_act": "gelu_pytorch_tanh", "rope_theta": 5e5},
         {"rope_scaling": {**YARN, "attention_factor": 0.1 * 1.3862943611198906 + 1}},
+        {"rope_scaling": {**YARN, "truncate": False}},
         {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 0]}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         NEOX | {"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.25}},
