@@ -7,12 +7,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pipeline.config.stage import Paths, code_hashes, stage
-from pipeline.data.tokenize.tokenizer import tokenizer_hash, vocabulary_hash
 from pipeline.device import mlx_memory
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
+from pipeline.external.tokenizer_files import tokenizer_hash, vocabulary_hash
 from pipeline.files import recall_notice, write_json
 from pipeline.model.base import size_metrics, write_manifest
 from pipeline.model.quantize import write_quantized

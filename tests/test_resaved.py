@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash
+from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
 from pipeline.external.gguf.convert import converted
+from pipeline.external.tokenizer_files import tokenizer_hash
 from pipeline.files import read_json
 from pipeline.model import upstream
 from pipeline.model.base import load_base, write_manifest

@@ -4,14 +4,9 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.external.download import DownloadError, download
-from pipeline.external.inputs import (
-    MORE_TEMPLATES,
-    SETTINGS,
-    check_places,
-    model_folder,
-    require_network,
-)
+from pipeline.external.inputs import SETTINGS, check_places, model_folder, require_network
 from pipeline.external.paths import INDEX, is_hub_id
+from pipeline.external.tokenizer_files import MORE_TEMPLATES
 
 WEIGHTS = ("*.safetensors", INDEX)
 

@@ -23,22 +23,9 @@ from pipeline.external.paths import (
     place_problem,
 )
 from pipeline.external.sources import data_fingerprint
+from pipeline.external.tokenizer_files import TOKENIZER_FILES, tokenizer_names
 from pipeline.files import sha256_path
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-MORE_TEMPLATES = "additional_chat_templates/*.jinja"
-"""Chat templates by name, as transformers saves them: for tools, for documents."""
 SETTINGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 """Small files of a model folder, which are copied."""
 REMEDY = "Run `python -m stages.params` (or `make repro`) to take the files as they are now."
@@ -134,12 +121,6 @@ def tokenizer_files(folder: Path) -> list[Path]:
     """List the files of a model folder that `prepare` reads: its tokenizer and config.json."""
     files = [folder / name for name in ("config.json", *tokenizer_names(folder))]
     return [file for file in files if file.is_file()]
-
-
-def tokenizer_names(folder: Path) -> list[str]:
-    """List the names that files of a tokenizer may have in a model folder."""
-    more = sorted(path.relative_to(folder).as_posix() for path in folder.glob(MORE_TEMPLATES))
-    return [*TOKENIZER_FILES, *more]
 
 
 def weight_files(folder: Path) -> list[Path]:

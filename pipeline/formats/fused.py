@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline.device import mx, nn, tree_map
 from pipeline.errors import ExportError, ModelError
-from pipeline.external.inputs import tokenizer_names
 from pipeline.external.paths import INDEX
+from pipeline.external.tokenizer_files import tokenizer_names
 from pipeline.files import read_json, write_json
 from pipeline.formats.fuse import fuse
 from pipeline.model.adapters import load_adapter

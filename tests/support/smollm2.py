@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pipeline.data.preparation.prepare import prepare
-from pipeline.data.tokenize.tokenizer import tokenizer_hash
 from pipeline.external.gguf.convert import converted
+from pipeline.external.tokenizer_files import tokenizer_hash
 from pipeline.files import read_json
 from pipeline.model.base import write_manifest
 from tests.support.gguf_files import write_float32_copy

@@ -17,11 +17,12 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.stdlib import decoded
-from pipeline.data.tokenize.tokenizer import load_tokenizer, tokenizer_hash
+from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
 from pipeline.errors import DataError
 from pipeline.external.paths import external
 from pipeline.external.stdlib import stdlib_files, stdlib_root
+from pipeline.external.tokenizer_files import tokenizer_hash
 from pipeline.model.base import write_manifest
 from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_scratch
 

@@ -36,13 +36,9 @@ from pipeline.data.sources.world import WorldRows
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.tokenize.own_template import set_template
-from pipeline.data.tokenize.tokenizer import (
-    copy_tokenizer,
-    load_tokenizer,
-    train_tokenizer,
-    vocabulary_size,
-)
+from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer, vocabulary_size
 from pipeline.errors import DataError
+from pipeline.external.tokenizer_files import copy_tokenizer
 
 SUITE = "conflicts.jsonl"
 ROW_COUNTS = (

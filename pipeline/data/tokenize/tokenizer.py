@@ -1,9 +1,6 @@
-"""The tokenizer: copied from the model without a change, or trained for a new model."""
+"""The tokenizer: loaded from its files, or trained for a new model."""
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.tokenize.limits import growth_problem, panics_as_errors
 from pipeline.data.tokenize.template import ChatTemplate
 from pipeline.errors import ModelError
-from pipeline.external.inputs import tokenizer_names
-from pipeline.external.json_files import Remedy, read_foreign
-from pipeline.files import sha256_bytes, sha256_file
+from pipeline.external.tokenizer_files import require_tokenizer
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-SETTINGS = "tokenizer_config.json"
-FOREIGN = Remedy(ModelError, "Fetch the model again, or save it again with transformers.")
 
 
 def load_tokenizer(folder: Path, named: Path | None = None) -> PreTrainedTokenizerFast:
@@ -55,19 +48,6 @@ def load_tokenizer(folder: Path, named: Path | None = None) -> PreTrainedTokeniz
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
-
-
-def require_tokenizer(folder: Path) -> None:
-    """Refuse a folder without tokenizer.json.
-
-    Raises:
-        ModelError: with what to do about it.
-    """
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json.\nWrite one there with transformers: "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -116,55 +96,3 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> None
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS
     ).save_pretrained(folder)
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the files of the tokenizer from a model folder.
-
-    Raises:
-        ModelError: when there is no tokenizer.json.
-    """
-    require_tokenizer(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in tokenizer_names(source):
-        if (source / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
-
-
-def tokenizer_hash(folder: Path) -> str:
-    """Hash the files of the tokenizer in a folder, and no other files.
-
-    Raises:
-        ModelError: when there is no tokenizer.json.
-    """
-    require_tokenizer(folder)
-    return joined_hash(folder, dict.fromkeys(tokenizer_names(folder), sha256_file))
-
-
-def vocabulary_hash(folder: Path) -> str:
-    """Hash what decides the ids of a text, which is all of a tokenizer but its chat templates.
-
-    Raises:
-        ModelError: when there is no tokenizer.json.
-    """
-    require_tokenizer(folder)
-    names = (name for name in tokenizer_names(folder) if "chat_template" not in name)
-    hashes = dict.fromkeys(names, sha256_file)
-    return joined_hash(folder, {**hashes, SETTINGS: settings_hash})
-
-
-def joined_hash(folder: Path, hashes: Mapping[str, Callable[[Path], str]]) -> str:
-    """Hash the files of these names that there are, each by its own function."""
-    digest = hashlib.sha256()
-    for name, hash_of in hashes.items():
-        if (folder / name).is_file():
-            digest.update(f"{name}\0{hash_of(folder / name)}\n".encode())
-    return digest.hexdigest()
-
-
-def settings_hash(path: Path) -> str:
-    """Hash the values of tokenizer_config.json, but for the chat template."""
-    values = read_foreign(path, {}, FOREIGN)
-    values.pop("chat_template", None)
-    return sha256_bytes(json.dumps(values, sort_keys=True).encode())

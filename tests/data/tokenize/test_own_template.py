@@ -1,7 +1,6 @@
 """A chat template that replaces the model's own, and its variables with other defaults."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,14 +8,9 @@ import pytest
 from pipeline.data.rows.records import Conversation
 from pipeline.data.tokenize.own_template import set_template
 from pipeline.data.tokenize.template import render
-from pipeline.data.tokenize.tokenizer import (
-    chat_template_of,
-    load_tokenizer,
-    tokenizer_hash,
-    train_tokenizer,
-    vocabulary_hash,
-)
+from pipeline.data.tokenize.tokenizer import chat_template_of, load_tokenizer, train_tokenizer
 from pipeline.errors import ConfigError
+from pipeline.external.tokenizer_files import tokenizer_hash
 from tests.support.chat_samples import templates
 
 QUESTION = Conversation([{"role": "user", "content": "Why?"}])
@@ -135,15 +129,3 @@ def test_what_cannot_be_read_is_refused(folder, tmp_path):
     (tmp_path / "latin").write_bytes(b"\xe9")
     with pytest.raises(ConfigError, match=r"cannot be read \('utf-8' codec"):
         set_template(folder, tmp_path / "latin", {})
-
-
-def test_the_hash_of_the_vocabulary_is_that_of_all_but_the_templates(folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    set_template(copy, with_file(folder, SIMPLE), {})
-    assert vocabulary_hash(copy) == vocabulary_hash(folder)
-    assert tokenizer_hash(copy) != tokenizer_hash(folder)
-    settings = json.loads((copy / "tokenizer_config.json").read_text())
-    (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": "x"}))
-    assert vocabulary_hash(copy) == vocabulary_hash(folder)
-    (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "x"}))
-    assert vocabulary_hash(copy) != vocabulary_hash(folder)

@@ -16,14 +16,12 @@ from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import (
     BOS,
     EOS,
-    copy_tokenizer,
     load_tokenizer,
-    tokenizer_hash,
     train_tokenizer,
-    vocabulary_hash,
     vocabulary_size,
 )
 from pipeline.errors import ModelError
+from pipeline.external.tokenizer_files import copy_tokenizer, tokenizer_hash
 from tests.support.conversations import documents
 
 TEXTS = ["the cat sat on the mat", "the dog saw the cat", "a mat, a cat, a dog; naïve 猫"] * 9
@@ -137,39 +135,6 @@ def test_an_error_in_the_texts_comes_through(tmp_path):
 
     with pytest.raises(RowError, match="broken"):
         train_tokenizer(texts(), 300, tmp_path)
-
-
-def test_a_copy_is_byte_for_byte_and_nothing_else(folder, tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(folder, source)
-    (source / "chat_template.jinja").write_text(CHATML)
-    (source / "model.safetensors").write_bytes(b"weights")
-    (source / "tokenizer.py").write_text("raise SystemExit")
-    copy_tokenizer(source, tmp_path / "copy")
-    names = {file.name for file in (tmp_path / "copy").iterdir()}
-    assert names == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    for name in names:
-        assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()
-    assert tokenizer_hash(tmp_path / "copy") == tokenizer_hash(source) != tokenizer_hash(folder)
-    assert load_tokenizer(tmp_path / "copy").chat_template == CHATML
-
-
-def test_templates_by_name_are_copied_hashed_and_used(folder, tmp_path):
-    source, more = tmp_path / "source", "additional_chat_templates"
-    shutil.copytree(folder, source)
-    tokenizer = load_tokenizer(source)
-    tokenizer.chat_template = {"default": CHATML, "tool_use": "tools: {{ tools }}"}
-    tokenizer.save_pretrained(source)
-    assert [path.name for path in (source / more).iterdir()] == ["tool_use.jinja"]
-    copy_tokenizer(source, tmp_path / "copy")
-    copied = load_tokenizer(tmp_path / "copy")
-    assert copied.get_chat_template(tools=[{"name": "f"}]) == "tools: {{ tools }}"
-    assert copied.get_chat_template() == CHATML
-    before, vocabulary = tokenizer_hash(source), vocabulary_hash(source)
-    assert before == tokenizer_hash(tmp_path / "copy")
-    (source / more / "tool_use.jinja").write_text("other")
-    assert tokenizer_hash(source) != before
-    assert vocabulary_hash(source) == vocabulary  # templates decide no id
 
 
 def test_limits_and_padding_of_the_file_are_lifted(folder, tmp_path):
