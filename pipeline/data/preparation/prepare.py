@@ -123,8 +123,9 @@ class Preparation:
             self.train_tokenizer()
         else:
             copy_tokenizer(settings.tokenizer_source, self.tokenizer)
-        set_template(self.tokenizer, settings.chat_template, settings.template_kwargs)
-        tokenizer = load_tokenizer(self.tokenizer, settings.tokenizer_source)
+        source = settings.tokenizer_source
+        set_template(self.tokenizer, settings.chat_template, settings.template_kwargs, source)
+        tokenizer = load_tokenizer(self.tokenizer, source)
         if self.is_scratch:  # a small text may give fewer tokens than asked for
             self.vocab_size = vocabulary_size(tokenizer)
         return tokenizer

@@ -31,13 +31,16 @@ GENERATION_MARK = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """A statement of the transformers library that marks answers, which Jinja does not know."""
 
 
-def set_template(folder: Path, template: Path | None, defaults: Mapping[str, Any]) -> None:
+def set_template(
+    folder: Path, template: Path | None, defaults: Mapping[str, Any], named: Path | None = None
+) -> None:
     """Give a tokenizer another chat template, or its template defaults of variables.
 
     Args:
         folder: the files of the tokenizer, which are changed.
         template: a file that replaces the templates of the tokenizer; None: they stay.
         defaults: values of variables that templates read.
+        named: where the files come from, as the user knows it; None: the folder.
 
     Raises:
         ConfigError: when the file cannot be read, or no template reads a variable.
@@ -46,7 +49,7 @@ def set_template(folder: Path, template: Path | None, defaults: Mapping[str, Any
         write_templates(folder, {DEFAULT: read_template(template)})
     if not defaults:
         return
-    templates = templates_of(folder)
+    templates = templates_of(folder, named)
     check_variables(templates, defaults)
     head = "".join(default_of(name, value) for name, value in defaults.items())
     write_templates(folder, {name: head + text for name, text in templates.items()})
@@ -67,13 +70,13 @@ def read_template(path: Path) -> str:
         ) from error
 
 
-def templates_of(folder: Path) -> dict[str, str]:
+def templates_of(folder: Path, named: Path | None) -> dict[str, str]:
     """Return the chat templates of a tokenizer by name.
 
     Raises:
         ConfigError: when it has none.
     """
-    found = load_tokenizer(folder).chat_template
+    found = load_tokenizer(folder, named).chat_template
     if not found:
         raise ConfigError(
             "data.template_kwargs is set, and the tokenizer of this model has no chat template.\n"

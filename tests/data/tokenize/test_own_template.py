@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from pipeline.data.rows.records import Conversation
 from pipeline.data.tokenize.own_template import set_template
 from pipeline.data.tokenize.template import render
 from pipeline.data.tokenize.tokenizer import chat_template_of, load_tokenizer, train_tokenizer
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.external.tokenizer_files import tokenizer_hash
 from tests.support.chat_samples import templates
 
@@ -126,6 +127,9 @@ def test_what_cannot_be_read_is_refused(folder, tmp_path):
         set_template(folder, with_file(folder, "{% for %}"), {"tone": 1})
     with pytest.raises(ConfigError, match=r"data.chat_template=.*gone: cannot be read .*\nGive a"):
         set_template(folder, tmp_path / "gone", {})
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="^the_model: the tokenizer cannot be read"):
+        set_template(folder, None, {"tone": 1}, Path("the_model"))
     (tmp_path / "latin").write_bytes(b"\xe9")
     with pytest.raises(ConfigError, match=r"cannot be read \('utf-8' codec"):
         set_template(folder, tmp_path / "latin", {})
