@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"data.chat_template=.*gone: cannot be read .*\nGive a"):
         set_template(folder, tmp_path / "gone", {})
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match="^the_model: the tokenizer cannot be read"):
+    with pytest.raises(ModelError, match=r"^the_model: the tokenizer cannot be read"):
         set_template(folder, None, {"tone": 1}, Path("the_model"))
     (tmp_path / "latin").write_bytes(b"\xe9")
     with pytest.raises(ConfigError, match=r"cannot be read \('utf-8' codec"):
