@@ -21,7 +21,7 @@ from tests.support.published import write_config
 
 STAGES = ["weights", "train", "export", "validate", "benchmark"]
 PRESETS = sorted(path.stem for path in (ROOT / "conf/hardware").glob("*.yaml"))
-QUICK = ["cpu", "cuda_24gb", "mac_16gb", "mac_8gb"]
+QUICK = ["cpu", "mac_16gb"]
 TYPES = {"4 bits": ("bfloat16", 4), "bfloat16": ("bfloat16", None), "float32": ("float32", None)}
 
 

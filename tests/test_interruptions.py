@@ -78,7 +78,7 @@ def kill_group(folder, process):
     "fault",
     [
         interrupt_all,
-        kill_dvc,
+        pytest.param(kill_dvc, marks=pytest.mark.exhaustive),
         pytest.param(kill_supervisor, marks=pytest.mark.exhaustive),
         pytest.param(kill_group, marks=pytest.mark.exhaustive),
     ],

@@ -262,6 +262,7 @@ def test_a_sweep_goes_through_frozen_blocks_once(smoke):
     assert read(smoke, "machine")["prefix"]["frozen_blocks"] == 0
 
 
+@pytest.mark.exhaustive
 def test_a_clone_without_a_cache_gets_the_same_results(smoke, tmp_path):
     """Git has all results; what comes out anew is what tells of the machine."""
     run(tmp_path, "git", "clone", "--quiet", str(smoke), "clone")
@@ -370,6 +371,7 @@ def test_what_was_predicted_stands_beside_what_was_measured(smoke):
     assert metrics["memory_floor_bytes"] < metrics["predicted_peak_memory_bytes"]
 
 
+@pytest.mark.exhaustive
 def test_a_profile_is_written_when_asked_for(smoke):
     stage(smoke, "train", "+debug=profile", "train.num_steps=2", "hydra.run.dir=runs/profile")
     with (smoke / "runs/profile/plots/profile.csv").open() as file:
@@ -427,6 +429,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
     assert not list((smoke / ".checkpoints").glob("*/step-*"))
 
 
+@pytest.mark.exhaustive
 def test_a_quantised_base_is_trained_on_and_exported(smoke):
     folder = smoke / "runs/packed"
     place = [f"hydra.run.dir={folder}", f"inputs={folder}"]
@@ -448,6 +451,7 @@ def test_a_quantised_base_is_trained_on_and_exported(smoke):
     assert fused.keys() == load_file(smoke / "models/base/model.safetensors").keys()
 
 
+@pytest.mark.exhaustive
 def test_the_ablation_is_one_sweep(smoke):
     """The additive term trains to the bytes of none; weights and sampling do something else."""
     modes = ["none", "additive", "weighted", "sampling"]

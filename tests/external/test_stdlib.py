@@ -12,7 +12,7 @@ from pipeline.errors import DataError
 from pipeline.external import sources
 from pipeline.external.stdlib import stdlib_files, stdlib_fingerprint, stdlib_root
 
-CONFIG = {"data": {"source": "stdlib"}}
+CONFIG = {"data": {"source": "stdlib", "chat_template": None}}
 
 
 @pytest.fixture

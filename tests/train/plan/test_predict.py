@@ -86,6 +86,14 @@ MARGINS = {
 """Timing decides how far the device lags behind, and how the peaks of streams fall together, so
 that these peaks vary more than others from run to run."""
 MORE = (
+    "lora, last block only",
+    "head, blocks stored",
+    "lora, packed, validation",
+    "lora, vocabulary of Llama 3",
+    "head",
+    "full",
+    "full, bfloat16, no copies",
+    "tensors",
     "lora, dropout",
     "lora, several chunks",
     "head, recomputed",
