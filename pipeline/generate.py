@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.device import keep_open_file_limit, mx, nn
-from pipeline.model.upstream import TokenizerWrapper
+from pipeline.model.network.upstream import TokenizerWrapper
 
 with keep_open_file_limit():
     from mlx_lm import stream_generate

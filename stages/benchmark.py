@@ -13,7 +13,7 @@ from pipeline.config.options import PeersBenchmark
 from pipeline.config.stage import Paths, stage
 from pipeline.device import limit_mlx_memory, warn_of_slow_type
 from pipeline.machine import available_memory_bytes
-from pipeline.model.source.limits import check_positions
+from pipeline.model.limits import check_positions
 
 
 @stage(

@@ -31,7 +31,7 @@ from pipeline.config.faults import report, storage_error
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external.inputs import fingerprints, model_folder, names_folder
 from pipeline.files import ROOT, forget_hashes, recall_notice, write_text
-from pipeline.model.source.limits import check_positions
+from pipeline.model.limits import check_positions
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"
 ABSENT = "(absent)"

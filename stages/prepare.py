@@ -18,7 +18,7 @@ from pipeline.errors import printable
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.sources import data_root, template_path
 from pipeline.files import write_json
-from pipeline.model.source.vocabulary import tokenizer_facts
+from pipeline.model.vocabulary import tokenizer_facts
 
 SCORED = ("data/provenance", "heuristic")
 

@@ -14,7 +14,7 @@ from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
 from pipeline.files import write_json
 from pipeline.machine import available_memory_bytes
-from pipeline.model.source.limits import check_positions
+from pipeline.model.limits import check_positions
 from pipeline.train.supervise.run_folder import RESULTS, RunFolder
 
 

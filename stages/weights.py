@@ -14,12 +14,12 @@ from pipeline.external.inputs import check_unchanged
 from pipeline.external.paths import SCRATCH
 from pipeline.external.tokenizer_files import tokenizer_hash, vocabulary_hash
 from pipeline.files import recall_notice, write_json
-from pipeline.model.base import size_metrics, write_manifest
+from pipeline.model.architectures import unproven_notice
+from pipeline.model.network.base import size_metrics, write_manifest
+from pipeline.model.network.upstream import load_tokenizer
+from pipeline.model.own_code import code_notice
 from pipeline.model.quantize import write_quantized
-from pipeline.model.source.architectures import unproven_notice
-from pipeline.model.source.own_code import code_notice
 from pipeline.model.stored import fused_notice
-from pipeline.model.upstream import load_tokenizer
 from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.protocol import RunSpec, plain
 from pipeline.train.supervise.run_folder import RunFolder

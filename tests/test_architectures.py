@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.model.source.architectures import IN_THE_TABLE
+from pipeline.model.architectures import IN_THE_TABLE
 from tests.support.architectures import ARCHITECTURES
 from tests.support.journey import DOCUMENT, recorded, rendered, verdict_of
 

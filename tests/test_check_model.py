@@ -5,8 +5,8 @@ import pytest
 
 from pipeline.device import mx
 from pipeline.files import read_json, write_json
-from pipeline.model.base import load_base, write_manifest
-from pipeline.model.forward import forward
+from pipeline.model.network.base import load_base, write_manifest
+from pipeline.model.network.forward import forward
 from tools import check_model
 
 

@@ -15,8 +15,8 @@ from pipeline.data.store import TokenStore, TokenStoreWriter
 from pipeline.data.tokenize.encode import Encoder
 from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.device import mx
-from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.body_and_head import BodyAndHead
+from pipeline.model.network.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize, llama_config
 from pipeline.objective.likelihood import masked_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer

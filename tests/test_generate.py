@@ -5,9 +5,9 @@ import pytest
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
 from pipeline.generate import generate_greedy
-from pipeline.model.base import load_base, write_manifest
-from pipeline.model.forward import forward
-from pipeline.model.upstream import TokenizerWrapper
+from pipeline.model.network.base import load_base, write_manifest
+from pipeline.model.network.forward import forward
+from pipeline.model.network.upstream import TokenizerWrapper
 
 STORY_TOKENS = 200
 

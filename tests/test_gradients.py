@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx, tree_unflatten
-from pipeline.model.adapters import apply
-from pipeline.model.forward import forward
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.forward import forward
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.trace import trace
 from pipeline.train.step import TrainStep

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model.adapters import AdapterSettings
+from pipeline.model.network.adapters import AdapterSettings
 from pipeline.train.finetune import optim_settings
 from pipeline.train.plan.graph import GraphRequest, plan_graph
 from pipeline.train.plan.report import GB, make_plan

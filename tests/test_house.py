@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "mlx_lm": {
         "pipeline/benchmark/peers/mlx_lm_lora.py",  # mlx-lm itself, in a process of its own
         "pipeline/generate.py",
-        "pipeline/model/upstream.py",
+        "pipeline/model/network/upstream.py",
     },
 }
 DECLARED = {f"pipeline/config/{name}.py" for name in ("options", "optimizers", "rules", "schema")}

@@ -9,11 +9,11 @@ import pytest
 from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx
 from pipeline.formats.fuse import fuse
-from pipeline.model.adapters import apply, load_adapter, make_trainable, save_adapter
-from pipeline.model.base import count_parameters
-from pipeline.model.build import build
+from pipeline.model.network.adapters import apply, load_adapter, make_trainable, save_adapter
+from pipeline.model.network.base import count_parameters
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.step import TrainStep
 from tests.support.modes import MODES, settings_of
@@ -174,7 +174,7 @@ def test_counts_follow_the_shapes_of_a_real_model(kind, changes, expected):
 
 
 def apply_lazily(model, settings):
-    from pipeline.model.adapters import attach
+    from pipeline.model.network.adapters import attach
 
     attach(model, settings)
 

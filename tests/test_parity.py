@@ -10,9 +10,9 @@ from pipeline.data.batches import RowLayout, arrange
 from pipeline.data.preparation.prepare import prepare
 from pipeline.data.store import TokenStore
 from pipeline.device import mx
-from pipeline.model.adapters import AdapterSettings, apply
-from pipeline.model.base import load_base, write_manifest
-from pipeline.model.tree import trainable_arrays
+from pipeline.model.network.adapters import AdapterSettings, apply
+from pipeline.model.network.base import load_base, write_manifest
+from pipeline.model.network.tree import trainable_arrays
 from pipeline.train.feed import TrainingData
 from pipeline.train.finetune import optim_settings
 from pipeline.train.loop import Trainer

@@ -12,9 +12,9 @@ from pipeline.device import mx
 from pipeline.external.gguf.convert import converted
 from pipeline.external.tokenizer_files import tokenizer_hash
 from pipeline.files import read_json
-from pipeline.model import upstream
-from pipeline.model.base import load_base, write_manifest
-from pipeline.model.forward import forward
+from pipeline.model.network import upstream
+from pipeline.model.network.base import load_base, write_manifest
+from pipeline.model.network.forward import forward
 from pipeline.sums import standard_deviation
 
 NUM_TOKENS = 1500

@@ -12,10 +12,10 @@ from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
 from pipeline.external.gguf.convert import converted
 from pipeline.generate import generate_greedy
-from pipeline.model.base import load_base
-from pipeline.model.forward import forward
-from pipeline.model.tree import trainable_arrays
-from pipeline.model.upstream import TokenizerWrapper
+from pipeline.model.network.base import load_base
+from pipeline.model.network.forward import forward
+from pipeline.model.network.tree import trainable_arrays
+from pipeline.model.network.upstream import TokenizerWrapper
 from pipeline.train.finetune import Finetune
 from pipeline.train.observer import Observer
 from pipeline.train.protocol import Go, RunSpec

@@ -19,7 +19,7 @@ from pipeline.device import mx
 from pipeline.errors import ConfigError, ModelError, PipelineError
 from pipeline.files import ROOT, write_json
 from pipeline.formats.logits import Logits, logits_of
-from pipeline.model.base import open_base, read_manifest, weight_folder
+from pipeline.model.network.base import open_base, read_manifest, weight_folder
 from pipeline.model.source.check import QUANTIZED
 from pipeline.model.source.facts import fact
 from pipeline.model.source.folder import read_config

@@ -22,10 +22,10 @@ from pipeline.device import (
     reset_peak_memory,
 )
 from pipeline.generate import Generation, generate_greedy
-from pipeline.model.adapters import load_adapter, make_trainable
-from pipeline.model.base import load_base
-from pipeline.model.forward import checkpoint_blocks
-from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
+from pipeline.model.network.adapters import load_adapter, make_trainable
+from pipeline.model.network.base import load_base
+from pipeline.model.network.forward import checkpoint_blocks
+from pipeline.model.network.upstream import TokenizerWrapper, load_tokenizer
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.plan.roofline import Shape, matrix_passes, shape_of
 from pipeline.train.step import TrainStep

@@ -19,10 +19,10 @@ from pipeline.evaluate.measure import Measured, Work, measured
 from pipeline.evaluate.statistics import Estimate, difference_metrics, ratio_estimate
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.files import write_text
-from pipeline.model.adapters import load_adapter
-from pipeline.model.base import open_base
-from pipeline.model.tree import materialize
-from pipeline.model.upstream import TokenizerWrapper, load_tokenizer
+from pipeline.model.network.adapters import load_adapter
+from pipeline.model.network.base import open_base
+from pipeline.model.network.tree import materialize
+from pipeline.model.network.upstream import TokenizerWrapper, load_tokenizer
 from pipeline.objective.likelihood import DocumentLosses, read_items
 
 SUITE = "conflicts.jsonl"

@@ -14,7 +14,7 @@ from pipeline.data.store import TokenStore
 from pipeline.device import nn
 from pipeline.evaluate.kept import KeptResults
 from pipeline.generate import generate_greedy
-from pipeline.model.upstream import TokenizerWrapper
+from pipeline.model.network.upstream import TokenizerWrapper
 from pipeline.objective.likelihood import (
     MOST_ROWS,
     ConflictItem,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pipeline.device import mx, nn
 from pipeline.errors import ExportError
-from pipeline.model.adapters import read_adapter_config, read_adapter_weights, save_adapter
-from pipeline.model.base import assembled, read_manifest
-from pipeline.model.upstream import load_adapters, load_model
+from pipeline.model.network.adapters import read_adapter_config, read_adapter_weights, save_adapter
+from pipeline.model.network.base import assembled, read_manifest
+from pipeline.model.network.upstream import load_adapters, load_model
 
 
 def write(trained: Path, base_source: str, folder: Path) -> None:

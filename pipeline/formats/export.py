@@ -15,8 +15,8 @@ from pipeline.files import new_folder
 from pipeline.formats import adapter, fused
 from pipeline.formats.logits import logits_of, proof_inputs
 from pipeline.formats.proof import compare, require_agreement
-from pipeline.model.adapters import load_adapter, read_adapter_config
-from pipeline.model.base import open_base
+from pipeline.model.network.adapters import load_adapter, read_adapter_config
+from pipeline.model.network.base import open_base
 
 
 def export(

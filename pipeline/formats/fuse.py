@@ -3,8 +3,8 @@
 from typing import Any
 
 from pipeline.device import mx, nn, tree_unflatten
-from pipeline.model import upstream
-from pipeline.model.tree import adapted_layers
+from pipeline.model.network import upstream
+from pipeline.model.network.tree import adapted_layers
 
 
 def fuse(model: nn.Module) -> None:

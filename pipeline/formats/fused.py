@@ -10,13 +10,13 @@ from pipeline.external.paths import INDEX
 from pipeline.external.tokenizer_files import tokenizer_names
 from pipeline.files import read_json, write_json
 from pipeline.formats.fuse import fuse
-from pipeline.model.adapters import load_adapter
-from pipeline.model.base import GENERATION, open_base
-from pipeline.model.head import untied
+from pipeline.model.network.adapters import load_adapter
+from pipeline.model.network.base import GENERATION, open_base
+from pipeline.model.network.head import untied
+from pipeline.model.network.upstream import dequantize_model, load_model
+from pipeline.model.own_code import MAP, TOKENIZER
 from pipeline.model.source.check import QUANTIZED
-from pipeline.model.source.own_code import MAP, TOKENIZER
 from pipeline.model.stored import StoredTensors
-from pipeline.model.upstream import dequantize_model, load_model
 
 
 def write(model: nn.Module, config: dict[str, Any], base: Path, folder: Path) -> bool:

@@ -10,9 +10,9 @@ from jaxtyping import Float32, Int
 from pipeline.data.batches import PROOF_DOCUMENTS, PROOF_TOKENS
 from pipeline.data.store import TokenStore
 from pipeline.device import mx, nn, tree_map
-from pipeline.model.forward import evaluation_mode, forward
-from pipeline.model.intercept import Call, intercepted
-from pipeline.model.tree import blocks, materialize
+from pipeline.model.network.forward import evaluation_mode, forward
+from pipeline.model.network.intercept import Call, intercepted
+from pipeline.model.network.tree import blocks, materialize
 
 Logits = Float32[np.ndarray, "rows seq_len vocab_size"]
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from pipeline.device import nn
-from pipeline.model.base import wanted_dtype
-from pipeline.model.build import build, stored_dtype
+from pipeline.model.network.base import wanted_dtype
+from pipeline.model.network.build import build, stored_dtype
 from pipeline.model.source.facts import fact
 
 GROUP_SIZE = 64

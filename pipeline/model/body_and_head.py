@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float, Int
 
 from pipeline.device import mx, nn
-from pipeline.model.forward import evaluation_mode, forward
-from pipeline.model.intercept import intercepted, outputs_noted, reads_noted
-from pipeline.model.tree import arrays_replaced, blocks, own_arrays, trainable_arrays
+from pipeline.model.network.forward import evaluation_mode, forward
+from pipeline.model.network.intercept import intercepted, outputs_noted, reads_noted
+from pipeline.model.network.tree import arrays_replaced, blocks, own_arrays, trainable_arrays
 from pipeline.sums import standard_deviation
 
 PROBE = ((0, 1, 2, 3),)

@@ -9,8 +9,8 @@ from pipeline.errors import ConfigError, report_problems
 from pipeline.external.initial import SETTINGS, WEIGHTS
 from pipeline.external.json_files import Remedy, read_foreign
 from pipeline.external.shapes import NUMBER, TEXT, Maybe, whole
+from pipeline.model.network.tree import put_arrays, trainable_arrays
 from pipeline.model.source.folder import read_header
-from pipeline.model.tree import put_arrays, trainable_arrays
 
 MOST_NAMES = 4
 SHAPE = {

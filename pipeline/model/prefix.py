@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
-from pipeline.model.forward import evaluation_mode, forward
-from pipeline.model.intercept import Call, intercept
-from pipeline.model.tree import arrays_replaced, blocks, trainable_arrays
+from pipeline.model.network.forward import evaluation_mode, forward
+from pipeline.model.network.intercept import Call, intercept
+from pipeline.model.network.tree import arrays_replaced, blocks, trainable_arrays
 from pipeline.sums import standard_deviation
 
 TOLERANCE = 1e-5

@@ -7,8 +7,8 @@ from typing import Any
 from pipeline.device import nn
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
-from pipeline.model import upstream
-from pipeline.model.build import build, linked, load_lazily
+from pipeline.model.network import upstream
+from pipeline.model.network.build import build, linked, load_lazily
 from pipeline.model.shards import save_model
 from pipeline.model.source.check import QUANTIZED, check_weights
 from pipeline.model.source.folder import read_config, read_weight_files

@@ -6,8 +6,8 @@ from typing import Any
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError, report_problems
 from pipeline.files import write_json
-from pipeline.model.build import build
-from pipeline.model.tree import named_arrays, put_arrays
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import named_arrays, put_arrays
 
 VOCABULARY_DEVIATION = 0.4
 FIRST_FINAL_NORM = 0.5

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipeline.device import mx, nn, tree_map
-from pipeline.model import upstream
+from pipeline.model.network import upstream
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.source.folder import INDEX
-from pipeline.model.tree import named_arrays
 
 METADATA = "__metadata__"
 LENGTH = "<Q"

@@ -6,11 +6,11 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError, report_problems
-from pipeline.model import upstream
-from pipeline.model.base import open_base, read_manifest, unchanged_files, weight_folder
 from pipeline.model.file_tensors import HEAD, ONLY_ADAPTER, by_stack, file_tensors, tensors_read
+from pipeline.model.network import upstream
+from pipeline.model.network.base import open_base, read_manifest, unchanged_files, weight_folder
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.shards import METADATA, write_in_order
-from pipeline.model.tree import named_arrays
 
 HALF, WIDE = {"F16": mx.float16, "BF16": mx.bfloat16}, {"F32": mx.float32}
 PACKING = (".scales", ".biases")

@@ -4,8 +4,8 @@ import re
 from collections import defaultdict
 
 from pipeline.device import nn
-from pipeline.model.base import count_parameters
-from pipeline.model.tree import trainable_arrays
+from pipeline.model.network.base import count_parameters
+from pipeline.model.network.tree import trainable_arrays
 
 
 def trainable_table(model: nn.Module, mode: str) -> str:

@@ -15,7 +15,7 @@ from pipeline.device import mx
 from pipeline.external.json_files import read_foreign
 from pipeline.external.shapes import COUNT, TEXT, Maybe
 from pipeline.model.body_and_head import PROBE, BodyAndHead
-from pipeline.model.forward import evaluation_mode
+from pipeline.model.network.forward import evaluation_mode
 from pipeline.model.source.folder import FOREIGN
 
 NUM_PROBES = 16

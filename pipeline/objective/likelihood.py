@@ -14,7 +14,7 @@ from pipeline.device import nn
 from pipeline.external.json_files import read_own_lines
 from pipeline.external.shapes import COUNT, TEXT, Maybe
 from pipeline.model.body_and_head import BodyAndHead
-from pipeline.model.forward import evaluation_mode
+from pipeline.model.network.forward import evaluation_mode
 from pipeline.objective.chunked_head import counted, evaluate, target_losses
 
 Z_95 = 1.959963984540054

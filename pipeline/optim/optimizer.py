@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.device import mx, optimizers, tree_map_with_path
 from pipeline.errors import ConfigError, report_problems
-from pipeline.model.tree import named_arrays
+from pipeline.model.network.tree import named_arrays
 from pipeline.optim import update_rules
 from pipeline.optim.rounding import RandomRounding
 from pipeline.optim.schedules import RateSettings, make_schedule

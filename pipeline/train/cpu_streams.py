@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.device import MOST_CPU_STREAMS, mx, nn, products_on_one_thread
-from pipeline.model.forward import random_key
-from pipeline.model.tree import every_array
+from pipeline.model.network.forward import random_key
+from pipeline.model.network.tree import every_array
 from pipeline.objective.chunked_head import EvalOrder, evaluate
 
 Item = TypeVar("Item")

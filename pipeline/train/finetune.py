@@ -12,11 +12,11 @@ from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import warn_of_slow_type
 from pipeline.errors import ConfigError
 from pipeline.external.initial import initial_folder
-from pipeline.model.adapters import AdapterSettings, apply, save_adapter
-from pipeline.model.base import count_parameters, load_base, weights_identity
 from pipeline.model.initial import start_from
+from pipeline.model.network.adapters import AdapterSettings, apply, save_adapter
+from pipeline.model.network.base import count_parameters, load_base, weights_identity
+from pipeline.model.network.tree import trainable_arrays
 from pipeline.model.table import trainable_table
-from pipeline.model.tree import trainable_arrays
 from pipeline.model.untrained import untrained_notice
 from pipeline.objective.distrust import DistrustSettings, distrust
 from pipeline.objective.likelihood import ConflictItem, read_items

@@ -14,7 +14,7 @@ from pipeline.data.batches import Batch, MicroBatch
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory
 from pipeline.errors import TrainingError
 from pipeline.files import write_json
-from pipeline.model.forward import check_packable, checkpoint_blocks
+from pipeline.model.network.forward import check_packable, checkpoint_blocks
 from pipeline.objective.likelihood import ConflictItem, Share, document_losses, primary_share
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.checkpoints.durable_save import DurableSave

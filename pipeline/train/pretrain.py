@@ -11,8 +11,8 @@ from pipeline.errors import DataError, report_problems
 from pipeline.external.json_files import read_own
 from pipeline.external.shapes import COUNT, TEXT
 from pipeline.files import write_json
-from pipeline.model.adapters import AdapterSettings
-from pipeline.model.base import count_parameters
+from pipeline.model.network.adapters import AdapterSettings
+from pipeline.model.network.base import count_parameters
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData

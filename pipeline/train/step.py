@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.data.batches import Batch, MicroBatch
 from pipeline.device import mx, nn, optimizers, tree_map
 from pipeline.model.body_and_head import BodyAndHead
-from pipeline.model.intercept import outputs_noted
-from pipeline.model.tree import blocks, named_arrays
+from pipeline.model.network.intercept import outputs_noted
+from pipeline.model.network.tree import blocks, named_arrays
 from pipeline.objective.chunked_head import EvalOrder, evaluate, loss_sums
 from pipeline.sums import sum_all
 from pipeline.train.cpu_streams import BatchGraph, CpuStreams

@@ -1,9 +1,9 @@
 """The benchmark: what it counts. Only the stage measures how fast anything is."""
 
 from pipeline.benchmark.throughput import Workload, training_speed
-from pipeline.model.adapters import AdapterSettings, apply, make_trainable
+from pipeline.model.network.adapters import AdapterSettings, apply, make_trainable
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays
 
 
 def test_training_is_timed_on_whole_steps_and_only_trains_what_the_mode_says(

@@ -8,8 +8,8 @@ from pipeline.device import mx
 from pipeline.errors import ExportError
 from pipeline.files import read_json
 from pipeline.formats import adapter
-from pipeline.model.adapters import load_adapter
-from pipeline.model.base import load_base
+from pipeline.model.network.adapters import load_adapter
+from pipeline.model.network.base import load_base
 from tests.support.exports import (
     FORMATS,
     TOKENS,

@@ -12,7 +12,7 @@ from pipeline.files import sha256_path
 from pipeline.formats import export as module
 from pipeline.formats.export import WRITERS
 from pipeline.formats.logits import logits_of
-from pipeline.model.base import load_base, write_manifest
+from pipeline.model.network.base import load_base, write_manifest
 from tests.support.exports import (
     FORMATS,
     TOKENS,

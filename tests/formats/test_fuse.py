@@ -4,12 +4,12 @@ import pytest
 
 from pipeline.device import mx, nn
 from pipeline.formats.fuse import fuse
-from pipeline.model.adapters import (
+from pipeline.model.network.adapters import (
     apply,
 )
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays
-from tests.model.test_adapters import (
+from tests.model.network.test_adapters import (
     MIXTRAL,
     QUANTISED,
     TOKENS,

@@ -8,9 +8,9 @@ from pipeline.device import mx
 from pipeline.errors import ExportError
 from pipeline.files import read_json, sha256_path, write_json
 from pipeline.formats import fused
-from pipeline.model import upstream
-from pipeline.model.base import load_base
-from pipeline.model.forward import forward
+from pipeline.model.network import upstream
+from pipeline.model.network.base import load_base
+from pipeline.model.network.forward import forward
 from pipeline.model.source.folder import INDEX
 from tests.support.exports import (
     FORMATS,

@@ -7,8 +7,8 @@ import numpy as np
 from pipeline.data.batches import PROOF_DOCUMENTS, PROOF_TOKENS
 from pipeline.device import mx
 from pipeline.formats.logits import logits_of, proof_inputs
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays
 
 INPUTS = mx.array([[1, 5, 9, 33], [2, 60, 7, 8]])
 

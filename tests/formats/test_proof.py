@@ -6,7 +6,7 @@ import pytest
 from pipeline.errors import ExportError
 from pipeline.formats import proof as module
 from pipeline.formats.proof import Proof, compare, require_agreement
-from pipeline.model.forward import forward
+from pipeline.model.network.forward import forward
 from tests.support.exports import TOKENS
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.device import mlx_memory, mx
 from pipeline.model.blueprint import blueprint
-from pipeline.model.tree import named_arrays, quantized_layers, trainable_arrays
+from pipeline.model.network.tree import named_arrays, quantized_layers, trainable_arrays
 from tests.support.published import LLAMA_70B
 
 
@@ -31,7 +31,7 @@ def test_weights_have_the_type_they_are_computed_in(tiny_config, stated, asked, 
     ],
 )
 def test_elsewhere_they_stay_as_stored(tiny_config, stated, found, monkeypatch):
-    monkeypatch.setattr("pipeline.model.base.is_cpu", lambda: False)
+    monkeypatch.setattr("pipeline.model.network.base.is_cpu", lambda: False)
     model = blueprint({**tiny_config, **stated}, "auto")
     assert {value.dtype for value in named_arrays(model.parameters()).values()} == {found}
 

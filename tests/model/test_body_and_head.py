@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline.device import mlx_memory, mx, nn
-from pipeline.model.adapters import apply
 from pipeline.model.body_and_head import BodyAndHead
-from pipeline.model.build import build
-from pipeline.model.forward import forward, random_key
-from pipeline.model.head import give_own_head
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.build import build
+from pipeline.model.network.forward import forward, random_key
+from pipeline.model.network.head import give_own_head
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays
-from tests.model.test_head import GPT2, PHI
+from tests.model.network.test_head import GPT2, PHI
 from tests.support.modes import settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 7, 2], [3, 4, 60, 6, 7, 8]])

@@ -7,7 +7,7 @@ import pytest
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.model.file_tensors import by_stack, file_tensors, tensors_read
-from pipeline.model.tree import shapes
+from pipeline.model.network.tree import shapes
 
 
 class Rearranged(nn.Module):

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.device import mx
 from pipeline.errors import ConfigError
-from pipeline.model.adapters import AdapterSettings, apply, save_adapter
 from pipeline.model.initial import start_from
+from pipeline.model.network.adapters import AdapterSettings, apply, save_adapter
+from pipeline.model.network.tree import trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import trainable_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60]])
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"

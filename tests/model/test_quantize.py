@@ -5,13 +5,13 @@ import pytest
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_path
-from pipeline.model import upstream
-from pipeline.model.adapters import apply
-from pipeline.model.base import count_parameters, load_base, write_manifest
+from pipeline.model.network import upstream
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.base import count_parameters, load_base, write_manifest
+from pipeline.model.network.tree import quantized_layers
 from pipeline.model.quantize import quantizable, write_quantized
 from pipeline.model.scratch import initialize, save_scratch
 from pipeline.model.source.folder import read_config
-from pipeline.model.tree import quantized_layers
 from tests.support.modes import settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])

@@ -7,12 +7,12 @@ import pytest
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.files import read_json, sha256_file
-from pipeline.model.build import build
-from pipeline.model.forward import forward
+from pipeline.model.network.build import build
+from pipeline.model.network.forward import forward
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.model.source.check import check_weights
 from pipeline.model.source.folder import read_config
-from pipeline.model.tree import named_arrays
 from tests.support.small import TINY_SHAPE
 
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}

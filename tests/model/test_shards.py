@@ -7,10 +7,10 @@ import mlx_lm.utils
 import pytest
 
 from pipeline.device import mx, nn, tree_map
-from pipeline.model import upstream
+from pipeline.model.network import upstream
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize
 from pipeline.model.shards import save_model
-from pipeline.model.tree import named_arrays
 
 
 def made(config, kind):

@@ -8,13 +8,13 @@ import pytest
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.files import read_json, write_json
-from pipeline.model.base import open_base, write_manifest
+from pipeline.model.network.base import open_base, write_manifest
+from pipeline.model.network.tree import named_arrays
+from pipeline.model.network.upstream import dequantize_model
 from pipeline.model.quantize import write_quantized
 from pipeline.model.scratch import initialize
 from pipeline.model.source.folder import INDEX, read_weight_files
 from pipeline.model.stored import StoredTensors, fused_notice
-from pipeline.model.tree import named_arrays
-from pipeline.model.upstream import dequantize_model
 from tests.support.exports import apart
 
 TYPES = mx.float32, mx.float16, mx.bfloat16

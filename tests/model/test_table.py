@@ -1,6 +1,6 @@
 """The table of what is trained: like tensors in one line, counts that add up."""
 
-from pipeline.model.adapters import apply
+from pipeline.model.network.adapters import apply
 from pipeline.model.table import trainable_table
 from tests.support.modes import settings_of
 

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.device import mx
 from pipeline.files import write_json
-from pipeline.model import upstream
-from pipeline.model.adapters import apply
 from pipeline.model.body_and_head import BodyAndHead
-from pipeline.model.forward import random_key
+from pipeline.model.network import upstream
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.forward import random_key
 from pipeline.model.scratch import initialize
 from pipeline.model.untrained import alike, token_names, untrained_notice
 from tests.support.modes import settings_of

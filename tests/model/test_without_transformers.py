@@ -10,7 +10,7 @@ import ast, sys
 from pathlib import Path
 from pipeline.model.without_transformers import without_transformers
 with without_transformers():
-    from pipeline.model import upstream
+    from pipeline.model.network import upstream
     import pipeline.train.worker.serve
 
 def at_import(body):

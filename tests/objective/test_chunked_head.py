@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.data.batches import Batch
 from pipeline.device import mlx_memory, mx, nn, reset_peak_memory, tree_map
-from pipeline.model.adapters import apply
 from pipeline.model.body_and_head import BodyAndHead
-from pipeline.model.build import build
-from pipeline.model.forward import forward
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.build import build
+from pipeline.model.network.forward import forward
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective import chunked_head
 from pipeline.objective.chunked_head import chunk_rows, counted, evaluate, loss_sums, target_losses
 from pipeline.objective.likelihood import masked_losses

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config.optimizers import OPTIMIZERS, SCHEDULES, DecayingOptim
 from pipeline.device import mx
 from pipeline.errors import ConfigError
-from pipeline.model.tree import named_arrays
+from pipeline.model.network.tree import named_arrays
 from pipeline.optim.optimizer import RULES, OptimSettings, make_optimizer
 from pipeline.optim.schedules import FALLS
 from pipeline.train.finetune import optim_settings

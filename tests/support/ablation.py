@@ -19,8 +19,8 @@ from pipeline.data.store import held_out_store
 from pipeline.evaluate.measure import held_out_batches
 from pipeline.evaluate.statistics import paired_share_difference, ratio_estimate
 from pipeline.files import sha256_file
-from pipeline.model.adapters import load_adapter
-from pipeline.model.base import load_base
+from pipeline.model.network.adapters import load_adapter
+from pipeline.model.network.base import load_base
 from pipeline.objective.likelihood import document_losses, read_items, score_items, wilson
 from tests.support.small import ROOT
 

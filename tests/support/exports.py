@@ -6,10 +6,10 @@ from pipeline.files import write_json
 from pipeline.formats import fused
 from pipeline.formats.export import export
 from pipeline.formats.logits import proof_inputs
-from pipeline.model.adapters import apply, save_adapter
-from pipeline.model.base import load_base, write_manifest
+from pipeline.model.network.adapters import apply, save_adapter
+from pipeline.model.network.base import load_base, write_manifest
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from tests.support.modes import settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60, 7, 8]])

@@ -9,8 +9,8 @@ import subprocess
 from pipeline.data.tokenize.tokenizer import train_tokenizer
 from pipeline.device import mx
 from pipeline.files import read_json, write_json
-from pipeline.model.build import build
-from pipeline.model.tree import named_arrays
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import named_arrays
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from the house"
 AUTO_MAP = {

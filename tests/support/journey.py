@@ -10,8 +10,8 @@ from pipeline.device import mx
 from pipeline.errors import ExportError, PipelineError
 from pipeline.files import read_json
 from pipeline.formats.export import export, open_tuned
-from pipeline.model.base import load_base, write_manifest
-from pipeline.model.forward import forward
+from pipeline.model.network.base import load_base, write_manifest
+from pipeline.model.network.forward import forward
 from pipeline.train.finetune import Finetune
 from pipeline.train.observer import Observer
 from pipeline.train.protocol import RunSpec

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.data.batches import Batch
 from pipeline.device import mlx_memory, mx, reset_peak_memory
-from pipeline.model.adapters import apply
 from pipeline.model.blueprint import blueprint
-from pipeline.model.forward import checkpoint_blocks
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.forward import checkpoint_blocks
 from pipeline.model.prefix import FrozenPrefix, find_prefix
 from pipeline.model.source.folder import read_config
 from pipeline.objective.likelihood import document_losses

@@ -1,6 +1,6 @@
 """Every way of training, for tests that hold in all of them."""
 
-from pipeline.model.adapters import AdapterSettings
+from pipeline.model.network.adapters import AdapterSettings
 
 MODES = {
     "lora": {},

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.model.adapters import AdapterSettings
+from pipeline.model.network.adapters import AdapterSettings
 from pipeline.model.scratch import llama_config
 from pipeline.train.finetune import optim_settings
 from pipeline.train.plan.request import PlanRequest

@@ -8,7 +8,7 @@ from pipeline.data.preparation.prepare import prepare
 from pipeline.external.gguf.convert import converted
 from pipeline.external.tokenizer_files import tokenizer_hash
 from pipeline.files import read_json
-from pipeline.model.base import write_manifest
+from pipeline.model.network.base import write_manifest
 from tests.support.gguf_files import write_float32_copy
 from tests.support.prepared import SETTINGS
 from tests.support.torch_training import Recipe

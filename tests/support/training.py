@@ -14,7 +14,7 @@ import pytest
 from pipeline.data.store import TokenStoreWriter
 from pipeline.files import sha256_file
 from pipeline.machine import footprint_bytes
-from pipeline.model.base import write_manifest
+from pipeline.model.network.base import write_manifest
 from pipeline.model.scratch import initialize, llama_config, save_scratch
 from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.protocol import RunSpec

@@ -10,11 +10,11 @@ from pipeline import device
 from pipeline.blas.choose import Blas
 from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mlx_memory, mx, products_on_one_thread
-from pipeline.model.adapters import AdapterSettings, apply
-from pipeline.model.forward import checkpoint_blocks, random_key
+from pipeline.model.network.adapters import AdapterSettings, apply
+from pipeline.model.network.forward import checkpoint_blocks, random_key
+from pipeline.model.network.tree import trainable_arrays
 from pipeline.model.prefix import find_prefix
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.cpu_streams import BatchGraph, CpuStreams
 from pipeline.train.prefix.replay import NoPrefix

@@ -11,9 +11,9 @@ import pytest
 from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.device import mx
 from pipeline.errors import CheckpointError, TrainingError
-from pipeline.model.adapters import apply
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.objective.distrust import NOTHING, DistrustSettings, distrust
 from pipeline.objective.likelihood import MOST_ROWS, ConflictItem, primary_share
 from pipeline.optim.optimizer import OptimSettings

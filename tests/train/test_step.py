@@ -6,10 +6,10 @@ import pytest
 from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.data.batches import RowLayout, arrange
 from pipeline.device import mx, nn
-from pipeline.model.adapters import AdapterSettings, apply
-from pipeline.model.forward import checkpoint_blocks
+from pipeline.model.network.adapters import AdapterSettings, apply
+from pipeline.model.network.forward import checkpoint_blocks
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.finetune import optim_settings
 from pipeline.train.step import TrainStep, global_norm

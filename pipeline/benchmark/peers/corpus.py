@@ -23,7 +23,7 @@ from pipeline.errors import DataError
 from pipeline.external.paths import external
 from pipeline.external.stdlib import stdlib_files, stdlib_root
 from pipeline.external.tokenizer_files import tokenizer_hash
-from pipeline.model.base import write_manifest
+from pipeline.model.network.base import write_manifest
 from pipeline.model.scratch import FINAL_NORM, initialize, llama_config, save_scratch
 
 SAMPLES = "TIDEWHEEL_SAMPLES"

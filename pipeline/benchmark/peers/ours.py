@@ -17,9 +17,9 @@ from pipeline.data.batches import RowLayout
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, matmul_flops_per_second, reset_peak_memory
 from pipeline.errors import ModelError
-from pipeline.model.adapters import AdapterSettings, apply, save_adapter
-from pipeline.model.base import load_base, weights_identity
-from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.model.network.adapters import AdapterSettings, apply, save_adapter
+from pipeline.model.network.base import load_base, weights_identity
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer

@@ -16,8 +16,8 @@ from pipeline.benchmark.peers.rounds import Comparison
 from pipeline.data.batches import RowLayout, evaluation_batches
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer
-from pipeline.model.adapters import load_adapter
-from pipeline.model.base import load_base
+from pipeline.model.network.adapters import load_adapter
+from pipeline.model.network.base import load_base
 from pipeline.objective.likelihood import document_losses
 
 SNAPSHOTS = 12

@@ -8,12 +8,12 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError, report_problems
-from pipeline.model.build import build, linked, load_lazily
+from pipeline.model.network.build import build, linked, load_lazily
+from pipeline.model.network.tree import shapes
 from pipeline.model.source.folder import WeightFile, read_weight_files
 from pipeline.model.source.probe import check_builds, check_computes, check_depth
 from pipeline.model.source.ties import tied_problems
 from pipeline.model.source.unread import check_all_read
-from pipeline.model.tree import shapes
 
 FLOAT_DTYPES = {"F32", "F16", "BF16"}
 QUANTIZED = ("quantization", "quantization_config")

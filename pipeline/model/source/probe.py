@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError, PipelineError
-from pipeline.model.build import build, stored_dtype
+from pipeline.model.network.build import build, stored_dtype
+from pipeline.model.network.tree import named_arrays, put_arrays
 from pipeline.model.source.facts import NESTED, SAVED, fact, language_part, with_facts
 from pipeline.model.source.folder import WeightFile
-from pipeline.model.tree import named_arrays, put_arrays
 
 VOCABULARY = 64
 """Tokens of the model that is tried: the head would be most of the work, and hides no fault."""

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.device import mx
-from pipeline.model.build import build
-from pipeline.model.head import TIED
+from pipeline.model.network.build import build
+from pipeline.model.network.head import TIED
+from pipeline.model.network.tree import shapes
 from pipeline.model.source.facts import NESTED, fact
 from pipeline.model.source.folder import WeightFile
-from pipeline.model.tree import shapes
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.device import nn
 from pipeline.errors import ModelError, report_problems
-from pipeline.model import upstream
+from pipeline.model.network import upstream
 from pipeline.model.source.facts import fact, language_part
 from pipeline.model.source.spelling import RENAMED
 

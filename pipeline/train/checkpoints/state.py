@@ -13,8 +13,8 @@ from pipeline.device import (
     tree_unflatten,
 )
 from pipeline.errors import CheckpointError
-from pipeline.model.forward import random_key, set_random_key
-from pipeline.model.tree import named_arrays, trainable_arrays
+from pipeline.model.network.forward import random_key, set_random_key
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.train.checkpoints.folder import Checkpoint
 
 MODEL, OPTIMIZER, RANDOM_KEY = "model/", "optimizer/", "random/key"

@@ -12,10 +12,10 @@ from pipeline.data.batches import PROOF_DOCUMENTS, PROOF_TOKENS
 from pipeline.device import nn
 from pipeline.errors import DeviceError, PipelineError, StorageError, report_problems
 from pipeline.model.blueprint import blueprint
-from pipeline.model.build import stored_dtype
+from pipeline.model.network.build import stored_dtype
+from pipeline.model.network.tree import blocks, named_arrays, own_arrays
 from pipeline.model.source.check import QUANTIZED
 from pipeline.model.source.folder import read_config
-from pipeline.model.tree import blocks, named_arrays, own_arrays
 from pipeline.train.memory import GB, MB
 from pipeline.train.plan.predict import num_bytes, predict_benchmark, predict_validation
 from pipeline.train.plan.report import Plan

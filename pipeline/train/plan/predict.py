@@ -10,11 +10,11 @@ import numpy as np
 from pipeline.data.batches import Batch
 from pipeline.device import is_cpu, mx
 from pipeline.errors import ModelError
-from pipeline.model.adapters import attach
 from pipeline.model.blueprint import blueprint
-from pipeline.model.forward import random_key, set_random_key
+from pipeline.model.network.adapters import attach
+from pipeline.model.network.forward import random_key, set_random_key
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.source.folder import read_config
-from pipeline.model.tree import named_arrays, trainable_arrays
 from pipeline.train.plan.liveness import Saved
 from pipeline.train.plan.rehearsal import Rehearsal
 from pipeline.train.plan.request import PlanRequest

@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.device import mx, nn, tree_unflatten
 from pipeline.errors import ModelError
 from pipeline.model.body_and_head import owner
-from pipeline.model.intercept import Call, intercepted, reads_noted
-from pipeline.model.tree import arrays_replaced, blocks, trainable_arrays
+from pipeline.model.network.intercept import Call, intercepted, reads_noted
+from pipeline.model.network.tree import arrays_replaced, blocks, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder
 
 Found = tuple[mx.array, mx.array, EvalOrder]

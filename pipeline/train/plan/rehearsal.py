@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn, tree_unflatten
-from pipeline.model.forward import evaluation_mode
+from pipeline.model.network.forward import evaluation_mode
+from pipeline.model.network.tree import named_arrays, put_arrays, trainable_arrays
 from pipeline.model.prefix import FrozenPrefix
-from pipeline.model.tree import named_arrays, put_arrays, trainable_arrays
 from pipeline.objective.chunked_head import EvalOrder, target_losses
 from pipeline.optim.optimizer import OptimSettings, make_optimizer
 from pipeline.train.cpu_streams import BatchGraph

@@ -14,7 +14,7 @@ from pipeline.data.batches import (
     streams_for,
 )
 from pipeline.device import has_fused_attention, num_cpu_streams
-from pipeline.model.adapters import AdapterSettings
+from pipeline.model.network.adapters import AdapterSettings
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
 from pipeline.train.settings import EVALUATION_LOGITS, TrainSettings

@@ -11,9 +11,9 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.model.body_and_head import BodyAndHead
+from pipeline.model.network.targets import EMBEDDINGS, LINEAR
+from pipeline.model.network.tree import blocks, dimensions, named_arrays, trainable_arrays
 from pipeline.model.source.facts import fact
-from pipeline.model.targets import EMBEDDINGS, LINEAR
-from pipeline.model.tree import blocks, dimensions, named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import CHUNK_COPIES, chunk_rows
 
 SCORE_COPIES = 2.5

@@ -32,8 +32,8 @@ from pipeline.data.store import TOKENS, TokenStore
 from pipeline.device import mx, nn, num_cpu_streams, numerics_fingerprint
 from pipeline.errors import ModelError
 from pipeline.files import cached_sha256_file
+from pipeline.model.network.tree import blocks
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
-from pipeline.model.tree import blocks
 from pipeline.train.checkpoints.state import Progress
 from pipeline.train.cpu_streams import CpuStreams
 from pipeline.train.observer import Observer

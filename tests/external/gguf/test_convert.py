@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from pipeline.errors import ModelError
 from pipeline.external.gguf import convert as module
 from pipeline.external.gguf.convert import KINDS, convert, converted
-from pipeline.model.base import load_base, write_manifest
+from pipeline.model.network.base import load_base, write_manifest
 from tests.support.gguf_files import HEADS, KV_HEADS, WIDTH, interleaved, weights
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3"]

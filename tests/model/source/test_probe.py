@@ -8,7 +8,8 @@ import pytest
 from pipeline.device import mx
 from pipeline.errors import ModelError
 from pipeline.files import read_json, write_json
-from pipeline.model.build import build
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.source.check import check_weights
 from pipeline.model.source.folder import Tensor, WeightFile, read_config
 from pipeline.model.source.probe import (
@@ -18,9 +19,8 @@ from pipeline.model.source.probe import (
     faulty_keys,
     make_constant,
 )
-from pipeline.model.tree import named_arrays
+from tests.model.network.test_forward import MAMBA
 from tests.model.test_body_and_head import CONFIGS as LIKE_LLAMA
-from tests.model.test_forward import MAMBA
 from tests.support.foreign_code import PHI3
 
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2}

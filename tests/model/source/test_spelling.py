@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.device import mx
-from pipeline.model.build import build
+from pipeline.model.network.build import build
 from pipeline.model.source.spelling import full_layer_distance, respelled
 
 TOKENS = mx.arange(3, 63)[None]

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.files import read_json, write_json
-from pipeline.model.build import build
+from pipeline.model.network.build import build
 from pipeline.model.source.check import check_weights
 from pipeline.model.source.folder import read_config
 from pipeline.model.source.spelling import respelled

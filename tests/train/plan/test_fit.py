@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.device import mlx_memory
 from pipeline.errors import DeviceError
-from pipeline.model.forward import random_key
+from pipeline.model.network.forward import random_key
 from pipeline.train.plan import rehearsal
 from pipeline.train.plan.fit import require_fit
 from pipeline.train.plan.predict import predict

@@ -8,10 +8,10 @@ import pytest
 from pipeline.data.batches import Batch
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
-from pipeline.model.adapters import AdapterSettings, apply
 from pipeline.model.body_and_head import BodyAndHead
+from pipeline.model.network.adapters import AdapterSettings, apply
+from pipeline.model.network.tree import blocks, named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import blocks, named_arrays, trainable_arrays
 from pipeline.objective.chunked_head import loss_sums
 from pipeline.train.plan import recompute
 from pipeline.train.plan.recompute import block_gradients, checkpointed_gradients

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.device import nn
-from pipeline.model.adapters import AdapterSettings, apply
+from pipeline.model.network.adapters import AdapterSettings, apply
 from pipeline.model.scratch import initialize
 from pipeline.train.plan.roofline import matrix_passes, most_heads, shape_of
 

@@ -9,12 +9,12 @@ import pytest
 from pipeline.data.store import DOCUMENT, TokenStore, TokenStoreWriter
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
-from pipeline.model.adapters import AdapterSettings, apply
-from pipeline.model.forward import checkpoint_blocks, forward
-from pipeline.model.intercept import outputs_noted
+from pipeline.model.network.adapters import AdapterSettings, apply
+from pipeline.model.network.forward import checkpoint_blocks, forward
+from pipeline.model.network.intercept import outputs_noted
+from pipeline.model.network.tree import blocks, trainable_arrays
 from pipeline.model.prefix import FrozenPrefix, find_prefix, frozen_depth
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import blocks, trainable_arrays
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.cpu_streams import CpuStreams
 from pipeline.train.feed import TrainingData

@@ -15,7 +15,7 @@ before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 import pipeline.device
 from pipeline.train.worker import main
 main.call_quietly(main.import_serve)
-from pipeline.model import upstream
+from pipeline.model.network import upstream
 absent = {"transformers", "huggingface_hub"}.isdisjoint(sys.modules)
 print(absent, upstream.load_any_model.__module__)
 print(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) - before)

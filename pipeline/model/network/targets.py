@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 
 from pipeline.device import nn
 from pipeline.errors import ConfigError, report_problems
-from pipeline.model import upstream
-from pipeline.model.tree import blocks, own_arrays, quantized_layers
+from pipeline.model.network import upstream
+from pipeline.model.network.tree import blocks, own_arrays, quantized_layers
 
 LINEAR = (nn.Linear, nn.QuantizedLinear, upstream.SwitchLinear, upstream.QuantizedSwitchLinear)
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
 from pipeline.files import read_json, sha256_file, write_json
-from pipeline.model.base import (
+from pipeline.model.network.base import (
     MANIFEST,
     assembled,
     count_parameters,
@@ -18,10 +18,10 @@ from pipeline.model.base import (
     weights_identity,
     write_manifest,
 )
-from pipeline.model.build import build
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize, save_scratch
 from pipeline.model.source.folder import INDEX, read_config
-from pipeline.model.tree import named_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60]])
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -164,8 +164,8 @@ def test_auto_is_float32_on_a_cpu_and_as_stored_elsewhere(base, change, tiny_mod
     weights = named_arrays(tiny_model.parameters())
     take(base, change(**{name: value.astype(mx.float16) for name, value in weights.items()}))
     for on_cpu, expected in ((True, mx.float32), (False, mx.float16)):
-        monkeypatch.setattr("pipeline.model.base.is_cpu", lambda on_cpu=on_cpu: on_cpu)
-        monkeypatch.setattr("pipeline.model.base.compute_dtype", lambda: mx.float32)
+        monkeypatch.setattr("pipeline.model.network.base.is_cpu", lambda on_cpu=on_cpu: on_cpu)
+        monkeypatch.setattr("pipeline.model.network.base.compute_dtype", lambda: mx.float32)
         model = load_base(base, "auto").model
         assert named_arrays(model.parameters())[UP].dtype == expected
 

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
-from pipeline.model import upstream
-from pipeline.model.intercept import Call, intercept
-from pipeline.model.tree import blocks
+from pipeline.model.network import upstream
+from pipeline.model.network.intercept import Call, intercept
+from pipeline.model.network.tree import blocks
 from pipeline.sums import standard_deviation
 
 PACKING_TOLERANCE, PACKING_TOLERANCE_16 = 1e-3, 0.1

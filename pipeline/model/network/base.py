@@ -23,11 +23,16 @@ from pipeline.files import (
     sha256_file,
     write_json,
 )
-from pipeline.model.build import linked, load_lazily
+from pipeline.model.network.build import linked, load_lazily
+from pipeline.model.network.tree import (
+    materialize,
+    named_arrays,
+    quantized_layers,
+    trainable_arrays,
+)
 from pipeline.model.source.check import check_weights
 from pipeline.model.source.folder import FOREIGN, WeightFile, read_config, read_weight_files
 from pipeline.model.source.ties import tied_by_files
-from pipeline.model.tree import materialize, named_arrays, quantized_layers, trainable_arrays
 
 MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"

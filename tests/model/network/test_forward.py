@@ -5,9 +5,9 @@ import pytest
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
-from pipeline.model.adapters import AdapterSettings, apply
-from pipeline.model.build import build
-from pipeline.model.forward import (
+from pipeline.model.network.adapters import AdapterSettings, apply
+from pipeline.model.network.build import build
+from pipeline.model.network.forward import (
     SegmentMask,
     check_packable,
     checkpoint_blocks,
@@ -16,8 +16,8 @@ from pipeline.model.forward import (
     random_key,
     set_random_key,
 )
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from tests.support.small import random_documents
 
 SLIDING = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}

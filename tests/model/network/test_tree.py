@@ -1,7 +1,7 @@
 """The parts of a model by name."""
 
 from pipeline.device import mx, nn
-from pipeline.model.tree import (
+from pipeline.model.network.tree import (
     blocks,
     dimensions,
     named_arrays,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.device import keep_open_file_limit, nn
 from pipeline.errors import ModelError
-from pipeline.model.rotation import short_wavelengths, unrounded_wavelengths
+from pipeline.model.network.rotation import short_wavelengths, unrounded_wavelengths
 from pipeline.model.source.facts import fact
 
 with keep_open_file_limit():

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.model.source.vocabulary import vocabulary_size
+from pipeline.model.vocabulary import vocabulary_size
 
 GEMMA3 = {
     "model_type": "gemma3",

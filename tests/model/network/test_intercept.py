@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from pipeline.device import mx, nn
-from pipeline.model.intercept import intercept, intercepted, outputs_noted, reads_noted
+from pipeline.model.network.intercept import intercept, intercepted, outputs_noted, reads_noted
 
 ONES = mx.ones((1, 2))
 

@@ -9,11 +9,11 @@ import pytest
 from pipeline.config.outputs import seal
 from pipeline.errors import ModelError
 from pipeline.files import ROOT, read_json, write_json
-from pipeline.model.adapters import AdapterSettings, apply, save_adapter
-from pipeline.model.base import load_base
+from pipeline.model.network.adapters import AdapterSettings, apply, save_adapter
+from pipeline.model.network.base import load_base
+from pipeline.model.network.tree import named_arrays
+from pipeline.model.own_code import code_notice, is_tokenizer
 from pipeline.model.source.folder import read_config
-from pipeline.model.source.own_code import code_notice, is_tokenizer
-from pipeline.model.tree import named_arrays
 from tests.support.foreign_code import (
     AUTO_MAP,
     TOKENIZER_MAP,
@@ -106,7 +106,7 @@ def test_every_loader_is_told_to_run_no_code():
 
 
 LOAD = (
-    "import sys; from pathlib import Path; from pipeline.model import upstream; "
+    "import sys; from pathlib import Path; from pipeline.model.network import upstream; "
     "print(upstream.load_tokenizer(Path(sys.argv[1])).decode([5]))"
 )
 

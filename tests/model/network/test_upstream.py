@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
-from pipeline.model import upstream
-from pipeline.model.build import build
+from pipeline.model.network import upstream
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import named_arrays
 from pipeline.model.scratch import initialize, save_scratch
-from pipeline.model.tree import named_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33]])
 LORA = {"rank": 2, "scale": 3.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
@@ -55,7 +55,7 @@ def test_importing_leaves_the_limit_on_open_files():
         "import resource; kind = resource.RLIMIT_NOFILE\n"
         "limits = (1000, resource.getrlimit(kind)[1])\n"
         "resource.setrlimit(kind, limits)\n"
-        "import pipeline.model.upstream, pipeline.generate\n"
+        "import pipeline.model.network.upstream, pipeline.generate\n"
         "assert resource.getrlimit(kind) == limits, resource.getrlimit(kind)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

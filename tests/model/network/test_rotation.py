@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.device import mx
-from pipeline.model.build import build
-from pipeline.model.rotation import short_wavelengths, unrounded_wavelengths
+from pipeline.model.network.build import build
+from pipeline.model.network.rotation import short_wavelengths, unrounded_wavelengths
 from pipeline.model.source.spelling import respelled
 
 POSITIONS, HEAD = 4096, 64

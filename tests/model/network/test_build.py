@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.device import mx
 from pipeline.errors import ModelError
-from pipeline.model.build import build, stored_dtype
+from pipeline.model.network.build import build, stored_dtype
 
 
 @pytest.mark.parametrize(

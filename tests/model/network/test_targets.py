@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.model.targets import chosen_layers, linear_layers
+from pipeline.model.network.targets import chosen_layers, linear_layers
 
 NAMES = [
     "mlp.down_proj",

@@ -5,9 +5,9 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
+from pipeline.model.network.targets import outer_layers
+from pipeline.model.network.tree import dimensions, own_arrays, shapes
 from pipeline.model.source.facts import NESTED
-from pipeline.model.targets import outer_layers
-from pipeline.model.tree import dimensions, own_arrays, shapes
 
 HEADS = ("lm_head", "output", "head")
 FINAL_NORMS = ("norm", "norm_f", "ln_f", "final_layernorm", "final_norm", "output_norm")

@@ -1,7 +1,7 @@
 """Which architectures the table of docs/models.md knows; tests/test_architectures.py compares."""
 
 from pipeline.files import write_json
-from pipeline.model.source.architectures import unproven_notice
+from pipeline.model.architectures import unproven_notice
 
 
 def test_an_architecture_in_no_row_is_warned_of(model_folder, tiny_config):

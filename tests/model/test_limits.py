@@ -8,12 +8,12 @@ import pytest
 from pipeline.device import mx
 from pipeline.errors import ConfigError
 from pipeline.files import write_json
-from pipeline.model.build import build, linked, load_lazily
-from pipeline.model.intercept import intercepted
+from pipeline.model.limits import APPLIED, TextLimit, check_positions, text_limit
+from pipeline.model.network.build import build, linked, load_lazily
+from pipeline.model.network.intercept import intercepted
+from pipeline.model.network.tree import blocks, named_arrays
 from pipeline.model.source.folder import read_config
-from pipeline.model.source.limits import APPLIED, TextLimit, check_positions, text_limit
 from pipeline.model.source.spelling import respelled
-from pipeline.model.tree import blocks, named_arrays
 
 WINDOW, LENGTH = 4, 12
 SLIDING, FULL = "sliding_attention", "full_attention"

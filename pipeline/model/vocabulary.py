@@ -9,9 +9,9 @@ from transformers import CONFIG_MAPPING
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
 from pipeline.external.paths import SCRATCH
+from pipeline.model.limits import TextLimit, text_limit
 from pipeline.model.source.facts import SAVED, fact
 from pipeline.model.source.folder import read_config
-from pipeline.model.source.limits import TextLimit, text_limit
 
 
 def tokenizer_facts(model: DictConfig) -> tuple[Path | None, TextLimit, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.device import mx, nn
 from pipeline.errors import ModelError
-from pipeline.model import upstream
+from pipeline.model.network import upstream
 from pipeline.model.source.facts import language_part
 
 

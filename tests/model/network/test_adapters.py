@@ -6,17 +6,17 @@ from pipeline.device import mx, nn
 from pipeline.errors import ConfigError, ModelError
 from pipeline.files import read_json, sha256_file, write_json
 from pipeline.formats.fuse import fuse
-from pipeline.model.adapters import (
+from pipeline.model.network.adapters import (
     AdapterSettings,
     apply,
     load_adapter,
     make_trainable,
     save_adapter,
 )
-from pipeline.model.base import count_parameters
-from pipeline.model.build import build
+from pipeline.model.network.base import count_parameters
+from pipeline.model.network.build import build
+from pipeline.model.network.tree import trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import trainable_arrays
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2}

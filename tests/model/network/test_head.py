@@ -4,11 +4,11 @@ import pytest
 
 from pipeline.device import mx, nn
 from pipeline.errors import ConfigError
-from pipeline.model.adapters import apply
-from pipeline.model.build import build
-from pipeline.model.head import give_own_head, head_tensors, untied
+from pipeline.model.network.adapters import apply
+from pipeline.model.network.build import build
+from pipeline.model.network.head import give_own_head, head_tensors, untied
+from pipeline.model.network.tree import named_arrays, trainable_arrays
 from pipeline.model.scratch import initialize
-from pipeline.model.tree import named_arrays, trainable_arrays
 from tests.support.modes import settings_of
 
 TOKENS = mx.array([[1, 5, 9, 33, 2, 60], [7, 7, 3, 4, 5, 6]])

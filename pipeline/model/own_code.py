@@ -13,7 +13,7 @@ import transformers
 from pipeline.errors import ModelError, report_problems
 from pipeline.external.json_files import read_foreign
 from pipeline.external.shapes import TEXT, Maybe
-from pipeline.model import upstream
+from pipeline.model.network import upstream
 from pipeline.model.source.folder import FOREIGN, read_config
 
 MAP = "auto_map"

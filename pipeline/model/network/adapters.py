@@ -15,11 +15,15 @@ from pipeline.errors import ConfigError, ModelError, report_problems
 from pipeline.external.json_files import Remedy, read_own
 from pipeline.external.shapes import FLAG, NUMBER, TEXT, Kind, Maybe, whole
 from pipeline.files import write_json
-from pipeline.model import upstream
-from pipeline.model.head import give_own_head, head_tensors
-from pipeline.model.source.folder import read_header
-from pipeline.model.targets import chosen_layers, chosen_tensors, layer_names, refuse_for_dora
-from pipeline.model.tree import (
+from pipeline.model.network import upstream
+from pipeline.model.network.head import give_own_head, head_tensors
+from pipeline.model.network.targets import (
+    chosen_layers,
+    chosen_tensors,
+    layer_names,
+    refuse_for_dora,
+)
+from pipeline.model.network.tree import (
     adapted_layers,
     blocks,
     named_arrays,
@@ -27,6 +31,7 @@ from pipeline.model.tree import (
     quantized_layers,
     unfreeze,
 )
+from pipeline.model.source.folder import read_header
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
