@@ -10,7 +10,8 @@ from pipeline.benchmark.bars import Row, write_outputs
 from pipeline.benchmark.peers.compare import compare
 from pipeline.benchmark.throughput import Workload, benchmark, comparison_rows
 from pipeline.config.options import PeersBenchmark
-from pipeline.config.stage import Paths, stage
+from pipeline.config.stage import stage
+from pipeline.config.stage_paths import Paths
 from pipeline.device import limit_mlx_memory, warn_of_slow_type
 from pipeline.machine import available_memory_bytes
 from pipeline.model.limits import check_positions

@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from pipeline.config.stage import Paths, stage
+from pipeline.config.stage import stage
+from pipeline.config.stage_paths import Paths
 from pipeline.device import limit_mlx_memory, mlx_memory
 from pipeline.files import write_json
 from pipeline.formats.export import export

@@ -5,7 +5,8 @@ import dataclasses
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.arguments import Flag
-from pipeline.config.stage import Paths, stage
+from pipeline.config.stage import stage
+from pipeline.config.stage_paths import Paths
 from pipeline.console import RowCounter
 from pipeline.data.notice import notice_of
 from pipeline.data.preparation.documents import write_histogram

@@ -6,7 +6,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pipeline.config.arguments import Flag
-from pipeline.config.stage import Paths, code_hashes, stage
+from pipeline.config.graph import code_hashes
+from pipeline.config.stage import stage
+from pipeline.config.stage_paths import Paths
 from pipeline.external.inputs import check_unchanged
 from pipeline.files import write_json
 from pipeline.train.checkpoints.series import split_metrics

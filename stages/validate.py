@@ -2,7 +2,9 @@
 
 from omegaconf import DictConfig
 
-from pipeline.config.stage import Paths, code_hashes, stage
+from pipeline.config.graph import code_hashes
+from pipeline.config.stage import stage
+from pipeline.config.stage_paths import Paths
 from pipeline.device import (
     limit_mlx_memory,
     mlx_memory,

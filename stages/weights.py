@@ -6,7 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline.config.stage import Paths, code_hashes, stage
+from pipeline.config.graph import code_hashes
+from pipeline.config.stage import stage
+from pipeline.config.stage_paths import Paths
 from pipeline.device import mlx_memory
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
@@ -43,12 +45,11 @@ def main(config: DictConfig, paths: Paths) -> None:
             with RunFolder.of_stage("weights", config, paths) as run:
                 metrics = pretrain(config, paths, base, run)
                 run.clear()
-            folder = named = base
+            folder = base
         else:
-            named = locate(model.source, model.revision, model.allow_network, weights=True)
-            folder = named
+            folder = locate(model.source, model.revision, model.allow_network, weights=True)
             require_same_tokenizer(tokenizer, folder, model.source)
-        notices = [code_notice(named)]
+        named, notices = folder, [code_notice(folder)]
         if model.quantize_bits is not None:
             write_quantized(folder, base, model.quantize_bits, model.quantize_group_size)
             folder = base

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from pipeline.config import keys, rules
 from pipeline.config.arguments import take_flags, usual_spelling
-from pipeline.config.stage import maker_of, refuse_foreign_overrides
+from pipeline.config.graph import maker_of
+from pipeline.config.stage import refuse_foreign_overrides
 from pipeline.errors import PipelineError
 from stages import params
 from tests.support.documents import DOCUMENTS, documented_commands, shell_commands

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.graph import makers
 from pipeline.config.outputs import OutputLock, check_sealed
-from pipeline.config.stage import makers
 from pipeline.train.supervise.run_folder import RESULTS
 from tests.support.stage_runs import OUTPUTS, command, contents, hidden, make_world
 from tests.support.syscalls import PATHS, STRACE, Driver, Fresh, points

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from pipeline.config.outputs import seal
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from pipeline.device import is_cpu
 from pipeline.errors import PipelineError
 from pipeline.external.initial import initial_fingerprint

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.benchmark.peers.programs import OURS
 from pipeline.benchmark.peers.results import COLUMNS
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from pipeline.files import write_json, write_text
 
 Row = tuple[str, str, str, int, float]

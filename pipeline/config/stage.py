@@ -11,12 +11,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -32,131 +30,17 @@ from pipeline.config.command_line import (
     help_as_text,
     help_text,
 )
-from pipeline.config.earlier_runs import NONE, EarlierRuns, earlier_runs
+from pipeline.config.earlier_runs import earlier_runs
 from pipeline.config.faults import fault_behind, report, storage_error
+from pipeline.config.graph import makers
 from pipeline.config.groups import CONF, contents, options
-from pipeline.config.outputs import SUMS, OutputLock, check_sealed, seal
+from pipeline.config.outputs import OutputLock
 from pipeline.config.schema import Params
+from pipeline.config.stage_paths import Paths
 from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.external.dvc_parent import end_with_dvc
-from pipeline.files import ROOT, new_file, new_folder, sha256_file, sha256_path
+from pipeline.files import ROOT
 from pipeline.machine import PeakMeter
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where a stage reads and where it writes; names are those of dvc.yaml.
-
-    Attributes:
-        out: the folder that outputs lie under.
-        earlier: where it reads before it looks into the repository.
-        meter: measures the time and the memory of the stage.
-    """
-
-    out: Path
-    earlier: EarlierRuns = NONE
-    meter: PeakMeter = field(default_factory=PeakMeter, compare=False)
-    _checked: set[Path] = field(default_factory=set, compare=False)
-
-    def read(self, name: str) -> Path:
-        """Find what another stage wrote: in the runs given as `inputs=`, else here.
-
-        Raises:
-            PipelineError: when no stage has written it yet, or it has been changed since.
-        """
-        folders = [*self.earlier.folders, *([ROOT] if self.earlier.with_repository else [])]
-        for folder in folders:
-            if (folder / name).exists():
-                return self.checked(folder, name)
-        raise PipelineError(
-            f"{name} is missing (looked in {', '.join(map(str, folders))}).\n"
-            f"Run `dvc repro {maker_of(name)}` first, or name the run that made it: "
-            "inputs=RUN_FOLDER"
-        )
-
-    def checked(self, folder: Path, name: str) -> Path:
-        """Return the path of an output, once it is known to be what its stage has written.
-
-        Raises:
-            PipelineError: when it is not.
-        """
-        output, maker = folder / output_of(name), maker_of(name)
-        if output.is_dir() and output not in self._checked:
-            again = f"python -m stages.{maker} hydra.run.dir={folder}"
-            here = f"dvc checkout {output_of(name)}` brings it back, `dvc repro -f -s {maker}"
-            check_sealed(output, f"`{here if folder == ROOT else again}` makes it again.")
-            self._checked.add(output)
-        return folder / name
-
-    def write(self, name: str) -> Path:
-        """Return the path of an output, in a folder that exists."""
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    @contextmanager
-    def folder(self, name: str) -> Iterator[Path]:
-        """Yield a new folder, which becomes an output when the block ends without an error."""
-        with new_folder(self.write(name)) as folder:
-            yield folder
-            seal(folder)
-
-    @contextmanager
-    def file(self, name: str) -> Iterator[Path]:
-        """Yield where to write a file, which becomes an output when the block ends likewise."""
-        with new_file(self.write(name)) as file:
-            yield file
-
-
-def dvc_stages() -> dict[str, Any]:
-    """Read the stages of dvc.yaml."""
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-
-
-def output_names(description: dict[str, Any]) -> list[str]:
-    """List the outputs of a stage of dvc.yaml, metrics and plots included."""
-    entries = [
-        entry for kind in ("outs", "metrics", "plots") for entry in description.get(kind, [])
-    ]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-
-
-def maker_of(name: str) -> str:
-    """Find the stage that writes a file or folder."""
-    return makers().get(output_of(name), "")
-
-
-def output_of(name: str) -> str:
-    """Find the output that a file or folder is, or is a part of; empty where it is none."""
-    return next((out for out in makers() if name == out or name.startswith(f"{out}/")), "")
-
-
-@functools.cache
-def makers() -> dict[str, str]:
-    """Map each output to the stage that writes it; read once, as this is slower than hashing."""
-    return {
-        out: stage_name
-        for stage_name, description in dvc_stages().items()
-        for out in output_names(description)
-    }
-
-
-def data_hashes(stage_name: str, paths: Paths) -> dict[str, str]:
-    """Hash what other stages have written for a stage, by its name in dvc.yaml.
-
-    `Paths.read` has checked a folder against the hashes of its files, so those stand for it.
-    """
-    deps = dvc_stages()[stage_name]["deps"]
-    found = {name: paths.read(name) for name in deps if maker_of(name)}
-    return {
-        name: sha256_file(path / SUMS if path.is_dir() else path) for name, path in found.items()
-    }
-
-
-def code_hashes(stage_name: str) -> dict[str, str]:
-    """Hash the code that computes in a stage, by the modules and folders that dvc.yaml names."""
-    deps = dvc_stages()[stage_name]["deps"]
-    return {name: sha256_path(ROOT / name) for name in deps if not maker_of(name)}
 
 
 def select(config: DictConfig, names: tuple[str, ...]) -> DictConfig:

@@ -16,18 +16,16 @@ from pipeline.config import stage as module
 from pipeline.config.arguments import Flag
 from pipeline.config.earlier_runs import EarlierRuns
 from pipeline.config.optimizers import OPTIMIZERS
-from pipeline.config.outputs import seal
 from pipeline.config.stage import Paths, stage
 from pipeline.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    PipelineError,
     Stopped,
     TrainingError,
     WorkerError,
 )
-from pipeline.files import sha256_path, write_json
+from pipeline.files import write_json
 from stages import params
 from stages.params import composed
 
@@ -489,20 +487,6 @@ def test_help_lists_the_groups_of_which_the_stage_reads_something(toy):
 # Outputs of other stages
 
 
-def test_an_output_is_looked_for_in_the_earlier_run_then_in_the_repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROOT", tmp_path / "root")
-    for folder in ("earlier/data/prepared", "root/data/prepared", "root/models/base"):
-        (tmp_path / folder).mkdir(parents=True)
-        seal(tmp_path / folder)
-    paths = Paths(tmp_path / "out", EarlierRuns((tmp_path / "earlier",)))
-    assert paths.read("data/prepared") == tmp_path / "earlier/data/prepared"
-    assert paths.read("models/base") == tmp_path / "root/models/base"
-    alone = EarlierRuns((tmp_path / "earlier",), with_repository=False)
-    with pytest.raises(PipelineError, match=rf"looked in {tmp_path}/earlier\)"):
-        Paths(tmp_path / "out", alone).read("models/base")
-    assert Paths(tmp_path / "out").read("data/prepared") == tmp_path / "root/data/prepared"
-
-
 def test_inputs_lead_to_the_run_that_the_earlier_run_was_given(seen, tmp_path):
     for name, before in (("third", "second"), ("second", "first"), ("first", "null")):
         (tmp_path / name / ".hydra").mkdir(parents=True)
@@ -519,54 +503,3 @@ def test_two_stages_may_share_a_run_folder(seen, tmp_path):
     _, paths = seen(["seed"], f"inputs={tmp_path}/run")
     assert (tmp_path / "run/.hydra/config.yaml").is_file()
     assert paths.earlier == EarlierRuns((tmp_path / "run",))
-
-
-@pytest.mark.parametrize(
-    ("name", "maker"),
-    [
-        ("data/prepared", "prepare"),
-        ("data/prepared/tokenizer", "prepare"),
-        ("models/base", "weights"),
-        ("models/trained/best", "train"),
-        ("models/export/fused", "export"),
-        ("metrics/validate.json", "validate"),
-        ("plots/train.csv", "train"),
-    ],
-)
-def test_a_missing_output_names_the_stage_to_run(tmp_path, monkeypatch, name, maker):
-    descriptions = module.dvc_stages()
-    monkeypatch.setattr(module, "dvc_stages", lambda: descriptions)
-    monkeypatch.setattr(module, "ROOT", tmp_path / "root")
-    match = (
-        rf"{name} is missing \(looked in {tmp_path}/earlier, {tmp_path}/root\)\.\n"
-        rf"Run `dvc repro {maker}` first, or name the run that made it: inputs=RUN_FOLDER"
-    )
-    with pytest.raises(PipelineError, match=match):
-        Paths(tmp_path / "out", EarlierRuns((tmp_path / "earlier",))).read(name)
-
-
-def test_only_outputs_have_a_maker():
-    assert module.maker_of("pipeline/config/stage.py") == ""
-    assert module.maker_of("data/prepared_too") == ""
-
-
-def test_the_hash_of_data_follows_the_earlier_run(tmp_path):
-    for text in ("1", "2"):
-        for name in ("data/prepared", "models/base"):
-            (tmp_path / text / name).mkdir(parents=True)
-            (tmp_path / text / name / "a").write_text(text if name == "data/prepared" else "")
-            seal(tmp_path / text / name)
-    before, after = (
-        module.data_hashes("train", Paths(tmp_path, EarlierRuns((tmp_path / text,))))
-        for text in ("1", "2")
-    )
-    assert before.keys() == {"data/prepared", "models/base"}
-    assert [name for name in before if before[name] != after[name]] == ["data/prepared"]
-
-
-def test_the_hashes_of_code_are_those_of_what_computes():
-    hashes = module.code_hashes("train")
-    assert hashes["stages/train.py"] == sha256_path(module.ROOT / "stages/train.py")
-    assert "pipeline/train/step.py" in hashes
-    assert "data/prepared" not in hashes
-    assert not [name for name in hashes if re.search("supervise|train/plan", name)]

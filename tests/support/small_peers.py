@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from pipeline.benchmark.peers import compare
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from stages.benchmark import peers_of
 from stages.params import composed
 

@@ -33,7 +33,7 @@ from pipeline.benchmark.peers.speed import (
 )
 from pipeline.benchmark.peers.system import measure_system
 from pipeline.config.options import PeersBenchmark
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from pipeline.data.tokenize.tokenizer import train_tokenizer
 
 

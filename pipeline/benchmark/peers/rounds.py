@@ -16,7 +16,7 @@ from pipeline.benchmark.peers.programs import run
 from pipeline.benchmark.peers.results import Results, summary
 from pipeline.benchmark.throughput import machine
 from pipeline.config.options import Peers
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from pipeline.errors import PipelineError
 
 GB = 10**9

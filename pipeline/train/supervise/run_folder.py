@@ -8,7 +8,7 @@ from typing import Any, cast
 import psutil
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.stage import Paths, data_hashes
+from pipeline.config.stage_paths import Paths, data_hashes
 from pipeline.errors import CheckpointError
 from pipeline.external.initial import initial_hash
 from pipeline.files import ROOT, FileLock

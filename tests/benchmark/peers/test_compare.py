@@ -30,7 +30,7 @@ from pipeline.benchmark.peers.results import (
 )
 from pipeline.benchmark.peers.results import summary as summary_of
 from pipeline.benchmark.throughput import comparison_rows
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError

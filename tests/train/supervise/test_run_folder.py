@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.config.rules import WITHOUT_EFFECT
-from pipeline.config.stage import Paths
+from pipeline.config.stage_paths import Paths
 from pipeline.errors import CheckpointError
 from pipeline.files import FileLock
 from pipeline.train.supervise import run_folder
