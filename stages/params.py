@@ -15,18 +15,14 @@ import sys
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.config import keys, rules, schema
-from pipeline.config.arguments import check_arguments, usual_spelling
-from pipeline.config.command_line import (
-    COMPOSITION_ERRORS,
-    composition_error,
-    explain_null_sections,
-)
+from pipeline.config import keys, rules
+from pipeline.config.arguments import usual_spelling
+from pipeline.config.command_line import COMPOSITION_ERRORS, composition_error
+from pipeline.config.composition import composed
 from pipeline.config.faults import report, storage_error
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external.inputs import fingerprints, model_folder, names_folder
@@ -35,28 +31,6 @@ from pipeline.model.limits import check_positions
 
 FILE, LOCK = ROOT / "params.yaml", ROOT / "dvc.lock"
 ABSENT = "(absent)"
-
-
-def composed(overrides: list[str]) -> DictConfig:
-    """Compose conf/ into one resolved configuration, `inputs:` not yet filled in.
-
-    Raises:
-        ConfigError: when conf/ or an override names what does not exist, or has a wrong value.
-    """
-    schema.register()
-    check_arguments(overrides)
-    try:
-        with (
-            explain_null_sections(overrides),
-            initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
-        ):
-            config = compose("config", overrides=overrides)
-        config.inputs = None  # it would check the ranges, as below, with a longer message
-        OmegaConf.resolve(config)
-    except COMPOSITION_ERRORS as error:
-        raise composition_error(error, overrides) from error
-    rules.check_values(config)
-    return config
 
 
 def loaded() -> DictConfig:

@@ -1,6 +1,7 @@
 """What dvc.yaml has of each stage: what it reads and what it writes."""
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -45,3 +46,31 @@ def code_hashes(stage_name: str) -> dict[str, str]:
     """Hash the code that computes in a stage, by the modules and folders that dvc.yaml names."""
     deps = dvc_stages()[stage_name]["deps"]
     return {name: sha256_path(ROOT / name) for name in deps if not maker_of(name)}
+
+
+def folders_of(stage_name: str) -> list[str]:
+    """List the folders that a stage writes for other stages and for users."""
+    names = output_names(dvc_stages()[stage_name])
+    return [name for name in names if name.startswith(("data/", "models/"))]
+
+
+def sections_of(stage_name: str) -> tuple[str, ...]:
+    """List the sections and keys of params.yaml that a stage reads."""
+    return tuple(dvc_stages()[stage_name]["params"])
+
+
+def stages_before(stage_name: str, reads: Collection[str] = ()) -> list[str]:
+    """List the stages whose outputs a stage needs, those that it needs first.
+
+    Args:
+        stage_name: by its name in dvc.yaml; a stage that is not there needs what it reads.
+        reads: outputs of other stages that it reads besides.
+    """
+    stages, found = dvc_stages(), set[str]()
+    todo = [*reads, *stages.get(stage_name, {}).get("deps", [])]
+    while todo:
+        maker = maker_of(todo.pop())
+        if maker and maker not in found:
+            found.add(maker)
+            todo += stages[maker]["deps"]
+    return [name for name in stages if name in found]

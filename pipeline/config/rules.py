@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.keys import inside, leaves
+from pipeline.config.keys import flat, inside, leaves
 from pipeline.config.optimizers import OPTIMIZERS, SCHEDULES
 from pipeline.config.options import DATA_SECTIONS, PeersBenchmark, ScratchModel
 from pipeline.config.schema import EXPORT_FORMATS
@@ -36,6 +36,16 @@ WITHOUT_EFFECT = frozenset(
 """Keys that cannot change the result of a run: a run with other values of them is the same run."""
 ONLY_WHETHER = frozenset({"train.prefix_cache_gb"})
 """Keys that can change a result only by being 0 or not."""
+
+
+def deciding(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that can change a result, by dotted name.
+
+    Args:
+        parameters: sections of the configuration, as plain dictionaries.
+    """
+    found = {name: value for name, value in flat(parameters) if not inside(name, WITHOUT_EFFECT)}
+    return found | {name: bool(found[name]) for name in ONLY_WHETHER & found.keys()}
 
 
 def check_values(config: DictConfig, sections: Collection[str] | None = None) -> None:

@@ -11,12 +11,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,14 +29,18 @@ from pipeline.config.command_line import (
     explain_null_sections,
     help_as_text,
     help_text,
+    module_name,
 )
 from pipeline.config.earlier_runs import earlier_runs
+from pipeline.config.earlier_stages import resolve_inputs, with_earlier_stages
 from pipeline.config.faults import fault_behind, report, storage_error
-from pipeline.config.graph import makers
+from pipeline.config.graph import dvc_stages, makers, sections_of, stages_before
 from pipeline.config.groups import CONF, contents, options
 from pipeline.config.outputs import OutputLock
+from pipeline.config.overrides import key_in, overrides_in, without
+from pipeline.config.records import record_of
 from pipeline.config.schema import Params
-from pipeline.config.stage_paths import Paths
+from pipeline.config.stage_paths import Paths, data_hashes
 from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.external.dvc_parent import end_with_dvc
 from pipeline.files import ROOT
@@ -52,21 +56,24 @@ def select(config: DictConfig, names: tuple[str, ...]) -> DictConfig:
     return chosen
 
 
-def refuse_foreign_overrides(overrides: list[str], names: tuple[str, ...]) -> None:
-    """Refuse an override that the stage would not read, rather than ignore it.
+def refuse_foreign_overrides(
+    overrides: list[str], names: tuple[str, ...], earlier: tuple[str, ...] = ()
+) -> None:
+    """Refuse an override that nothing would read, rather than ignore it.
+
+    Args:
+        overrides: of the command.
+        names: the sections and keys that the stage reads.
+        earlier: those that stages before it read, which may have to be run.
 
     Raises:
         ConfigError: with the sections that it does read.
     """
-    read = (*names, "inputs")
-    foreign = [
-        str(override.input_line)
-        for override in OverridesParser.create().parse_overrides(overrides)
-        if not keys.concerns(override.key_or_group.replace("/", "."), read)
-    ]
+    read = (*names, *earlier, "inputs")
+    foreign = [item for item in overrides if not keys.concerns(key_in(item), read)]
     headline = f"this stage reads only {', '.join(names)}, and not:"
     remedy = "Set them for the stage that reads them, or for all stages:\n  dvc exp run "
-    sets = " ".join(f"-S {shlex.quote(override)}" for override in foreign)
+    sets = " ".join(f"-S {shlex.quote(item)}" for item in without(overrides, "inputs"))
     report_problems(ConfigError, headline, foreign, remedy + sets)
 
 
@@ -102,12 +109,15 @@ def refuse_local_effects(local: str | None) -> None:
     )
 
 
-def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
+def stage(
+    *names: str, flags: tuple[Flag, ...] = (), reads: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Any]:
     """Make a function of (config, paths) the entrypoint of a stage.
 
     Args:
         names: the sections and keys of the configuration that the stage reads.
         flags: arguments that are no parameters; those given are passed on to the function by name.
+        reads: the outputs of other stages that it reads, where dvc.yaml does not have the stage.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
@@ -121,12 +131,13 @@ def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., 
             with remove_if_refused(out, log) if is_single else nullcontext(), PeakMeter() as meter:
                 config = complete(config)
                 rules.check_values(config, names)
-                refuse_foreign_overrides(list(hydra_run.overrides.task), names)
                 refuse_local_effects(hydra_run.runtime.choices.get("local@_global_"))
                 paths = Paths(out, earlier_runs(config.inputs, out, makers()), meter)
                 config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
                 with nullcontext() if given else writing(hydra_run.job.name, out):
                     result = function(select(config, names), paths, **given)
+                if not given:
+                    record(hydra_run.job.name, config, paths)
             if is_single:  # a sweep ends with its table
                 print_place(out)
             return result
@@ -135,7 +146,7 @@ def stage(*names: str, flags: tuple[Flag, ...] = ()) -> Callable[[Callable[..., 
 
         @functools.wraps(function)
         def entrypoint() -> None:
-            sys.exit(enter(main, function, names, flags, given))
+            sys.exit(enter(main, Command(function, names, flags, reads), given))
 
         entrypoint.sections, entrypoint.flags = names, flags  # type: ignore[attr-defined]
         return entrypoint
@@ -156,20 +167,52 @@ def writing(stage_name: str, out: Path) -> Iterator[None]:
         yield
 
 
-def enter(
-    main: Callable[[], Any],
-    function: Callable,
-    names: tuple[str, ...],
-    flags: tuple[Flag, ...],
-    given: dict[str, Any],
-) -> int:
+@dataclass(frozen=True)
+class Command:
+    """A stage as a user starts it.
+
+    Attributes:
+        function: describes the stage.
+        names: the sections and keys that it reads.
+        flags: those that it takes.
+        reads: the outputs of other stages that it reads, where dvc.yaml does not have the stage.
+    """
+
+    function: Callable[..., Any]
+    names: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    reads: tuple[str, ...]
+
+    @property
+    def stage_name(self) -> str:
+        """The name of the stage."""
+        return module_name(self.function).removeprefix("stages.")
+
+    def settle(self, arguments: list[str], given: dict[str, Any]) -> list[str]:
+        """Return the arguments for Hydra; earlier stages whose outputs are missing have run.
+
+        Args:
+            arguments: what the user has typed.
+            given: where to put the flags among them.
+        """
+        arguments, found = take_flags(arguments, self.flags)
+        given.update(found)
+        check_arguments(arguments)
+        earlier = [sections_of(name) for name in stages_before(self.stage_name, self.reads)]
+        refuse_foreign_overrides(overrides_in(arguments), self.names, sum(earlier, ()))
+        arguments = resolve_inputs(arguments)
+        options = {item for item in arguments if item.startswith("-")}
+        if given or options - {"-m", "--multirun"}:  # a question, or a run of DVC
+            return arguments
+        return with_earlier_stages(self.stage_name, self.names, arguments, self.reads)
+
+
+def enter(main: Callable[[], Any], command: Command, given: dict[str, Any]) -> int:
     """Run a Hydra main, and print what the user can mend without a traceback.
 
     Args:
         main: what Hydra has made of the stage's function.
-        function: the stage's function, which describes it.
-        names: the sections and keys that it reads.
-        flags: the flags that it takes.
+        command: the stage.
         given: where to put the flags of this start.
 
     Returns:
@@ -179,14 +222,11 @@ def enter(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what is caught below, and exits
     arguments = usual_spelling(sys.argv[1:])
     if "--help" in arguments or "-h" in arguments:
-        print(help_text(function, names, flags))
+        print(help_text(command.function, command.names, command.flags))
         return 0
     try:
-        arguments, found = take_flags(arguments, flags)
-        sys.argv[1:] = arguments
-        given.update(found)
-        check_arguments(arguments)
-        with explain_null_sections(arguments), help_as_text():
+        sys.argv[1:] = command.settle(arguments, given)
+        with explain_null_sections(sys.argv[1:]), help_as_text():
             main()
     except COMPOSITION_ERRORS as error:
         print(f"ConfigError: {composition_error(error, arguments)}", file=sys.stderr)
@@ -202,6 +242,12 @@ def enter(
         named = [text.partition("=")[2] for text in arguments if text.startswith("hydra.run.dir=")]
         return report(storage_error(fault, (named or [str(ROOT / "runs")])[0]))
     return 0
+
+
+def record(stage_name: str, config: DictConfig, paths: Paths) -> None:
+    """Record what a stage by hand has made its outputs of."""
+    if stage_name in dvc_stages() and paths.out.resolve() != ROOT:
+        record_of(stage_name, config, data_hashes(stage_name, paths)).write(paths.out)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from pipeline.config import groups, sweep_table
+from pipeline.config import composition, groups, sweep_table
 from pipeline.config import stage as module
 from pipeline.config.arguments import Flag
 from pipeline.config.earlier_runs import EarlierRuns
@@ -26,7 +26,6 @@ from pipeline.errors import (
     WorkerError,
 )
 from pipeline.files import write_json
-from stages import params
 from stages.params import composed
 
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -229,7 +228,8 @@ def test_all_foreign_overrides_are_told_with_a_command_that_takes_them():
         "  data.path='a b'",
         "  lora.targets=[a]",
         "Set them for the stage that reads them, or for all stages:",
-        """  dvc exp run -S data=jsonl -S 'data.path='"'"'a b'"'"'' -S 'lora.targets=[a]'""",
+        """  dvc exp run -S seed=1 -S data=jsonl -S 'data.path='"'"'a b'"'"'' """
+        "-S 'lora.targets=[a]' -S experiment=smoke",
     ]
 
 
@@ -414,7 +414,7 @@ def test_settings_of_this_machine_count_by_hand_and_nowhere_else(
     seen, local, monkeypatch, tmp_path
 ):
     local("train:\n  memory_limit_gb: 3.5\n")
-    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     assert seen(["train"])[0].train.memory_limit_gb == 3.5
     assert seen(["train"], "train.memory_limit_gb=2.0")[0].train.memory_limit_gb == 2.0
     assert composed([]).train.memory_limit_gb is None

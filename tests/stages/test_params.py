@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline import files
-from pipeline.config import command_line
+from pipeline.config import command_line, composition
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.external import inputs
 from stages import params
@@ -31,6 +31,7 @@ def place(tmp_path, monkeypatch):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.setattr(files, "RECALLED", {})
     monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     monkeypatch.setattr(params, "FILE", tmp_path / "params.yaml")
     monkeypatch.setattr(params, "LOCK", tmp_path / "dvc.lock")
     for name in ("DVC_ROOT", "XDG_CACHE_HOME"):

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.keys import flat, inside
-from pipeline.config.rules import ONLY_WHETHER, WITHOUT_EFFECT
 from pipeline.files import read_json, sha256_bytes, write_json
 
 FILE = "identity.json"
@@ -66,13 +64,3 @@ class Identity:
 def text(value: Any) -> str:  # noqa: ANN401
     """Write a value of a parameter as a person would."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def deciding(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that can change a result, by dotted name.
-
-    Args:
-        parameters: sections of the configuration, as plain dictionaries.
-    """
-    found = {name: value for name, value in flat(parameters) if not inside(name, WITHOUT_EFFECT)}
-    return found | {name: bool(found[name]) for name in ONLY_WHETHER & found.keys()}

@@ -8,12 +8,13 @@ from typing import Any, cast
 import psutil
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.rules import deciding
 from pipeline.config.stage_paths import Paths, data_hashes
 from pipeline.errors import CheckpointError
 from pipeline.external.initial import initial_hash
 from pipeline.files import ROOT, FileLock
 from pipeline.train.supervise import identity
-from pipeline.train.supervise.identity import Identity, deciding
+from pipeline.train.supervise.identity import Identity
 from pipeline.train.supervise.status import Status
 
 MAX_LISTED = 5
