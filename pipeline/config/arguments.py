@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from pipeline.config.groups import WITHOUT_KEYS, groups, options
 from pipeline.config.keys import check_known, leaves
+from pipeline.config.mlx_lm_flags import answers
 from pipeline.errors import ConfigError, report_problems
 
 NOW_FLAGS = {"status": "--status", "plan_only": "--plan", "explain": "--explain FILE"}
@@ -101,6 +102,12 @@ def check_arguments(arguments: list[str]) -> None:
     Raises:
         ConfigError: with each of them.
     """
+    report_problems(
+        ConfigError,
+        "These are flags of mlx_lm.lora. Write instead:",
+        list(answers(arguments)),
+        "docs/from_mlx_lm.md compares the two; `--help` lists the parameters of a stage.",
+    )
     overrides = parsed(arguments)
     old = [
         f"{override.input_line}: is no parameter; write {NOW_FLAGS[key_of(override)]}"
