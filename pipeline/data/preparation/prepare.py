@@ -57,6 +57,7 @@ ROWS_PER_REPORT = 1024
 TOKENIZER_BYTES = 1 << 25
 """About how many bytes of text a tokenizer is trained on. Training keeps every different word in
 memory, so larger texts are sampled; this is enough to find which pairs of letters are frequent."""
+ROWS_REMEDY = "Give a file with a row on each line; docs/data.md describes rows."
 SPLIT_REMEDY = (
     "Give more rows, set data.validation_fraction higher or lower, or put rows of your choice "
     "into valid.jsonl next to train.jsonl, in one folder."
@@ -232,6 +233,8 @@ class Preparation:
                 f"data.max_seq_len={self.settings.max_seq_len} tokens.\n"
                 "Set it higher, or data.long_documents=split, or give answers a weight above 0."
             )
+        if not total:
+            raise DataError(f"{self.source.name}: there are no rows.\n{ROWS_REMEDY}")
         for split in ("train", "validation"):
             if not documents[split]:
                 raise DataError(

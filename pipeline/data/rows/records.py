@@ -17,6 +17,11 @@ MAX_ENTROPY_BITS = 64.0
 HASH_BYTES = 16
 SHAPES = (("text",), ("prompt", "completion"), ("messages",))
 """The columns of the content; a row has those of one shape."""
+PREFERENCE = {"chosen", "rejected"}
+PREFERENCE_PROBLEM = (
+    "the row has chosen and rejected: training on preferences is not supported; "
+    "to learn what is chosen, add +data.columns.chosen=messages (or completion)"
+)
 ALIASES = {"authority_weight": "auth_weight", "provenance_entropy": "prov_entropy"}
 
 
@@ -142,6 +147,8 @@ def parse_content(row: Mapping[str, Any]) -> Text | Answer | Conversation:
     if len(shapes) != 1:
         raise shape_error(row)
     if missing := [key for key in shapes[0] if key not in row]:
+        if row.keys() >= PREFERENCE:
+            raise RowError(PREFERENCE_PROBLEM)
         raise RowError(
             f"{missing[0]} is missing, and {(set(shapes[0]) - set(missing)).pop()} is there"
         )
@@ -170,11 +177,8 @@ def shape_error(row: Mapping[str, Any]) -> RowError:
             f"the row has {', '.join(found)} at once; keep one way to state what to learn, or name "
             "the others something else in data.columns"
         )
-    if row.keys() >= {"chosen", "rejected"}:
-        return RowError(
-            "the row has chosen and rejected: training on preferences is not supported; "
-            "to learn what is chosen, add +data.columns.chosen=messages (or completion)"
-        )
+    if row.keys() >= PREFERENCE:
+        return RowError(PREFERENCE_PROBLEM)
     names = ", ".join(map(str, list(row)[:6])) or "nothing"
     return RowError(
         f"needs text, prompt and completion, or messages; the row has {names}; "

@@ -121,5 +121,5 @@ def import_datasets() -> Any:  # noqa: ANN401
     except ImportError as error:
         raise ConfigError(
             "data.source=huggingface needs the package `datasets`, which is not installed.\n"
-            "Install it: `uv sync --inexact --extra huggingface`."
+            "Install it: `make huggingface`."
         ) from error

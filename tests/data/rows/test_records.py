@@ -245,6 +245,11 @@ def test_null_in_a_message_counts_as_absent():
         ({"messages": [USER]}, "there is no answer of the assistant to learn from"),
         ({"messages": [USER, ASSISTANT], "prompt": "What?"}, "prompt, messages at once; keep one"),
         ({"chosen": [], "rejected": []}, "training on preferences is not supported"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "the row has chosen and rejected: training on preferences is not supported; to learn "
+            r"what is chosen, add \+data\.columns\.chosen=messages \(or completion\)",
+        ),
         ({"prompt": [USER], "completion": "a"}, "prompt is a list, not a string"),
         (
             {"messages": [USER, {"role": "assistant", "content": "a", "tool_calls": ["\0"]}]},

@@ -34,7 +34,7 @@ def datasets(monkeypatch, tmp_path):
     """The library, or a visible skip; its cache is a folder of this test."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    return pytest.importorskip("datasets", reason="datasets is absent: uv sync --extra huggingface")
+    return pytest.importorskip("datasets", reason="datasets is absent: make huggingface")
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_metadata_are_read_for_the_scorer_only(folder, monkeypatch, provenance):
 
 def test_the_extra_is_named_where_it_is_missing(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    match = r"needs the package `datasets`.*\nInstall it: `uv sync --inexact --extra huggingface`"
+    match = r"needs the package `datasets`.*\nInstall it: `make huggingface`"
     with pytest.raises(ConfigError, match=match):
         read(folder)
     assert "huggingface = [" in (ROOT / "pyproject.toml").read_text()
