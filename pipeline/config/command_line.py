@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ from pipeline.files import ROOT
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 LIMITS = {"minimum": "from", "maximum": "to"}
 UNSET_VARIABLE = re.compile(r"Environment variable '(.+)' not found")
-SCHEMA_OPTION = re.compile(r"\n\t\w+_schema$", re.MULTILINE)
+OF_THE_SCHEMA = re.compile(r"\n\t\w+_schema$|\n +(reference|object)_type=.*$", re.MULTILINE)
+"""What Hydra and OmegaConf name of the schema, which a user does not see."""
 
 
 def composition_error(error: Exception, arguments: list[str]) -> ConfigError:
@@ -46,7 +48,7 @@ def composition_error(error: Exception, arguments: list[str]) -> ConfigError:
         )
     asked = re.search(r"^Key .* not in [^$]*full_key: (\S+)", text, re.MULTILINE)
     near = nearest(asked[1]) if asked else None
-    return ConfigError(SCHEMA_OPTION.sub("", text) + (f"\nDid you mean {near}?" if near else ""))
+    return ConfigError(OF_THE_SCHEMA.sub("", text) + (f"\nDid you mean {near}?" if near else ""))
 
 
 def not_utf8(error: UnicodeDecodeError) -> ConfigError:
@@ -88,8 +90,17 @@ def explain_null_sections(arguments: list[str]) -> Iterator[None]:
         raise
 
 
-def help_text(function: Callable, names: tuple[str, ...], flags: tuple[Flag, ...]) -> str:
-    """Describe a stage: what it does, its flags, and each parameter that it reads."""
+def help_text(
+    function: Callable, names: tuple[str, ...], flags: tuple[Flag, ...], defaults: dict[str, Any]
+) -> str:
+    """Describe a stage: what it does, its flags, and each parameter that it reads.
+
+    Args:
+        function: of the stage.
+        names: the sections and keys that it reads.
+        flags: those that it takes.
+        defaults: values by dotted name, as conf/ has them.
+    """
     command = f"python -m {module_name(function)}"
     lines = [
         inspect.getdoc(function) or "",
@@ -100,17 +111,24 @@ def help_text(function: Callable, names: tuple[str, ...], flags: tuple[Flag, ...
         f"       {command} --cfg job                   show the values",
         *(f"       {command} {flag.usage:<27} {flag.help}" for flag in flags),
         "",
-        "Values come from conf/; by hand all is written under runs/. Earlier stages whose outputs are",
-        "missing are run first; inputs= names a run whose outputs and parameters are taken instead.",
+        "Values come from conf/; by hand all is written under runs/. Earlier stages whose outputs",
+        "are missing run first; inputs= names a run whose outputs and parameters are used instead.",
         "Its groups, and what may be chosen in each; the default is first, [...] has none:",
         *(f"  {choice}" for choice in choices(names)),
         "",
-        "Parameters of this stage:",
+        "Parameters of this stage, with their defaults (`-` where another choice of the group has "
+        "the key):",
     ]
     for name, field in leaves():
         if inside(name, names):
-            lines.append(f"  {name:<38} {describe(field)}")
+            default = in_words(defaults[name]) if name in defaults else "-"
+            lines.append(f"  {f'{name}={default}':<44} {describe(field)}")
     return "\n".join(lines)
+
+
+def in_words(value: Any) -> str:  # noqa: ANN401
+    """Write a value as an override has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @contextmanager

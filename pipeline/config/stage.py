@@ -31,6 +31,7 @@ from pipeline.config.command_line import (
     help_text,
     module_name,
 )
+from pipeline.config.composition import composed
 from pipeline.config.earlier_runs import earlier_runs
 from pipeline.config.earlier_stages import resolve_inputs, with_earlier_stages
 from pipeline.config.faults import fault_behind, report, storage_error
@@ -123,8 +124,7 @@ def stage(
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
         given: dict[str, Any] = {}
 
-        @functools.wraps(function)
-        def run(config: DictConfig) -> Any:  # noqa: ANN401
+        def work(config: DictConfig) -> Any:  # noqa: ANN401
             hydra_run = HydraConfig.get()
             out, is_single = Path(hydra_run.runtime.output_dir), hydra_run.mode == RunMode.RUN
             log = f"{hydra_run.job.name}.log"
@@ -142,11 +142,21 @@ def stage(
                 print_place(out)
             return result
 
+        @functools.wraps(function)
+        def run(config: DictConfig) -> Any:  # noqa: ANN401
+            try:
+                return work(config)
+            except Exception as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # Hydra goes on with the next job, and names the overrides of this one
+                failures.append(error)  # past Hydra, which prints a line of its own
+
+        failures: list[Exception] = []
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="by_hand")(run)
 
         @functools.wraps(function)
         def entrypoint() -> None:
-            sys.exit(enter(main, Command(function, names, flags, reads), given))
+            sys.exit(enter(main, Command(function, names, flags, reads), given, failures))
 
         entrypoint.sections, entrypoint.flags = names, flags  # type: ignore[attr-defined]
         return entrypoint
@@ -207,13 +217,16 @@ class Command:
         return with_earlier_stages(self.stage_name, self.names, arguments, self.reads)
 
 
-def enter(main: Callable[[], Any], command: Command, given: dict[str, Any]) -> int:
+def enter(
+    main: Callable[[], Any], command: Command, given: dict[str, Any], failures: list[Exception]
+) -> int:
     """Run a Hydra main, and print what the user can mend without a traceback.
 
     Args:
         main: what Hydra has made of the stage's function.
         command: the stage.
         given: where to put the flags of this start.
+        failures: where the stage's function puts the error that ends it.
 
     Returns:
         The exit code.
@@ -221,13 +234,16 @@ def enter(main: Callable[[], Any], command: Command, given: dict[str, Any]) -> i
     run_folders.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what is caught below, and exits
     arguments = usual_spelling(sys.argv[1:])
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text(command.function, command.names, command.flags))
-        return 0
     try:
+        if "--help" in arguments or "-h" in arguments:
+            defaults = dict(keys.flat(OmegaConf.to_container(composed([]))))  # type: ignore[arg-type]
+            print(help_text(command.function, command.names, command.flags, defaults))
+            return 0
         sys.argv[1:] = command.settle(arguments, given)
         with explain_null_sections(sys.argv[1:]), help_as_text():
             main()
+        for error in failures:
+            raise error
     except COMPOSITION_ERRORS as error:
         print(f"ConfigError: {composition_error(error, arguments)}", file=sys.stderr)
         return 1

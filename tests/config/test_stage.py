@@ -169,7 +169,7 @@ def test_a_group_may_lack_values_that_the_stage_does_not_read(seen):
         (["+lora.rnak=3"], "unknown key lora.rnak; did you mean lora.rank?"),
         (["++rank=3"], "unknown key rank; did you mean lora.rank?"),
         (["lora.rank=0", "seed=-1"], "seed=-1: must be at least 0\n  lora.rank=0: must be at"),
-        (["lora.rank=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        (["lora.rank=abc"], "Integer\n    full_key: lora.rank\n"),
         (["lora.rank=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
         (["lora.rank=null"], "field 'lora.rank' is not Optional"),
         (["lora.rank=["], "no viable alternative at input '['"),
@@ -184,7 +184,8 @@ def test_what_the_user_can_mend_has_no_traceback(toy, arguments, message):
     assert code == 1
     assert "ConfigError: " in err
     assert message in err
-    assert "Traceback" not in err + out
+    for word in ("Traceback", "Error executing job", "object_type"):
+        assert word not in err + out
 
 
 OF_OTHER_OPTIONS = {
@@ -245,7 +246,7 @@ def test_an_error_of_the_family_is_printed_and_exits_with_1(toy):
 
     code, out, err = toy(diverge, ["seed"])
     assert code == 1
-    assert err.endswith("TrainingError: the loss is nan at step 3.\nLower optim.learning_rate.\n")
+    assert err == "TrainingError: the loss is nan at step 3.\nLower optim.learning_rate.\n"
     assert "Traceback" not in err + out
 
 
@@ -446,7 +447,8 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
         """Train: writes models/trained."""
 
     code, out, _ = toy(train, ["seed", "lora", "train.mode", "benchmark.prompt_tokens"], "--help")
-    told = dict(re.findall(r"^  (\S+) +(.+)$", out, re.MULTILINE))
+    lines = re.findall(r"^  (\S+)=(\S+) +(.+)$", out, re.MULTILINE)
+    told = {name: text for name, _, text in lines}
     assert code == 0
     assert out.startswith("Train: writes models/trained.\n\nusage: python -m stages.toy [KEY=")
     assert told == {
@@ -464,6 +466,16 @@ def test_help_lists_the_keys_with_type_meaning_unit_and_range(toy):
         "benchmark.prompt_tokens": "prompt of the timed generation "
         "(int; tokens; from 1; to 100000000)",
     }
+    values = {name: value for name, value, _ in lines}
+    config = composed([])
+    assert values["lora.rank"] == str(config.lora.rank)
+    assert (values["lora.num_layers"], values["lora.rslora"]) == ("null", "false")
+    assert values["lora.targets"] == '["*"]'
+
+
+def test_help_shows_where_the_default_choice_of_a_group_lacks_a_key(toy):
+    _, out, _ = toy(refuse, ["optim"], "--help")
+    assert re.search(r"^  optim.momentum=- +share of the velocity", out, re.MULTILINE)
 
 
 def test_help_lists_the_groups_of_which_the_stage_reads_something(toy):
