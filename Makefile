@@ -36,6 +36,7 @@ env: .venv/.ready ## make .venv with everything in uv.lock (BACKEND=cuda12 or cu
 repro: env ## run the whole pipeline: prepare, weights, train, export, validate, benchmark
 	$(RUN) python -m stages.params
 	$(RUN) dvc repro
+	$(RUN) python -m stages.summary
 
 test: env ## run the tests that need neither samples nor the commands of the documents
 	$(RUN) $(PYTEST) -m "not real and not docs"

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.config.arguments import Flag
 from pipeline.config.stage import stage
 from pipeline.config.stage_paths import Paths
-from pipeline.console import RowCounter
+from pipeline.console import RowCounter, print_line
 from pipeline.data.notice import notice_of
 from pipeline.data.preparation.documents import write_histogram
 from pipeline.data.preparation.prepare import prepare
@@ -77,7 +77,7 @@ def main(config: DictConfig, paths: Paths, explain: str = "", show: str = "") ->
     with paths.file("plots/lengths.csv") as file:
         write_histogram(file, histogram)
     if notice := notice_of(metrics):
-        print(f"prepare: {notice}")
+        print_line(f"prepare: {notice}")
 
 
 def settings_of(config: DictConfig) -> PrepareSettings:

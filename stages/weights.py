@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from pipeline.config.graph import code_hashes
 from pipeline.config.stage import stage
 from pipeline.config.stage_paths import Paths
+from pipeline.console import print_line
 from pipeline.device import mlx_memory
 from pipeline.errors import ModelError
 from pipeline.external.hub import locate
@@ -56,13 +57,12 @@ def main(config: DictConfig, paths: Paths) -> None:
         manifest = write_manifest(base, folder, model.source, tokenizer_hash(tokenizer), named)
         load_tokenizer(base, named)  # what cannot be loaded later is refused here
         notices += unproven_notice(base), fused_notice(base)
-    metrics |= size_metrics(manifest)
-    results, machine = split_metrics(metrics)
+    results, machine = split_metrics({**metrics, **size_metrics(manifest)})
     write_json(paths.write("metrics/weights.json"), results)
     used = {"peak_memory_bytes": mlx_memory().peak_bytes, **machine, **paths.meter.facts()}
     write_json(paths.write("metrics/weights_machine.json"), used)
     for text in filter(None, (*notices, recall_notice())):
-        print(f"weights: {text}")
+        print_line(f"weights: {text}")
 
 
 def require_same_tokenizer(prepared: Path, source: Path, name: str) -> None:

@@ -33,7 +33,7 @@ from tools.measure import untested
 
 ROWS = {
     0: ["errors", "files"],
-    1: ["blas", "console", "device", "external", "machine", "sums"],
+    1: ["blas", "console", "device", "external", "machine", "summary", "sums"],
     2: ["config"],
     3: ["data"],
     4: ["model"],

@@ -13,6 +13,7 @@ EXEMPT = (
     "pipeline/files.py",
     "pipeline/console.py",
     "pipeline/machine.py",
+    "pipeline/summary.py",
     "pipeline/external/",
     "pipeline/config/",
     "pipeline/data/provenance/explain.py",

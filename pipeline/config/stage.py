@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,15 @@ from pipeline.config.overrides import key_in, overrides_in, without
 from pipeline.config.records import record_of
 from pipeline.config.schema import Params
 from pipeline.config.stage_paths import Paths, data_hashes
+from pipeline.console import logging_to, print_line, write_log
 from pipeline.errors import ConfigError, PipelineError, report_problems
 from pipeline.external.dvc_parent import end_with_dvc
 from pipeline.files import ROOT
 from pipeline.machine import PeakMeter
+from pipeline.summary import result_line, use_lines
+
+USED = ("train", "validate")
+"""Stages after which the commands that use a model are printed."""
 
 
 def select(config: DictConfig, names: tuple[str, ...]) -> DictConfig:
@@ -127,8 +132,13 @@ def stage(
         def work(config: DictConfig) -> Any:  # noqa: ANN401
             hydra_run = HydraConfig.get()
             out, is_single = Path(hydra_run.runtime.output_dir), hydra_run.mode == RunMode.RUN
-            log = f"{hydra_run.job.name}.log"
-            with remove_if_refused(out, log) if is_single else nullcontext(), PeakMeter() as meter:
+            log = out / f"{hydra_run.job.name}.log"
+            with ExitStack() as stack:
+                if is_single:
+                    stack.enter_context(remove_if_refused(out, log))
+                if out.resolve() != ROOT and not given:
+                    stack.enter_context(logging_to(log))
+                meter = stack.enter_context(PeakMeter())
                 config = complete(config)
                 rules.check_values(config, names)
                 refuse_local_effects(hydra_run.runtime.choices.get("local@_global_"))
@@ -137,9 +147,9 @@ def stage(
                 with nullcontext() if given else writing(hydra_run.job.name, out):
                     result = function(select(config, names), paths, **given)
                 if not given:
-                    record(hydra_run.job.name, config, paths)
-            if is_single:  # a sweep ends with its table
-                print_place(out)
+                    finish(hydra_run.job.name, config, paths)
+                    if is_single:  # a sweep ends with its table
+                        print_place(hydra_run.job.name, out)
             return result
 
         @functools.wraps(function)
@@ -260,32 +270,41 @@ def enter(
     return 0
 
 
-def record(stage_name: str, config: DictConfig, paths: Paths) -> None:
-    """Record what a stage by hand has made its outputs of."""
+def finish(stage_name: str, config: DictConfig, paths: Paths) -> None:
+    """Print what came of a stage; by hand, record what it was made of."""
+    line = result_line(stage_name, paths.out)
+    if line is not None:
+        print_line(line)
     if stage_name in dvc_stages() and paths.out.resolve() != ROOT:
         record_of(stage_name, config, data_hashes(stage_name, paths)).write(paths.out)
 
 
-@contextmanager
-def remove_if_refused(folder: Path, log: str) -> Iterator[None]:
-    """Delete the folder of a run that ends with an error before it has written anything.
-
-    Only what Hydra has put there by itself may be in it: its own folder, and an empty log.
-    """
-    try:
-        yield
-    except (PipelineError, OSError):
-        with suppress(OSError):  # what is reported is the refusal
-            found = {path.name for path in folder.iterdir()} - {log}
-            is_silent = not (folder / log).exists() or not (folder / log).stat().st_size
-            if found == {".hydra"} and is_silent and not folder.is_symlink():
-                shutil.rmtree(folder)
-        raise
-
-
-def print_place(folder: Path) -> None:
-    """Print where a run by hand has written, and how a later stage reads it."""
+def print_place(stage_name: str, folder: Path) -> None:
+    """Print where a run by hand has written, and how that is used."""
     written = [name for name in ("data", "models", "metrics") if (folder / name).exists()]
     if written and folder.resolve() != ROOT:
         place = os.path.relpath(folder, ROOT)
-        print(f"written to {place}; a later stage reads it with inputs={place}", file=sys.stderr)
+        print_line(f"written to {place}; a later stage reads it with inputs={place}")
+        if stage_name in USED:
+            print_line("\n".join(use_lines(place)))
+
+
+@contextmanager
+def remove_if_refused(folder: Path, log: Path) -> Iterator[None]:
+    """Delete the folder of a run that ends with an error before it has written anything.
+
+    Only what Hydra has put there by itself may be in it: its own folder, and an empty log. The log
+    of a run that has got further ends with the error.
+    """
+    try:
+        yield
+    except (PipelineError, OSError) as error:
+        with suppress(OSError):  # what is reported is the refusal
+            found = {path.name for path in folder.iterdir()} - {log.name}
+            is_silent = not log.exists() or not log.stat().st_size
+            if found == {".hydra"} and is_silent and not folder.is_symlink():
+                shutil.rmtree(folder)
+        if folder.resolve() != ROOT and log.exists():
+            with logging_to(log):
+                write_log(f"{type(error).__name__}: {error}")
+        raise

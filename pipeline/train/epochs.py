@@ -4,11 +4,11 @@ Nothing here imports MLX: the supervisor's process does this.
 """
 
 import copy
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from pipeline.console import print_line
 from pipeline.data.order import BatchOrder
 from pipeline.data.store import TokenStore
 from pipeline.objective.distrust import DistrustSettings, distrust
@@ -38,10 +38,9 @@ def with_num_steps(config: DictConfig, prepared: Path) -> DictConfig:
         probabilities=distrust(store, DistrustSettings(**config.objective.distrust)).probabilities,
     )
     num_steps = steps_in(order, train.num_epochs)
-    print(
+    print_line(
         f"train: {train.num_epochs:g} x {len(store):,} documents are {num_steps:,} steps "
-        "(train.num_epochs)",
-        file=sys.stderr,
+        "(train.num_epochs)"
     )
     changed = copy.deepcopy(config)
     changed.train.num_steps, changed.train.num_epochs = num_steps, None
