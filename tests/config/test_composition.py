@@ -14,5 +14,5 @@ def test_overrides_are_taken_and_references_resolved():
 
 
 def test_a_value_out_of_range_is_refused():
-    with pytest.raises(ConfigError, match="lora.rank=0: must be at least 1"):
+    with pytest.raises(ConfigError, match=r"lora\.rank=0: must be at least 1"):
         composed(["lora.rank=0"])
