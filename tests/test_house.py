@@ -25,6 +25,7 @@ from pipeline.config.stage import refuse_foreign_overrides
 from pipeline.errors import PipelineError
 from stages import params
 from tests.support.documents import DOCUMENTS, documented_commands, shell_commands
+from tests.support.messages import commands_in_messages
 from tools import dvc_deps
 from tools.import_graph import EXEMPT, ROOT, computing, imports, reached, stages
 from tools.measure import untested
@@ -385,6 +386,11 @@ def one_job(overrides):
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_every_command_of_the_documents_can_run(command):
+    assert problem_with(shlex.split(command)) is None
+
+
+@pytest.mark.parametrize("command", commands_in_messages())
+def test_every_command_of_a_message_can_run(command):
     assert problem_with(shlex.split(command)) is None
 
 
