@@ -139,6 +139,10 @@ class StageProgress:
             if self.bar.disable:
                 print(line, file=sys.stderr, flush=True)
 
+    def advance(self, facts: str = "") -> None:
+        """Show that one more part is done."""
+        self.show(self.done + 1, facts)
+
     def note(self, text: str) -> None:
         """Print lines above the bar, in which brackets are not markup, and controls are escaped."""
         text = "\n".join(map(printable, text.split("\n")))

@@ -58,6 +58,17 @@ def test_what_was_done_before_does_not_count_for_the_time_left(capsys, clock):
     assert capsys.readouterr().err == expected
 
 
+def test_parts_are_counted_one_by_one(capsys, clock):
+    progress = StageProgress("export", 2)
+    for name in ("adapter written", "adapter read back"):
+        clock.now += 6.0
+        progress.advance(name)
+    assert capsys.readouterr().err.splitlines() == [
+        "export 1/2  adapter written  0:06 passed, 0:06 left",
+        "export 2/2  adapter read back  0:12 passed",
+    ]
+
+
 def test_rows_are_counted_where_reading_them_takes_long(capsys, clock):
     counter = RowCounter("prepare")
     counter.show("reading", 10)

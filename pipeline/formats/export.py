@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.console import StageProgress
 from pipeline.data.store import held_out_store
 from pipeline.device import mx, nn
 from pipeline.files import new_folder
@@ -41,17 +42,22 @@ def export(
     inputs = proof_inputs(held_out_store(prepared))
     disk = target(formats[0]).parent
     disk.mkdir(parents=True, exist_ok=True)
-    base_logits = logits_of(open_base(base, "float32").model, inputs, disk)
-    tuned_logits = logits_of(open_tuned(base, trained), inputs, disk)
     metrics: dict[str, Any] = {}
-    for name in formats:
-        with new_folder(target(name)) as folder:
-            exported, rounded = WRITERS[name](base, trained, folder)
-            exported_logits = logits_of(exported, inputs, disk)
-            del exported
-            proof = compare(base_logits, tuned_logits, exported_logits)
-            require_agreement(name, proof, rounded)
-        metrics[name] = dataclasses.asdict(proof)
+    with StageProgress("export", 2 + 2 * len(formats)) as progress:
+        base_logits = logits_of(open_base(base, "float32").model, inputs, disk)
+        progress.advance("logits of the base")
+        tuned_logits = logits_of(open_tuned(base, trained), inputs, disk)
+        progress.advance("logits of the trained model")
+        for name in formats:
+            with new_folder(target(name)) as folder:
+                exported, rounded = WRITERS[name](base, trained, folder)
+                progress.advance(f"{name} written")
+                exported_logits = logits_of(exported, inputs, disk)
+                del exported
+                proof = compare(base_logits, tuned_logits, exported_logits)
+                require_agreement(name, proof, rounded)
+                progress.advance(f"{name} read back")
+            metrics[name] = dataclasses.asdict(proof)
     return {"fine_tune_type": config["fine_tune_type"], **metrics}
 
 
