@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from pipeline.config.composition import composed
 from pipeline.config.outputs import seal
 from pipeline.config.stage_paths import Paths
 from pipeline.device import is_cpu
@@ -220,6 +221,54 @@ def test_a_run_by_hand_touches_nothing_that_dvc_tracks(smoke):
     assert (smoke / "runs/validated/plots/overview.png").exists()
     metrics = json.loads((smoke / "runs/validated/metrics/validate.json").read_text())
     assert metrics["held_out"]["split"] == "test"
+
+
+@pytest.fixture(scope="module")
+def own(smoke, tmp_path_factory):
+    """Rows and a model of one's own, as arguments."""
+    folder = tmp_path_factory.mktemp("own")
+    rows = [{"prompt": f"What follows {n}?", "completion": f" It is {n + 1}."} for n in range(80)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(smoke / "models/base", folder / "model")
+    places = [f"data.path={folder}/rows.jsonl", f"model.source={folder}/model"]
+    return ["data=jsonl", "model=local", *places, "train.num_steps=2", "train.steps_per_eval=2"]
+
+
+def test_one_line_trains_on_own_rows_and_the_next_finds_what_it_made(smoke, own):
+    shutil.rmtree(smoke / "runs/train", ignore_errors=True)
+    first = stage(smoke, "train", *own).stderr
+    assert first.count(" first\n") == 2
+    for line in ("prepare: 80 rows -> 7", "weights: 29 tensors", "train: 2 steps, loss "):
+        assert line in first
+    (run_folder,) = (smoke / "runs/train").iterdir()
+    log = (run_folder / "train.log").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\d \S+  train 2/2  loss ", log, re.MULTILINE)
+    assert f"python -m stages.generate inputs=runs/train/{run_folder.name} --prompt" in log
+    second = stage(smoke, "train", *own, "lora.rank=2").stderr
+    assert second.count(", made before\n") == 2
+    assert " first\n" not in second
+    stage(smoke, "validate", "inputs=latest", "hydra.run.dir=runs/latest")
+    config = OmegaConf.load(smoke / "runs/latest/.hydra/config.yaml")
+    assert (config.lora.rank, config.data.source) == (2, "jsonl")
+    assert "runs/train/" in config.inputs
+    assert "up to date" in run(smoke, "dvc", "status").stdout
+
+
+def test_own_rows_get_nothing_of_the_built_in_world(smoke, own):
+    done = stage(smoke, "train", *own, "--cfg", "job").stdout
+    config, default = OmegaConf.create(done), composed([])
+    assert config.objective.distrust.mode == "none" != default.objective.distrust.mode
+    assert config.train.batch_size == 4 != default.train.batch_size
+    assert config.train.best == "val_loss" != default.train.best
+    assert config.data.conflicts == config.model.scratch == {}
+
+
+def test_what_contradicts_a_named_run_is_refused(smoke, own):
+    stage(smoke, "train", *own, "hydra.run.dir=runs/one")
+    done = stage(smoke, "validate", "inputs=runs/one", "data.max_seq_len=16", check=False)
+    assert done.returncode == 1
+    assert "inputs=runs/one: its outputs were made with other parameters:" in done.stderr
+    assert "data.max_seq_len: None in " in done.stderr
 
 
 def test_a_sweep_writes_one_table(smoke):

@@ -57,7 +57,7 @@ def resolve_inputs(arguments: list[str]) -> list[str]:
     own = overrides_in(arguments)
     rest = [item for item in arguments if item not in own]
     own = on_top(recorded_overrides(Path(named)), without(own, INPUTS))
-    return [*own, f"{INPUTS}={named}", *rest]
+    return [*rest, *own, f"{INPUTS}={named}"]  # Hydra wants overrides side by side
 
 
 def named_inputs(arguments: list[str]) -> str | None:
@@ -114,7 +114,7 @@ def with_earlier_stages(
     search.run(needed)
     rest = [item for item in arguments if item not in overrides]
     led = [] if search.inputs is None else [f"{INPUTS}={search.inputs}"]
-    return [*without(overrides, INPUTS), *led, *rest]
+    return [*rest, *without(overrides, INPUTS), *led]
 
 
 def refuse_swept(

@@ -68,11 +68,10 @@ def test_what_is_missing_is_made_once(made, tmp_path, capsys):
     first = with_earlier_stages("train", TRAIN, command)
     assert [name for name, *_ in made] == ["prepare", "weights"]
     assert made[1][2].startswith("runs/prepare/")
-    assert first[:2] == ["data=stdlib", "lora.rank=3"]
-    assert first[2].startswith("inputs=runs/weights/")
-    assert first[3] == "-m"
+    assert first[:3] == ["-m", "data=stdlib", "lora.rank=3"]
+    assert first[3].startswith("inputs=runs/weights/")
     assert "train: makes runs/prepare/" in capsys.readouterr().err
-    assert with_earlier_stages("train", TRAIN, ["data=stdlib", "lora.rank=4"])[2] == first[2]
+    assert with_earlier_stages("train", TRAIN, ["data=stdlib", "lora.rank=4"])[2] == first[3]
     assert len(made) == 2
     assert capsys.readouterr().err.count(", made before\n") == 2
 
@@ -142,7 +141,7 @@ def test_a_run_is_composed_on_top_of_what_the_named_run_was_made_with(tmp_path, 
     run = tmp_path / "runs/train/one"
     write_outputs(run, "train", overrides=["data=jsonl", "data.path=x", "lora.rank=3"])
     arguments = resolve_inputs(["--plan", "inputs=runs/train/one", "lora.rank=5"])
-    expected = ["data=jsonl", "data.path=x", "lora.rank=5", "inputs=runs/train/one", "--plan"]
+    expected = ["--plan", "data=jsonl", "data.path=x", "lora.rank=5", "inputs=runs/train/one"]
     assert arguments == expected
     assert resolve_inputs(["inputs=null", "seed=1"]) == ["inputs=null", "seed=1"]
 
