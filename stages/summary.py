@@ -5,6 +5,7 @@ python -m stages.summary RUN_FOLDER     of a run by hand, with the runs that it 
 """
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def summary(run: str | None) -> list[str]:
     places = list(earlier_runs(run, Path(), makers()).folders) if run else [ROOT]
     lines, folders = [], []
     for stage_name in dvc_stages():
-        lines += [line for place in places if (line := result_line(stage_name, place))][:1]
+        found = (line for place in places if (line := result_line(stage_name, place)))
+        lines += itertools.islice(found, 1)
         names = folders_of(stage_name)
         folders += [place / name for place in places for name in names if (place / name).exists()]
     if not lines:

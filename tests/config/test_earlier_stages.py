@@ -151,7 +151,7 @@ def test_latest_is_the_run_of_train_that_finished_last(tmp_path, monkeypatch):
     match = r"inputs=latest: no run of train has finished under .*/runs/train\.\nTrain by hand"
     with pytest.raises(ConfigError, match=match):
         latest_run()
-    for moment, name in enumerate(["train/a", "train/sweep/1", "train/c", "validate/d"]):
+    for moment, name in enumerate(["train/z", "train/sweep/1", "train/c", "validate/d"]):
         record = record_of(name.split("/")[0], composed([]), {})
         (tmp_path / "runs" / name).mkdir(parents=True)
         record.write(tmp_path / "runs" / name)

@@ -59,6 +59,7 @@ def test_dvc_records_the_parameters_of_its_outputs():
     parameters, files = recorded_by_dvc("prepare")
     assert parameters == module.parameters_of(composed([]), module.sections_of("prepare"))
     assert files == {"data": {}, "tokenizer": {}}
+    assert "train.steps_per_save" not in recorded_by_dvc("train")[0]  # it changes no result
     assert recorded_by_dvc("weights")[0]["model.scratch.rms_norm_eps"] == 1e-5
 
 

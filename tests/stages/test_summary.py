@@ -29,6 +29,7 @@ def run(tmp_path):
 def test_a_run_is_summed_up_with_those_that_it_was_made_from(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     base = run("base", None, {"weights": {"base_tensors": 7, "base_bytes": 10**6}}, ["models/base"])
+    (tmp_path / "base/metrics/train.json").write_text("{}")  # the nearer run's are taken
     losses = dict.fromkeys(["train_loss", "val_loss", "best_val_loss"], 0.5)
     counts = {"num_steps": 3, "best_step": 3, "trainable_parameters": 40}
     trained = run("trained", base, {"train": losses | counts}, ["models/trained"])
@@ -38,6 +39,7 @@ def test_a_run_is_summed_up_with_those_that_it_was_made_from(run, monkeypatch, t
     assert lines[2] == "written: base/models/base, trained/models/trained"
     assert f"python -m stages.generate inputs={trained} --prompt" in lines[3]
     assert len(lines) == 5
+    (tmp_path / "base/metrics/train.json").unlink()
     assert len(summary(base)) == 2  # nothing is trained
 
 
