@@ -135,7 +135,7 @@ def stage(
             log = out / f"{hydra_run.job.name}.log"
             with ExitStack() as stack:
                 if is_single:
-                    stack.enter_context(remove_if_refused(out, log))
+                    stack.enter_context(remove_if_unused(out, log, bool(given)))
                 if out.resolve() != ROOT and not given:
                     stack.enter_context(logging_to(log))
                 meter = stack.enter_context(PeakMeter())
@@ -290,21 +290,27 @@ def print_place(stage_name: str, folder: Path) -> None:
 
 
 @contextmanager
-def remove_if_refused(folder: Path, log: Path) -> Iterator[None]:
-    """Delete the folder of a run that ends with an error before it has written anything.
+def remove_if_unused(folder: Path, log: Path, is_question: bool) -> Iterator[None]:
+    """Delete the folder of a run that writes nothing: a question, or one that is refused.
 
-    Only what Hydra has put there by itself may be in it: its own folder, and an empty log. The log
-    of a run that has got further ends with the error.
+    The log of a run that has got further ends with its error.
     """
     try:
         yield
     except (PipelineError, OSError) as error:
-        with suppress(OSError):  # what is reported is the refusal
-            found = {path.name for path in folder.iterdir()} - {log.name}
-            is_silent = not log.exists() or not log.stat().st_size
-            if found == {".hydra"} and is_silent and not folder.is_symlink():
-                shutil.rmtree(folder)
+        remove_empty(folder, log)
         if folder.resolve() != ROOT and log.exists():
             with logging_to(log):
                 write_log(f"{type(error).__name__}: {error}")
         raise
+    if is_question:
+        remove_empty(folder, log)
+
+
+def remove_empty(folder: Path, log: Path) -> None:
+    """Delete a folder with nothing but what Hydra has put there: its own, and an empty log."""
+    with suppress(OSError):  # what is reported is the refusal
+        found = {path.name for path in folder.iterdir()} - {log.name}
+        is_silent = not log.exists() or not log.stat().st_size
+        if found == {".hydra"} and is_silent and not folder.is_symlink():
+            shutil.rmtree(folder)

@@ -17,6 +17,7 @@ from pipeline.config.arguments import Flag
 from pipeline.config.earlier_runs import EarlierRuns
 from pipeline.config.optimizers import OPTIMIZERS
 from pipeline.config.stage import Paths, stage
+from pipeline.console import print_line
 from pipeline.errors import (
     CheckpointError,
     ConfigError,
@@ -260,6 +261,24 @@ def test_a_refused_run_leaves_no_folder_unless_something_is_in_it(toy, tmp_path,
 
     assert toy(refuse, ("lora",))[0] == TrainingError.exit_code
     assert (tmp_path / "run").exists() == bool(written)
+
+
+def test_a_question_leaves_no_folder(toy, monkeypatch, tmp_path):
+    assert run_with_flags(toy, monkeypatch, "--plan")[0] == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_log_of_a_run_ends_with_its_error(toy, tmp_path):
+    def fail(config, paths):
+        """Fail."""
+        print_line("begins")
+        raise TrainingError("the loss is nan")
+
+    assert toy(fail, ("lora",))[0] == TrainingError.exit_code
+    (log,) = (tmp_path / "run").glob("*.log")
+    begins, error = log.read_text().splitlines()
+    assert begins.endswith("  begins")
+    assert error.endswith("  TrainingError: the loss is nan")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(toy):
