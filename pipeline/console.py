@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 
-from pipeline.errors import printable
+from pipeline.errors import printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
 LEAST_SECONDS = 1.0
@@ -49,7 +49,7 @@ def logging_to(file: Path) -> Iterator[None]:
 
 def print_line(text: str) -> None:
     """Print lines for a person, to the letter; controls in them are escaped."""
-    text = "\n".join(map(printable, text.split("\n")))
+    text = printable_lines(text)
     print(text, file=sys.stderr, flush=True)
     write_log(text)
 
@@ -145,7 +145,7 @@ class StageProgress:
 
     def note(self, text: str) -> None:
         """Print lines above the bar, in which brackets are not markup, and controls are escaped."""
-        text = "\n".join(map(printable, text.split("\n")))
+        text = printable_lines(text)
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
         write_log(text)
 

@@ -87,6 +87,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Return a text whose line feeds are kept, with escapes for other controls."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def report_problems(
     kind: type[PipelineError], headline: str, problems: Sequence[str], remedy: str = ""
 ) -> None:

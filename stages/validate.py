@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from pipeline.config.graph import code_hashes
 from pipeline.config.stage import stage
 from pipeline.config.stage_paths import Paths
+from pipeline.console import print_line
 from pipeline.device import (
     limit_mlx_memory,
     mlx_memory,
@@ -14,6 +15,7 @@ from pipeline.device import (
 from pipeline.evaluate.compare import EvaluationSettings, evaluate
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
+from pipeline.evaluate.samples import shown_samples
 from pipeline.files import write_json
 from pipeline.machine import available_memory_bytes
 from pipeline.model.limits import check_positions
@@ -46,6 +48,7 @@ def main(config: DictConfig, paths: Paths) -> None:
                 ),
                 kept=KeptResults(run.path / RESULTS, identity),
             )
+            print_line(shown_samples(folder))
         write_json(paths.write("metrics/validate.json"), metrics)
         used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}
         write_json(paths.write("metrics/validate_machine.json"), used)

@@ -50,6 +50,7 @@ PACKAGES = {
     "objective",
     "optim",
     "train",
+    "generate",
     "evaluate",
     "formats",
     "benchmark",
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "mlx": {"pipeline/device.py"},
     "mlx_lm": {
         "pipeline/benchmark/peers/mlx_lm_lora.py",  # mlx-lm itself, in a process of its own
-        "pipeline/generate.py",
+        "pipeline/generate/greedy.py",
         "pipeline/model/network/upstream.py",
     },
 }

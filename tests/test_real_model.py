@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.support.real import NUM_STEPS, run_graph
+from tests.support.real import NUM_STEPS, STORY, run_graph
 from tests.support.repository import read
 
 
@@ -29,11 +29,14 @@ def test_shards_are_read_where_they_lie(real_run):
 
 def test_the_base_tells_the_known_story_and_the_tuned_model_another(real_run, samples):
     lines = (real_run / "models/validation/samples.jsonl").read_text().splitlines()
-    first = json.loads(lines[0])
+    *held_out, story = map(json.loads, lines)
     greedy = (samples / "models/stories260K/greedy.txt").read_text().strip()
-    assert first["base"].strip()
-    assert greedy.startswith(first["base"].strip())
-    assert first["tuned"] != first["base"]
+    assert story["prompt"].strip() == STORY
+    assert greedy.startswith(STORY + story["base"])
+    assert len(story["base"]) > 100
+    assert story["tuned"] != story["base"]
+    assert len({row["prompt"] for row in held_out}) == 2
+    assert all(row["reference"] for row in held_out)
 
 
 @pytest.mark.exhaustive

@@ -11,11 +11,10 @@ from safetensors.numpy import load_file
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
 from pipeline.external.gguf.convert import converted
-from pipeline.generate import generate_greedy
+from pipeline.generate.answers import AnswerGenerator
 from pipeline.model.network.base import load_base
 from pipeline.model.network.forward import forward
 from pipeline.model.network.tree import trainable_arrays
-from pipeline.model.network.upstream import TokenizerWrapper
 from pipeline.train.finetune import Finetune
 from pipeline.train.observer import Observer
 from pipeline.train.protocol import Go, RunSpec
@@ -66,9 +65,11 @@ def prompt_of(tokenizer, question):
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def test_the_capital_of_france(model, tokenizer):
-    prompt = prompt_of(tokenizer, QUESTIONS[0])
-    answer = generate_greedy(model, TokenizerWrapper(tokenizer), prompt, 30)
+def test_the_capital_of_france(smollm2, model, tokenizer):
+    answers = AnswerGenerator(converted(smollm2), 30)
+    [prompt] = answers.prompts({"--prompt": QUESTIONS[0]})
+    assert prompt == prompt_of(tokenizer, QUESTIONS[0])
+    answer = answers.answer(model, prompt)
     print(answer.text)
     assert "Paris" in answer.text
     assert answer.finish_reason == "stop"

@@ -21,7 +21,7 @@ from pipeline.device import (
     numerics_fingerprint,
     reset_peak_memory,
 )
-from pipeline.generate import Generation, generate_greedy
+from pipeline.generate.greedy import generate_greedy
 from pipeline.model.network.adapters import load_adapter, make_trainable
 from pipeline.model.network.base import load_base
 from pipeline.model.network.forward import checkpoint_blocks
@@ -141,15 +141,10 @@ def generation_speed(
         for _ in range(work.num_runs)
     ]
     return {
-        "generation_tokens_per_second": statistics.median(map(decoding_rate, runs)),
+        "generation_tokens_per_second": statistics.median(run.tokens_per_second for run in runs),
         "time_to_first_token_seconds": statistics.median(run.first_token_seconds for run in runs),
         "generated_tokens": len(runs[0].token_ids),
     }
-
-
-def decoding_rate(run: Generation) -> float:
-    """Return tokens per second after the first token."""
-    return (len(run.token_ids) - 1) / run.decode_seconds
 
 
 def roofline(shape: Shape, tokens_per_second: float) -> dict[str, float]:

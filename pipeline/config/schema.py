@@ -168,8 +168,18 @@ class Validate:
     documents: int | None = key(
         "held-out documents for perplexity; null: all", minimum=2, maximum=MOST
     )
-    num_samples: int = key("greedy continuations to write down", minimum=1, maximum=10**6)
-    sample_tokens: int = key("longest continuation", unit="tokens", minimum=1, maximum=LONGEST)
+    num_samples: int = key(
+        "different held-out prompts that both models answer greedily", minimum=0, maximum=10**6
+    )
+    sample_tokens: int = key("longest answer", unit="tokens", minimum=1, maximum=LONGEST)
+    sample_prompts: list[str] = key("prompts of your own that they answer too")
+
+
+@dataclass
+class Generate:
+    """One prompt, answered by the base and the tuned model."""
+
+    max_tokens: int = key("longest answer", unit="tokens", minimum=1, maximum=LONGEST)
 
 
 @dataclass

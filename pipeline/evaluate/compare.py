@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,21 +17,23 @@ from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import has_fused_attention, nn
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.measure import Measured, Work, measured
+from pipeline.evaluate.samples import SAMPLES, sample_rows
 from pipeline.evaluate.statistics import Estimate, difference_metrics, ratio_estimate
 from pipeline.evaluate.suite import item_log, summarize
 from pipeline.files import write_text
+from pipeline.generate.answers import AnswerGenerator
+from pipeline.generate.prompts import Prompt, held_out_prompts
 from pipeline.model.network.adapters import load_adapter
 from pipeline.model.network.base import open_base
 from pipeline.model.network.tree import materialize
-from pipeline.model.network.upstream import TokenizerWrapper, load_tokenizer
 from pipeline.objective.likelihood import DocumentLosses, read_items
 
 SUITE = "conflicts.jsonl"
-SAMPLE_PROMPT_TOKENS = 16
 ONE_DOCUMENT = (
     "one document is held out: its losses are reported without intervals, and whether the models "
     "differ is not resolved. More rows, or a greater data.test_fraction, hold out more."
 )
+FEWER_PROMPTS = "validate.num_samples=%d: only %d different prompts are held out"
 log = logging.getLogger(__name__)
 
 
@@ -42,8 +45,9 @@ class EvaluationSettings:
         dtype: `model.dtype`.
         arrangement: `data.arrangement`.
         documents: how many held-out documents to measure at most; None: all.
-        num_samples: how many continuations to write.
-        sample_tokens: the most tokens of a continuation.
+        num_samples: how many held-out prompts both models answer.
+        sample_tokens: the most tokens of an answer.
+        sample_prompts: prompts of the user that they answer too.
     """
 
     dtype: str
@@ -51,6 +55,7 @@ class EvaluationSettings:
     documents: int | None
     num_samples: int
     sample_tokens: int
+    sample_prompts: Sequence[str] = ()
 
 
 def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
@@ -95,32 +100,6 @@ def write_losses(base: DocumentLosses, tuned: DocumentLosses, folder: Path) -> N
         for index in order
     ]
     write_rows(folder / "documents.jsonl", rows)
-
-
-def sample_rows(work: Work, base: Measured, tuned: Measured) -> list[dict[str, Any]]:
-    """Return a row for each prompt, with its greedy continuation by both models."""
-    rows = []
-    for prompt, *samples in zip(work.prompts, base.samples, tuned.samples, strict=True):
-        row: dict[str, Any] = {"prompt": work.tokenizer.decode(prompt, skip_special_tokens=True)}
-        for name, sample in zip(("base", "tuned"), samples, strict=True):
-            row |= {name: sample["text"], f"{name}_finish_reason": sample["finish_reason"]}
-        rows.append(row)
-    return rows
-
-
-def prompts_of(store: TokenStore, tokenizer: TokenizerWrapper, count: int) -> list[list[int]]:
-    """Return what samples begin with: the start token, then the beginnings of held-out rows."""
-    prompts = [start_prompt(tokenizer)]
-    for index in range(min(count - 1, len(store))):
-        tokens = store.tokens(index)
-        prompts.append(tokens[: min(SAMPLE_PROMPT_TOKENS, len(tokens) // 2)].tolist())
-    return prompts
-
-
-def start_prompt(tokenizer: TokenizerWrapper) -> list[int]:
-    """Return the token that starts a text; where the tokenizer has none, that which ends one."""
-    start = tokenizer.bos_token_id
-    return [tokenizer.eos_token_id if start is None else start]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -180,7 +159,8 @@ def write_results(work: Work, base: Measured, tuned: Measured, folder: Path) -> 
         rows = item_log(work.items, base.scores, tuned.scores)
         write_rows(folder / "conflicts.jsonl", rows)
         metrics["conflicts"] = summarize(work.items, base.scores, tuned.scores)
-    write_rows(folder / "samples.jsonl", sample_rows(work, base, tuned))
+    samples = sample_rows(work.answers, work.prompts, base=base.samples, tuned=tuned.samples)
+    write_rows(folder / SAMPLES, samples)
     return metrics
 
 
@@ -191,14 +171,30 @@ def work_of(base: Path, prepared: Path, settings: EvaluationSettings) -> Work:
         base: models/base, for its tokenizer.
         prepared: data/prepared.
         settings: what to measure.
+
+    Raises:
+        ConfigError: when a prompt of the user cannot be asked.
     """
-    store, tokenizer, suite = held_out_store(prepared), load_tokenizer(base), prepared / SUITE
+    store, suite = held_out_store(prepared), prepared / SUITE
+    answers = AnswerGenerator(base, settings.sample_tokens)
     return Work(
         store=store,
         arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
         documents=settings.documents,
         items=read_items(suite) if suite.exists() else (),
-        tokenizer=tokenizer,
-        prompts=prompts_of(store, tokenizer, settings.num_samples),
-        sample_tokens=settings.sample_tokens,
+        answers=answers,
+        prompts=prompts_of(store, answers, settings),
     )
+
+
+def prompts_of(
+    store: TokenStore, answers: AnswerGenerator, settings: EvaluationSettings
+) -> list[Prompt]:
+    """Return what both models are asked: held-out prompts, then those of the user."""
+    given = enumerate(settings.sample_prompts)
+    texts = {f"validate.sample_prompts[{number}]": text for number, text in given}
+    own = [Prompt(ids, []) for ids in answers.prompts(texts)]
+    found = held_out_prompts(store, settings.num_samples, answers.has_room)
+    if len(found) < settings.num_samples:
+        log.warning(FEWER_PROMPTS, settings.num_samples, len(found))
+    return [*found, *own]

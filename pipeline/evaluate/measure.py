@@ -13,8 +13,8 @@ from pipeline.data.batches import Arrangement, Batch, RowLayout, evaluation_batc
 from pipeline.data.store import TokenStore
 from pipeline.device import nn
 from pipeline.evaluate.kept import KeptResults
-from pipeline.generate import generate_greedy
-from pipeline.model.network.upstream import TokenizerWrapper
+from pipeline.generate.answers import AnswerGenerator
+from pipeline.generate.prompts import Prompt
 from pipeline.objective.likelihood import (
     MOST_ROWS,
     ConflictItem,
@@ -35,18 +35,16 @@ class Work:
         arrangement: how they lie in batches.
         documents: how many of them to measure at most; None: all.
         items: of the conflicts suite; none where there is no suite.
-        tokenizer: writes the samples.
-        prompts: token ids that the samples begin with.
-        sample_tokens: the most tokens of a continuation.
+        answers: generates the samples.
+        prompts: that both models answer.
     """
 
     store: TokenStore
     arrangement: Arrangement
     documents: int | None
     items: Sequence[ConflictItem]
-    tokenizer: TokenizerWrapper
-    prompts: Sequence[list[int]]
-    sample_tokens: int
+    answers: AnswerGenerator
+    prompts: Sequence[Prompt]
 
     @property
     def size(self) -> int:
@@ -62,7 +60,7 @@ class Measured:
     Attributes:
         losses: of the documents.
         scores: of the items; None where there are none.
-        samples: text and finish reason of each continuation.
+        samples: text and finish reason of each answer.
     """
 
     losses: DocumentLosses
@@ -103,7 +101,7 @@ def parts_of(work: Work) -> Iterator[Part]:
         items = work.items[start : start + step]
         yield Part("items", len(items), partial(scores_of, items))
     for prompt in work.prompts:
-        yield Part("samples", 1, partial(continuation, work, prompt))
+        yield Part("samples", 1, partial(answer_to, work.answers, prompt))
 
 
 def items_at_once(items: Sequence[ConflictItem], most_tokens: int) -> int:
@@ -124,10 +122,10 @@ def scores_of(items: Sequence[ConflictItem], model: nn.Module) -> list[list[floa
     return score_items(model, items).values.tolist()
 
 
-def continuation(work: Work, prompt: list[int], model: nn.Module) -> dict[str, str]:
-    """Continue a prompt greedily."""
-    written = generate_greedy(model, work.tokenizer, prompt, work.sample_tokens)
-    return {"text": written.text, "finish_reason": written.finish_reason}
+def answer_to(answers: AnswerGenerator, prompt: Prompt, model: nn.Module) -> dict[str, str]:
+    """Answer a prompt greedily."""
+    answer = answers.answer(model, prompt.ids)
+    return {"text": answer.text, "finish_reason": answer.finish_reason}
 
 
 def measured(

@@ -1,7 +1,7 @@
 """Base and tuned model compared."""
 
+import dataclasses
 import gc
-import inspect
 import json
 import math
 import shutil
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pipeline.errors import ConfigError
 from pipeline.evaluate import compare as module
 from pipeline.evaluate import measure
 from pipeline.evaluate.compare import (
     EvaluationSettings,
     evaluate,
     perplexity_metrics,
-    start_prompt,
     write_losses,
 )
 from pipeline.evaluate.kept import KeptResults
@@ -63,14 +63,6 @@ def test_rows_of_losses_are_in_the_order_of_documents(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "documents.jsonl").read_text().splitlines()]
     assert [row["document"] for row in rows] == [0, 1, 2]
     assert [row["base_loss_sum"] for row in rows] == [1.0, 2.0, 3.0]
-
-
-@pytest.mark.parametrize(("start", "prompt"), [(1, [1]), (None, [2]), (0, [0])])
-def test_a_text_starts_with_its_start_token_or_the_end_token(start, prompt):
-    class Tokenizer:
-        bos_token_id, eos_token_id = start, 2
-
-    assert inspect.unwrap(start_prompt)(Tokenizer())  # without checks of types == prompt
 
 
 # One model at a time, in parts that are kept
@@ -147,3 +139,16 @@ def test_the_parts_cover_everything_once(stage):
         sizes[part.kind] = sizes.get(part.kind, 0) + part.size
     assert sizes == {"documents": 10, "items": 7, "samples": 2}
     assert work.size == sum(sizes.values())
+
+
+def test_prompts_of_the_user_follow_those_of_the_data(stage, caplog):
+    place = stage.place
+    given = dataclasses.replace(SETTINGS, num_samples=99, sample_prompts=["Once upon", "A dog"])
+    work = module.work_of(place.base, place.prepared, given)
+    found = [work.answers.text_of(prompt.ids) for prompt in work.prompts]
+    assert found[-2:] == ["Once upon", "A dog"]
+    assert [bool(prompt.reference) for prompt in work.prompts] == [True] * 10 + [False] * 2
+    assert "validate.num_samples=99: only 10 different prompts are held out" in caplog.text
+    wrong = dataclasses.replace(SETTINGS, sample_prompts=["Once", ""])
+    with pytest.raises(ConfigError, match=r"validate\.sample_prompts\[1\]: it is empty"):
+        module.work_of(place.base, place.prepared, wrong)

@@ -8,6 +8,7 @@ import pytest
 from tests.support.repository import STAGES, fresh_clone, ran, run
 
 NUM_STEPS = 100
+STORY = "Once upon a time"
 
 
 def run_graph(samples, folder, num_steps):
@@ -22,6 +23,7 @@ def run_graph(samples, folder, num_steps):
         "train.validation_documents": 32,
         "validate.documents": 32,
         "validate.num_samples": 2,
+        "validate.sample_prompts": f"['{STORY}']",
     }
     arguments = [item for key, value in overrides.items() for item in ("-S", f"{key}={value}")]
     assert ran(run(folder, "dvc", "exp", "run", *arguments)) == list(STAGES)

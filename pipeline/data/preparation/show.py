@@ -16,7 +16,7 @@ from pipeline.data.preparation.prepare import Preparation
 from pipeline.data.settings import PrepareSettings
 from pipeline.data.sources.source import BadRows, Row
 from pipeline.data.tokenize.document import Encoded
-from pipeline.errors import ConfigError, printable
+from pipeline.errors import ConfigError, printable, printable_lines
 
 MARKS = {"read": ("", ""), "learnt": ("⟦", "⟧"), "closing": ("⟨", "⟩")}
 STYLES = {"read": "default", "learnt": "green", "closing": "bold reverse green"}
@@ -121,7 +121,7 @@ def marked(pieces: list[Piece], in_colour: bool) -> Text:
     """Join pieces, in colours or in brackets; control characters but line feeds are escaped."""
     text = Text()
     for piece in pieces:
-        lines = "\n".join(map(printable, piece.text.split("\n")))
+        lines = printable_lines(piece.text)
         before, after = ("", "") if in_colour else MARKS[piece.kind]
         text.append(before + lines + after, style=STYLES[piece.kind])
     return text

@@ -64,6 +64,9 @@ class Encoder:
         turns: whether a conversation is one document (`joined`), one for each answer that is learnt
             (`separate`), or one where the model is given the same text in each turn (`auto`).
         control_tokens: whether control tokens that a row holds as text are kept, or refused.
+
+    Attributes:
+        closing: the token with which the chat template closes an answer; empty where there is none.
     """
 
     def __init__(
@@ -85,8 +88,8 @@ class Encoder:
         self.all_but_first = all_but_first(1024)
         self.control, self.refuses_control = ControlTokens(tokenizer), control_tokens == "refuse"
         self.template = AppliedTemplate(chat_template_of(tokenizer), train_on)
-        closing = self.template.closing().token if tokenizer.chat_template else ""
-        self.turn_ids = TurnIds(tokenizer, Borders(tokenizer, closing))
+        self.closing = self.template.closing().token if tokenizer.chat_template else ""
+        self.turn_ids = TurnIds(tokenizer, Borders(tokenizer, self.closing))
 
     def encode(self, records: Sequence[Record]) -> list[Result]:
         """Return the documents of each record, or what is wrong with it."""

@@ -55,7 +55,7 @@ def test_importing_leaves_the_limit_on_open_files():
         "import resource; kind = resource.RLIMIT_NOFILE\n"
         "limits = (1000, resource.getrlimit(kind)[1])\n"
         "resource.setrlimit(kind, limits)\n"
-        "import pipeline.model.network.upstream, pipeline.generate\n"
+        "import pipeline.model.network.upstream, pipeline.generate.greedy\n"
         "assert resource.getrlimit(kind) == limits, resource.getrlimit(kind)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

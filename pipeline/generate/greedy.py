@@ -29,6 +29,11 @@ class Generation:
     first_token_seconds: float
     decode_seconds: float
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second after the first one."""
+        return (len(self.token_ids) - 1) / self.decode_seconds
+
 
 def generate_greedy(
     model: nn.Module,
@@ -37,6 +42,7 @@ def generate_greedy(
     max_tokens: int,
     *,
     endless: bool = False,
+    show: Callable[[str], None] = lambda text: None,
 ) -> Generation:
     """Continue a prompt with the most likely token at each step.
 
@@ -46,6 +52,7 @@ def generate_greedy(
         prompt_ids: at least one token.
         max_tokens: how many tokens to generate at most.
         endless: whether to forbid end tokens, so that every run has the same length.
+        show: is called with each piece of text as soon as it is there.
     """
     model.eval()
     pieces, token_ids, finish_reason = [], [], "length"
@@ -61,6 +68,7 @@ def generate_greedy(
     for response in stream:
         if not token_ids:
             first = time.perf_counter()
+        show(response.text)
         pieces.append(response.text)
         token_ids.append(int(response.token))
         finish_reason = response.finish_reason or finish_reason

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.data.tokenize.tokenizer import load_tokenizer
 from pipeline.device import mx
-from pipeline.generate import generate_greedy
+from pipeline.generate.greedy import generate_greedy
 from pipeline.model.network.base import load_base, write_manifest
 from pipeline.model.network.forward import forward
 from pipeline.model.network.upstream import TokenizerWrapper
