@@ -271,6 +271,21 @@ def test_what_contradicts_a_named_run_is_refused(smoke, own):
     assert "data.max_seq_len: None in " in done.stderr
 
 
+def test_a_prompt_is_answered_by_the_base_and_by_the_tuned_model(smoke):
+    asked = ("--prompt", "How was the Bosavel mill painted?", "generate.max_tokens=8")
+    both = stage(smoke, "generate", *asked)
+    assert re.fullmatch(r"base:\n.+\n\ntuned:\n.+\n\n", both.stdout, re.DOTALL)
+    facts = re.findall(
+        r"^(\w+): (\d) tokens, (?:cut there|ended by the model), ", both.stderr, re.M
+    )
+    assert [name for name, _ in facts] == ["base", "tuned"]
+    assert max(int(count) for _, count in facts) <= 8
+    command = [sys.executable, "-m", "stages.generate", "--prompt", "-", "--only=tuned", asked[2]]
+    settings = {"cwd": smoke, "env": ENVIRONMENT, "capture_output": True, "text": True}
+    one = subprocess.run(command, input=asked[1] + "\n", check=True, **settings)
+    assert both.stdout.endswith(f"tuned:\n{one.stdout}\n")
+
+
 def test_a_sweep_writes_one_table(smoke):
     done = stage(
         smoke,

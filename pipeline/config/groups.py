@@ -27,8 +27,9 @@ def options(group: str) -> list[str]:
 
 
 def default_option(group: str) -> str | None:
-    """Read what conf/config.yaml chooses in a group; None where that is nothing."""
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    """Read what conf/config.yaml or conf/by_hand.yaml chooses in a group; None if nothing."""
+    texts = [(CONF / f"{name}.yaml").read_text(encoding="utf-8") for name in ("config", "by_hand")]
+    defaults = [entry for text in texts for entry in yaml.safe_load(text)["defaults"]]
     return next(
         (entry[group] for entry in defaults if isinstance(entry, dict) and group in entry), None
     )

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.options import OPTIONS, Unused
-from pipeline.config.schema import Params
+from pipeline.config.schema import ByHand, Params
 from pipeline.errors import ConfigError, report_problems
 
 
@@ -21,7 +21,7 @@ def flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def leaves(kind: type = Params, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+def leaves(kind: type = ByHand, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """List every parameter of the schema, of all options, by its dotted name."""
     for field in fields_of(kind, prefix):
         nested = nested_section(field)

@@ -215,6 +215,13 @@ class Params:
     """In params.yaml: size and hash of each external file. By hand: an earlier run's folder."""
 
 
+@dataclass
+class ByHand(Params):
+    """All parameters, with those of stages that are only run by hand: no part of params.yaml."""
+
+    generate: Generate = section(Generate)
+
+
 def register() -> None:
     """Make the schema known to Hydra, in the stages and inside the `dvc` process alike."""
     store = ConfigStore.instance()
@@ -222,3 +229,4 @@ def register() -> None:
     for group, kinds in OPTIONS.items():
         for name, kind in kinds.items():
             store.store(group=group, name=f"{name}_schema", node=kind)
+    store.store(group="generate", name="default_schema", node=Generate)

@@ -246,7 +246,7 @@ def enter(
     arguments = usual_spelling(sys.argv[1:])
     try:
         if "--help" in arguments or "-h" in arguments:
-            defaults = dict(keys.flat(OmegaConf.to_container(composed([]))))  # type: ignore[arg-type]
+            defaults = dict(keys.flat(OmegaConf.to_container(composed([], "by_hand"))))  # type: ignore[arg-type]
             print(help_text(command.function, command.names, command.flags, defaults))
             return 0
         sys.argv[1:] = command.settle(arguments, given)

@@ -40,3 +40,8 @@ def test_an_option_that_extends_no_schema_is_refused_with_the_line_it_lacks(tmp_
     )
     with pytest.raises(ConfigError, match=match):
         schema_of("optim", "mine")
+
+
+def test_a_group_of_a_stage_by_hand_has_its_default_in_by_hand_yaml():
+    assert default_option("generate") == "default"
+    assert not [text for text in choices(["generate"]) if "generate" in text]
