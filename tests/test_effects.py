@@ -75,6 +75,10 @@ TESTED_ELSEWHERE = {
     ),
     "train.best": ("test_finetune", "test_the_best_weights_may_be_those_that_win_most_contests"),
     "train.on_non_finite": ("test_loop", "test_a_non_finite_step_can_be_skipped_and_is_counted"),
+    "train.steps_per_sample": (
+        "test_supervisor",
+        "test_samples_between_two_workers_change_no_bit",
+    ),
     "train.reload_interval_steps": (
         "test_supervisor",
         "test_reloading_at_an_interval_changes_no_bit",

@@ -20,6 +20,7 @@ WITHOUT_EFFECT = frozenset(
     {
         "inputs",
         "train.steps_per_save",
+        "train.steps_per_sample",
         "train.keep_checkpoints",
         "train.reload_interval_steps",
         "train.reload_memory_threshold_gb",

@@ -111,6 +111,12 @@ class Train:
         "when a loss or gradient is not finite: stop, or skip that step",
         choices=("stop", "skip"),
     )
+    steps_per_sample: int | None = key(
+        "steps between two samples: a process of its own shows what the newest weights answer to "
+        "two held-out prompts, and then training goes on to the same bits; null: never",
+        minimum=1,
+        maximum=MOST,
+    )
     reload_interval_steps: int = key(
         "a new process goes on after every so many steps, to the same bits; 0: never",
         minimum=0,

@@ -87,6 +87,7 @@ class Go:
         limit_bytes: footprint that the run may never pass.
         threshold_bytes: footprint above which another process takes over; None: the limit.
         interval_steps: another process takes over at each multiple of it; 0: never.
+        sample_steps: likewise, because samples are generated there.
         if_changed: what to do where numerics or code differ from those of the checkpoint:
             `refuse`, `continue` (recorded as inexact), or `restart` from the first step.
         num_splits: micro-batches that each micro-batch is split into, after memory ran out.
@@ -104,6 +105,12 @@ class Go:
     deaths: int
     save_within: int | None
     plan: str
+    sample_steps: int = 0
+
+    def is_end(self, step: int) -> bool:
+        """Whether another process is to take over after a step."""
+        intervals = self.interval_steps, self.sample_steps
+        return any(interval and step % interval == 0 for interval in intervals)
 
     def adapt(self, settings: TrainSettings) -> TrainSettings:
         """Change the settings of the configuration as the history of the run demands."""

@@ -112,3 +112,11 @@ def test_the_end_is_noticed(pipe):
 def test_a_sender_is_told_that_nobody_listens(pipe):
     os.close(pipe.pop(0))
     assert not Sender(pipe[0]).send(Stop())
+
+
+@pytest.mark.parametrize(
+    ("interval", "samples", "ends"), [(0, 0, []), (4, 0, [4, 8]), (0, 5, [5]), (4, 3, [3, 4, 6, 8])]
+)
+def test_a_worker_ends_at_each_interval(interval, samples, ends):
+    go = Go(0, 10**9, None, interval, "refuse", 1, 0, None, "none", samples)
+    assert [step for step in range(1, 9) if go.is_end(step)] == ends

@@ -61,6 +61,11 @@ class Events:
         """Show a validation."""
         self.progress.note(f"{self.title} step {event.step}: val_loss {event.val_loss:.4f}")
 
+    def sampled(self, step: int, seconds: float, text: str) -> None:
+        """Show and record the samples after a step, or why there are none."""
+        self.journal.add("samples", step=step, seconds=round(seconds, 4))
+        self.progress.note(f"{self.title} step {step}: samples, {seconds:.1f} s\n{text}")
+
     def inexact(self, text: str, why: str, step: int) -> None:
         """Show and record that the bits may differ from now on."""
         self.journal.add("inexact", step=step, why=why)

@@ -18,6 +18,7 @@ class SupervisorSettings:
     """
 
     reload_interval_steps: int = 0
+    steps_per_sample: int | None = None
     reload_memory_threshold_gb: float | None = None
     memory_limit_gb: float | None = None
     shrink_on_oom: bool = False

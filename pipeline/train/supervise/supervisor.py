@@ -37,6 +37,7 @@ from pipeline.train.protocol import (
 from pipeline.train.supervise.events import Events
 from pipeline.train.supervise.run_folder import RunFolder
 from pipeline.train.supervise.run_state import RunState, Segment
+from pipeline.train.supervise.samples import Samples, SamplesError
 from pipeline.train.supervise.settings import SupervisorSettings
 from pipeline.train.supervise.signals import StopSignals
 from pipeline.train.supervise.status import Status
@@ -70,6 +71,7 @@ class Supervisor:
         self.state = RunState(memory_limit_bytes(settings.memory_limit_gb))
         self.events = Events(spec.title, num_steps, run.path, self.state)
         self.workers = Workers(spec, run.lock.descriptor)
+        self.samples = Samples(spec.file, settings, self.state.limit_bytes, meter)
         self.signals = StopSignals()
         self.is_plan = False
 
@@ -85,7 +87,7 @@ class Supervisor:
             self.run.choose_start(self.settings.resume)
             self.meter.go_on_from(Status.peak_of(self.run.path))
         self.spec.write()
-        with self.signals, self.events.progress, self.meter.including(self.workers.pids):
+        with self.signals, self.events.progress, self.meter.including(self.pids):
             self.name_near_run()
             try:
                 while (metrics := self.next_segment()) is None:
@@ -93,6 +95,10 @@ class Supervisor:
             finally:
                 self.workers.end()
         return {**metrics, **self.events.facts()}
+
+    def pids(self) -> list[int]:
+        """List the other processes of the run, from any thread."""
+        return [*self.workers.pids(), *self.samples.pids()]
 
     def plan(self) -> str:
         """Predict what the run would take, and return that as text.
@@ -132,7 +138,24 @@ class Supervisor:
         if segment.reason is None:
             is_memory = segment.is_memory or (not segment.cause and is_memory_death(status))
             self.after_death(segment.cause or exit_text(status), is_memory)
+        elif self.samples.are_due(segment.step):
+            self.show_samples(segment.step)
         return None
+
+    def show_samples(self, step: int) -> None:
+        """Show what the weights after a step answer, while no worker lives.
+
+        Raises:
+            Stopped: when a signal comes meanwhile.
+        """
+        self.workers.end_standby()
+        began = time.monotonic()
+        try:
+            text = self.samples.generate(lambda: self.signals.number is not None)
+        except SamplesError as error:
+            self.raise_if_stopped()
+            text = f"there are no more samples: {error}; the training goes on"
+        self.events.sampled(step, time.monotonic() - began, text)
 
     def go(self) -> Go:
         """Make the order that starts the next worker."""
@@ -143,6 +166,7 @@ class Supervisor:
             limit_bytes=state.limit_bytes,
             threshold_bytes=None if threshold is None else int(threshold * GB),
             interval_steps=settings.reload_interval_steps,
+            sample_steps=self.samples.interval_steps,
             if_changed=settings.if_changed,
             num_splits=state.retry.num_splits,
             deaths=len(state.retry.causes),
@@ -214,11 +238,18 @@ class Supervisor:
             self.workers.start_standby()
 
     def reload_is_ahead(self, step: int) -> bool:
-        """Whether another worker will be needed before the run is done."""
+        """Whether the next worker may be started early, because it will be needed soon.
+
+        None may live while samples are generated.
+        """
+        if self.samples.are_due(step):
+            return False
         if self.settings.reload_memory_threshold_gb is not None:
             return step < self.num_steps
-        interval = self.settings.reload_interval_steps
-        return bool(interval) and (step // interval + 1) * interval < self.num_steps
+        intervals = self.settings.reload_interval_steps, self.samples.interval_steps
+        ends = [(step // interval + 1) * interval for interval in intervals if interval]
+        next_end = min(ends, default=self.num_steps)
+        return next_end < self.num_steps and not self.samples.are_due(next_end)
 
     def kill_if_due(self, worker: Worker) -> None:
         """Kill a worker that is silent for too long, or that held more memory than allowed."""

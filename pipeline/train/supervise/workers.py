@@ -103,6 +103,12 @@ class Workers:
             self.standby = Worker(self.spec, self.lock)
             self.worker.send(Standby(self.standby.process.pid))
 
+    def end_standby(self) -> None:
+        """End the stand-by, if there is one."""
+        standby, self.standby = self.standby, None
+        if standby is not None:
+            standby.close()
+
     def pids(self) -> list[int]:
         """List the processes of worker and stand-by, from any thread."""
         return [each.process.pid for each in (self.worker, self.standby) if each]

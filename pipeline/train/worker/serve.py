@@ -136,7 +136,7 @@ def train(link: SupervisorLink, spec: RunSpec, run: Run, go: Go, guard: MemoryGu
         changed = trainer.restore(spec.code, go.if_changed)
     link.send(Started(trainer.progress.step, changed))
     faults = FaultInjection(spec.parameters.get("debug"), Path(spec.run_folder))
-    reason = train_segment(trainer, link, guard, go.interval_steps, faults)
+    reason = train_segment(trainer, link, guard, go, faults)
     if reason == "done":
         with link.keep_alive():
             link.send(Finishing())
@@ -198,7 +198,7 @@ def train_segment(
     trainer: Trainer,
     link: SupervisorLink,
     guard: MemoryGuard,
-    interval_steps: int,
+    go: Go,
     faults: FaultInjection,
 ) -> str:
     """Train until the run is done or another process is to take over.
@@ -210,7 +210,7 @@ def train_segment(
         for report in trainer.steps():
             send_step(trainer, link, guard, report)
             faults.after_step(report.step)
-            reason = reason_to_end(trainer, link, guard, interval_steps, report)
+            reason = reason_to_end(trainer, link, guard, go, report)
             if reason and save_before_end(trainer, link, reason):
                 return reason
     except Interrupted:
@@ -223,7 +223,7 @@ def reason_to_end(
     trainer: Trainer,
     link: SupervisorLink,
     guard: MemoryGuard,
-    interval_steps: int,
+    go: Go,
     report: StepReport,
 ) -> str | None:
     """Return why this process should end after a step; None where it should go on."""
@@ -232,7 +232,7 @@ def reason_to_end(
         return None
     if link.must_stop:
         return "stopped"
-    if interval_steps and report.step % interval_steps == 0:
+    if go.is_end(report.step):
         return "interval"
     return "memory" if is_full else None
 

@@ -50,3 +50,12 @@ def test_the_status_is_written_for_other_processes(events, tmp_path):
     assert (found.state, found.num_steps) == ("running", 9)
     assert found.footprint_bytes == meter.last.footprint_bytes
     assert Status.peak_of(tmp_path) == meter.peak
+
+
+def test_samples_are_shown_and_recorded_with_their_time(events, monkeypatch):
+    shown = []
+    monkeypatch.setattr(events.progress, "note", shown.append)
+    events.sampled(5, 1.5, "  prompt     How?\n  now        So.")
+    assert shown == ["train step 5: samples, 1.5 s\n  prompt     How?\n  now        So."]
+    [entry] = events.journal.entries()
+    assert (entry["what"], entry["step"], entry["seconds"]) == ("samples", 5, 1.5)

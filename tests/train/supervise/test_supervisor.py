@@ -4,6 +4,7 @@ import contextlib
 import csv
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.train.memory import robust_slope
 from tests.support.small import ROOT
@@ -90,6 +93,55 @@ def test_a_run_that_ends_early_does_so_with_the_same_bits_when_it_is_reloaded(
     assert metrics["stopped_early_at"] % 4 == 0
     assert metrics["reloads"] == (metrics["num_steps"] - 1) // interval
     assert (done.output / "best/adapters.safetensors").exists()
+
+
+@pytest.fixture
+def speaking_world(world, tmp_path):
+    """The world with a tokenizer, so that its model can be asked."""
+    folder = shutil.copytree(world, tmp_path / "world")
+    words = ["<pad>", "<bos>", "<eos>", *(f"w{number}" for number in range(3, 64))]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
+    named = {"bos_token": "<bos>", "eos_token": "<eos>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder / "base")
+    return folder
+
+
+def processes_while_sampling(run):
+    """Return the programs of all processes of a run at a moment when one generates samples."""
+
+    def running():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            programs = [" ".join(each.cmdline()) for each in run.workers()]
+            return programs if any("stages.sample" in program for program in programs) else None
+        return None
+
+    return run.wait_until(running)
+
+
+def test_samples_between_two_workers_change_no_bit(speaking_world, undisturbed, tmp_path):
+    settings = {"steps_per_sample": 7, "reload_interval_steps": 4}
+    run = Training(speaking_world, tmp_path / "run", settings, {}).start()
+    [program] = processes_while_sampling(run)
+    assert "stages.sample" in program
+    assert run.end() == 0, run.text()
+    assert run.result() == undisturbed()
+    [entry] = run.journal("samples")
+    assert entry["step"] == 7
+    assert run.metrics()["reloads"] == 3  # after 4, 7 and 8 steps
+    assert run.metrics()["reload_seconds"] > entry["seconds"]
+    shown = run.text().split("train step 7: samples, ")[1]
+    names = re.findall(r"^  (\w+) ", shown, re.MULTILINE)[:6]
+    assert names == 2 * ["prompt", "reference", "now"]
+    assert not run.journal("death")
+
+
+def test_a_run_whose_samples_fail_goes_on_without_them(training, undisturbed, tmp_path):
+    code = "import os, sys\nif 'stages.sample' in sys.orig_argv: os._exit(3)"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    run = training(settings={"steps_per_sample": 3}).complete(PYTHONPATH=str(tmp_path))
+    assert run.result() == undisturbed()
+    assert "there are no more samples: exit status 3; the training goes on" in run.text()
+    assert len(run.journal("samples")) == run.metrics()["reloads"] == 1
 
 
 LEAK = {"debug__leak_mb_per_step": 50.0}
