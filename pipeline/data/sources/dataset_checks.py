@@ -79,8 +79,8 @@ def check_settings(card: str) -> None:
 
 
 def is_outside(path: str) -> bool:
-    """Whether a path leads out of the folder that it is relative to."""
-    return Path(path).is_absolute() or ".." in Path(path).parts
+    """Whether a path leads out of the folder that it is relative to, or nowhere."""
+    return "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts
 
 
 def is_saved(folder: Path) -> bool:

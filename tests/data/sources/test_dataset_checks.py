@@ -75,14 +75,15 @@ def test_a_saved_data_set_that_names_files_outside(folder, tmp_path):
     saved(folder, "own.arrow")
     assert is_saved(folder)
     check_saved("the set", folder)
-    saved(folder, "own.arrow", "../x.arrow", "/etc/hosts", "link.arrow")
+    saved(folder, "own.arrow", "../x.arrow", "/etc/hosts", "link.arrow", "a\0b")
     with pytest.raises(DataError) as caught:
         check_saved("the set", folder)
-    assert str(caught.value).split("\n")[:4] == [
+    assert str(caught.value).split("\n")[:5] == [
         "the set: these are not in the folder:",
         "  ../x.arrow, which state.json names",
         "  /etc/hosts, which state.json names",
         "  link.arrow, which state.json names",
+        r"  a\x00b, which state.json names",
     ]
 
 

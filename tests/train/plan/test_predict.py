@@ -70,7 +70,7 @@ RATIOS = {
     "full, muon": 1.015,
     "streams, lora, long rows": 1.05,
     "streams, lora, three streams, accumulated, validation": 1.03,
-    "above 2 GB, recomputed": 0.985,
+    "above 2 GB, recomputed": 0.98,
     "streams, lora, vocabulary of Llama 3": 1.136,  # only one of two streams is 55 tasks behind
     "streams, recomputed": 1.12,  # peaks of streams are added up, and need not coincide
 }
@@ -81,7 +81,7 @@ MARGINS = {
     "head, blocks stored": 0.025,
     "head, blocks stored, conflicts": 0.02,
     "full, adam": 0.015,
-    "above 2 GB, recomputed": 0.02,  # measured: 2,033.5 MB once, 2,098.5 MB three times
+    "above 2 GB, recomputed": 0.025,  # measured: 2,033.5 MB, three times 2,098.5 MB, 2,121.6 MB
     "streams, recomputed": 0.12,
 }
 """Timing decides how far the device lags behind, and how the peaks of streams fall together, so
