@@ -196,7 +196,7 @@ def test_weights_scale_the_gradient_and_not_what_is_reported(tmp_path, encoded):
         ]
         steps[name] = make_step()(batches_of(write(tmp_path / name, documents)))
     assert steps["half"].train_loss == steps["one"].train_loss
-    assert steps["half"].num_tokens == steps["one"].num_tokens
+    assert steps["half"].num_targets == steps["one"].num_targets
     assert steps["half"].grad_norm == pytest.approx(steps["one"].grad_norm / 2, rel=1e-5)
 
 
@@ -230,4 +230,4 @@ def test_hopeless_rows_are_counted_and_no_step_is_nan(tmp_path, tokenizer, arran
         result = step([micro_batch])
         assert result.finite
         assert math.isfinite(result.train_loss)
-        assert result.num_tokens > 0
+        assert result.num_targets > 0

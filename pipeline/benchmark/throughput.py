@@ -1,8 +1,10 @@
 """How fast a model trains and generates on this machine, and how fast it could train at most."""
 
+import functools
 import platform
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,18 +81,16 @@ def training_speed(model: nn.Module, store: TokenStore, work: Workload) -> dict[
     optimizer = make_optimizer(optim, work.num_steps)
     optimizer.init(model.trainable_parameters())
     train_step = TrainStep(model, optimizer, max_grad_norm=1.0)
-    steps = [
-        step_micro_batches(store, order, work, step)
-        for step in range(1, WARMUP_STEPS + work.num_steps + 1)
-    ]
+    laid_out = functools.partial(step_micro_batches, store, order, work)
+    numbers = range(1, WARMUP_STEPS + work.num_steps + 1)
     model.train()
-    for micro_batches in steps[:WARMUP_STEPS]:
-        train_step(micro_batches)
+    timed_steps(train_step, laid_out, numbers[:WARMUP_STEPS])
     reset_peak_memory()
-    seconds = [timed_steps(train_step, steps[WARMUP_STEPS:]) for _ in range(work.num_runs)]
-    timed = [batch for step in steps[WARMUP_STEPS:] for each in step for batch in each]
+    numbers = numbers[WARMUP_STEPS:]
+    seconds = [timed_steps(train_step, laid_out, numbers) for _ in range(work.num_runs)]
+    timed = [batch for number in numbers for each in laid_out(number) for batch in each]
     targets = sum(batch.num_targets for batch in timed)
-    tokens = sum(int(np.count_nonzero(batch.segment_ids)) for batch in timed)
+    tokens = sum(batch.num_tokens for batch in timed)
     median = statistics.median(seconds)
     return {
         "train_targets_per_second": targets / median,
@@ -116,11 +116,19 @@ def step_micro_batches(
     )
 
 
-def timed_steps(train_step: TrainStep, steps: list[list[MicroBatch]]) -> float:
-    """Return the seconds that some steps take; each one is evaluated."""
+def timed_steps(
+    train_step: TrainStep, laid_out: Callable[[int], list[MicroBatch]], numbers: Iterable[int]
+) -> float:
+    """Return the seconds that some steps take, as in a training: laying out batches included.
+
+    Args:
+        train_step: updates the model.
+        laid_out: returns the micro-batches of a step.
+        numbers: of the steps, from 1 on.
+    """
     started = time.perf_counter()
-    for micro_batches in steps:
-        train_step(micro_batches)
+    for number in numbers:
+        train_step(laid_out(number))
     return time.perf_counter() - started
 
 

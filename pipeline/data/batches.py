@@ -49,6 +49,11 @@ class Batch:
         return int(np.count_nonzero(self.loss_mask))
 
     @property
+    def num_tokens(self) -> int:
+        """Count the tokens that the model reads, padding left out."""
+        return int(np.count_nonzero(self.segment_ids))
+
+    @property
     def weight_sum(self) -> float:
         """Add up the weights of the targets."""
         return float((self.weights * self.loss_mask).sum(dtype=np.float64))
@@ -56,7 +61,7 @@ class Batch:
     @property
     def occupancy(self) -> float:
         """Return the share of positions that hold a document and not padding."""
-        return float(np.count_nonzero(self.segment_ids) / self.segment_ids.size)
+        return self.num_tokens / self.segment_ids.size
 
     @property
     def is_packed(self) -> bool:

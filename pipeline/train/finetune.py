@@ -136,6 +136,7 @@ class Finetune:
             "prefix": trainer.prefix.facts(),
             "trainable_parameters": trainable,
             "total_parameters": total,
+            "learning_rate": optim_settings(self.config).learning_rate,
             **self.data.distrust.metrics,
             **conflict_metrics(trainer),
         }
@@ -193,7 +194,7 @@ def prefix_settings(spec: RunSpec) -> PrefixSettings | None:
 
 
 def metrics_of(trainer: Trainer) -> dict[str, Any]:
-    """Return the results of a run; speed is over the whole run, validation included."""
+    """Return the results of a run; speed is that of its steps, without validation and saving."""
     progress = trainer.progress
     return {
         "train_loss": progress.train_loss,
@@ -202,8 +203,9 @@ def metrics_of(trainer: Trainer) -> dict[str, Any]:
         "best_step": progress.best_step,
         "num_steps": progress.step,
         "stopped_early_at": progress.stopped_early_at,
+        "num_targets": progress.num_targets,
         "num_tokens": progress.num_tokens,
-        "tokens_per_second": progress.num_tokens / progress.wall_seconds,
+        **progress.rates(),
         "peak_memory_bytes": progress.peak_memory_bytes,
         "skipped_steps": progress.skipped_steps,
         "wall_seconds": progress.wall_seconds,

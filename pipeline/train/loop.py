@@ -209,8 +209,8 @@ class Trainer:
         if not result.finite:
             self.handle_non_finite(step, result, micro_batches)
         else:
-            loss_sum = result.train_loss * result.num_tokens
-            self.progress.add_losses(loss_sum, result.num_tokens)
+            loss_sum = result.train_loss * result.num_targets
+            self.progress.add_update(loss_sum, result.num_targets, result.num_tokens)
         self.progress.step = step
         return result
 

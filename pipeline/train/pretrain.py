@@ -86,6 +86,7 @@ class Pretrain:
             "pretrain_train_loss": progress.train_loss,
             "pretrain_val_loss": progress.val_loss,
             "pretrain_steps": progress.step,
+            "pretrain_targets": progress.num_targets,
             "pretrain_tokens": progress.num_tokens,
             "pretrain_wall_seconds": progress.wall_seconds,
             "peak_memory_bytes": progress.peak_memory_bytes,

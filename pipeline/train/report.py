@@ -14,7 +14,8 @@ class StepReport:
     """What the loop reports of the update just finished; the first one has step 1.
 
     Attributes:
-        seconds: how long it took, without validation and saving.
+        seconds: how long it took: laying out its batches, gradients and update, without
+            validation and saving.
         footprint_bytes: what the run holds after it.
         memory: of MLX: the part of that in arrays, the part that it keeps for later arrays, and
             its peak during the step.
@@ -28,8 +29,13 @@ class StepReport:
     memory: MlxMemory
 
     @property
+    def targets_per_second(self) -> float:
+        """Return the rate of the tokens whose loss counted."""
+        return self.result.num_targets / self.seconds
+
+    @property
     def tokens_per_second(self) -> float:
-        """Targets per second."""
+        """Return the rate of the tokens that the model read, prompts counted and padding not."""
         return self.result.num_tokens / self.seconds
 
     @property
@@ -53,6 +59,7 @@ class StepReport:
         """Return the row of machine.csv; see `series.MACHINE_COLUMNS`."""
         return {
             "step": self.step,
+            "targets_per_second": round(self.targets_per_second, 1),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "footprint_bytes": self.footprint_bytes,
             "mlx_active_bytes": self.memory.active_bytes,
@@ -67,8 +74,10 @@ class StepReport:
 def measured(
     progress: Progress, result: StepResult, learning_rate: float, seconds: float, observer: Observer
 ) -> StepReport:
-    """Measure memory after an update, and remember the peak of MLX."""
+    """Measure memory after an update; remember the peak of MLX, and the time of the steps."""
     memory = mlx_memory()
+    if result.finite:
+        progress.step_seconds += seconds
     progress.peak_memory_bytes = max(progress.peak_memory_bytes, memory.peak_bytes)
     return StepReport(
         step=progress.step,

@@ -28,7 +28,8 @@ class StepResult:
     Attributes:
         train_loss: plain cross-entropy in nats per target, weights left out.
         grad_norm: global norm of the gradient before clipping.
-        num_tokens: targets that counted.
+        num_targets: tokens whose loss counted.
+        num_tokens: tokens that the model read, prompts counted and padding left out.
         finite: whether loss and gradient were; if not, nothing was updated.
         distrust_term: mean over the targets of what was added to the loss as a constant, in nats.
         mean_weight: mean weight of the targets.
@@ -36,6 +37,7 @@ class StepResult:
 
     train_loss: float
     grad_norm: float
+    num_targets: int
     num_tokens: int
     finite: bool
     distrust_term: float
@@ -89,10 +91,10 @@ class TrainStep:
                 stream.
         """
         batches = [batch for micro_batch in micro_batches for batch in micro_batch]
-        num_tokens = sum(batch.num_targets for batch in batches)
+        num_targets = sum(batch.num_targets for batch in batches)
         with self.profile.part("gradients"):
             loss_sum, gradients = self.accumulate(micro_batches)
-            loss, norm, finite, gradients = means(loss_sum, gradients, num_tokens)
+            loss, norm, finite, gradients = means(loss_sum, gradients, num_targets)
             mx.eval(loss, norm, finite)
         if finite:
             with self.profile.part("update"):
@@ -101,10 +103,11 @@ class TrainStep:
         return StepResult(
             train_loss=float(loss),
             grad_norm=float(norm),
-            num_tokens=num_tokens,
+            num_targets=num_targets,
+            num_tokens=sum(batch.num_tokens for batch in batches),
             finite=bool(finite),
-            distrust_term=sum(map(self.distrust_sum, batches)) / num_tokens,
-            mean_weight=sum(batch.weight_sum for batch in batches) / num_tokens,
+            distrust_term=sum(map(self.distrust_sum, batches)) / num_targets,
+            mean_weight=sum(batch.weight_sum for batch in batches) / num_targets,
         )
 
     def accumulate(self, micro_batches: Sequence[MicroBatch]) -> tuple[mx.array, Any]:
@@ -192,15 +195,15 @@ def add_exactly(total: mx.array, part: mx.array) -> mx.array:
 def means(
     loss_sum: mx.array,
     gradients: Any,  # noqa: ANN401
-    num_tokens: int,
+    num_targets: int,
 ) -> tuple[mx.array, mx.array, mx.array, Any]:
     """Divide sums by the number of targets.
 
     Returns:
         The loss, the norm of its gradient, whether both are finite, and the gradient.
     """
-    gradients = tree_map(lambda gradient: gradient / num_tokens, gradients)
-    loss, norm = loss_sum / num_tokens, global_norm(gradients)
+    gradients = tree_map(lambda gradient: gradient / num_targets, gradients)
+    loss, norm = loss_sum / num_targets, global_norm(gradients)
     return loss, norm, mx.isfinite(loss) & mx.isfinite(norm), gradients
 
 

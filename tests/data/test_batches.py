@@ -124,6 +124,7 @@ def test_padding_never_counts(store, arrangement, documents):
         assert not part[padding].any()
     assert (batch.inputs[~padding] > 0).all()
     assert batch.num_targets == batch.loss_mask.sum() == store.num_targets[documents].sum()
+    assert batch.num_tokens == (store.lengths[documents] - 1).sum()
     assert batch.occupancy == pytest.approx(1 - padding.mean())
     ends = np.diff(np.pad(padding, ((0, 0), (0, 1)), constant_values=True).astype(int), axis=1)
     assert ((ends == 1).sum(axis=1) <= 1).all(), "padding stands at the end of a row"

@@ -87,7 +87,7 @@ def test_streams_change_no_update(
     for one, other in zip(wanted, found, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-6)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
-        assert other.num_tokens == one.num_tokens
+        assert other.num_targets == one.num_targets
     others = weights_of(beside)
     for name, value in weights_of(alone).items():
         np.testing.assert_allclose(others[name], value, rtol=2e-3, atol=2e-5, err_msg=name)

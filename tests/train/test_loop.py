@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def bytes_of(array):
 def result(trainer):
     """Everything that must be equal between equal runs, as bytes and numbers."""
     arrays = {**trainable_arrays(trainer.model), **named_arrays(trainer.optimizer.state)}
-    machine = {"wall_seconds", "peak_memory_bytes"}
+    machine = {"wall_seconds", "step_seconds", "peak_memory_bytes"}
     progress = dataclasses.asdict(trainer.progress)
     return (
         {name: bytes_of(value) for name, value in arrays.items()},
@@ -234,7 +235,18 @@ def test_the_window_mean_is_that_of_tokens(run, make_store):
     counts = [sum(batch.num_targets for (batch,) in micro_batches) for micro_batches in steps]
     losses = [float(row["train_loss"]) for row in rows]
     assert trainer.progress.train_loss == pytest.approx(np.average(losses, weights=counts))
-    assert trainer.progress.num_tokens == sum(counts)
+    assert trainer.progress.num_targets == sum(counts)
+
+
+def test_time_of_steps_leaves_validation_out(run, monkeypatch):
+    validate = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda trainer: (time.sleep(0.05), validate(trainer)))
+    trainer = run("a")
+    progress, rows = trainer.progress, trainer.machine.rows()
+    assert len(trainer.validations.rows()) == 4
+    assert progress.wall_seconds - progress.step_seconds > 4 * 0.05
+    rates = [float(row["tokens_per_second"]) for row in rows]
+    assert min(rates) <= progress.rates()["tokens_per_second"] <= max(rates)
 
 
 def test_the_best_step_is_kept_and_can_be_read(run):

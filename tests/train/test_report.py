@@ -8,7 +8,7 @@ from pipeline.train.observer import Observer
 from pipeline.train.report import StepReport
 from pipeline.train.step import StepResult
 
-RESULT = StepResult(2.5, 0.5, 300, True, 0.0, 1.0)
+RESULT = StepResult(2.5, 0.5, 300, 450, True, 0.0, 1.0)
 REPORT = StepReport(7, RESULT, 1e-3, 1.5, 400, MlxMemory(30, 20, 60))
 
 
@@ -24,7 +24,7 @@ def test_a_spike_is_what_was_held_beyond_what_is_left():
     assert dataclasses.replace(REPORT, memory=MlxMemory(30, 20, 40)).spike_bytes == 0
 
 
-def test_targets_a_second():
-    assert REPORT.tokens_per_second == 200
-    slower = dataclasses.replace(REPORT, seconds=3.0)
-    assert slower.machine_row(Observer())["tokens_per_second"] == 100
+def test_targets_and_tokens_a_second():
+    assert (REPORT.targets_per_second, REPORT.tokens_per_second) == (200, 300)
+    slower = dataclasses.replace(REPORT, seconds=3.0).machine_row(Observer())
+    assert (slower["targets_per_second"], slower["tokens_per_second"]) == (100, 150)

@@ -67,7 +67,7 @@ def test_arrangement_never_changes_an_update(
     for one, other in zip(wanted, found, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-6)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
-        assert other.num_tokens == one.num_tokens == int(store.num_targets[:9].sum())
+        assert other.num_targets == one.num_targets == int(store.num_targets[:9].sum())
     for name, value in weights.items():
         np.testing.assert_allclose(others[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 

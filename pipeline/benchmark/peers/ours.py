@@ -101,7 +101,7 @@ def train(job: Job) -> Outcome:
             save_adapter(folder, trainable_arrays(base.model), config)
     return Outcome(
         seconds=[report.seconds for report in reports],
-        num_targets=[report.result.num_tokens for report in reports],
+        num_targets=[report.result.num_targets for report in reports],
         peak_bytes=trainer.progress.peak_memory_bytes,
         facts={**facts, "gradient_seconds": gradient_seconds(output / RUN / "profile.csv")},
     )

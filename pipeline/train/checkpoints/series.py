@@ -20,6 +20,7 @@ RESULT_COLUMNS = (
 )
 MACHINE_COLUMNS = (
     "step",
+    "targets_per_second",
     "tokens_per_second",
     "footprint_bytes",
     "mlx_active_bytes",
@@ -47,6 +48,7 @@ MACHINE_METRICS = frozenset(
         "reload_seconds",
         "reloads",
         "stage_seconds",
+        "targets_per_second",
         "tokens_per_second",
         "wall_seconds",
     }

@@ -25,25 +25,30 @@ class Progress:
     """How far a run has come.
 
     Attributes:
+        num_targets: tokens whose loss counted, in all steps whose update was made.
+        num_tokens: tokens that the model read in them, prompts counted and padding left out.
         validated_step: the step of the last validation; -1 before the first one.
         window_loss_sum: nats summed since the last validation.
-        window_tokens: targets seen since then.
+        window_targets: targets seen since then.
         train_loss: mean over the window that the last validation closed.
         best_score: the least score of a validation, by which the best is chosen.
         best_val_loss: the validation loss at that step, in nats per token.
         stale_validations: how many in a row have found no new best.
         stopped_early_at: the step at which there were too many of them; None: the run goes on.
+        wall_seconds: time of steps, validation and saving, in all processes of the run.
+        step_seconds: time of the steps alone.
         prefix_lookups: documents whose activations were asked for.
         prefix_hits: how many of them were stored.
         prefix_seconds: what computing, writing and reading them took.
     """
 
     step: int = 0
+    num_targets: int = 0
     num_tokens: int = 0
     skipped_steps: int = 0
     validated_step: int = -1
     window_loss_sum: float = 0.0
-    window_tokens: int = 0
+    window_targets: int = 0
     train_loss: float | None = None
     val_loss: float | None = None
     best_score: float | None = None
@@ -52,6 +57,7 @@ class Progress:
     stale_validations: int = 0
     stopped_early_at: int | None = None
     wall_seconds: float = 0.0
+    step_seconds: float = 0.0
     peak_memory_bytes: int = 0
     prefix_lookups: int = 0
     prefix_hits: int = 0
@@ -61,11 +67,20 @@ class Progress:
         """Take over all values of another one."""
         vars(self).update(vars(other))
 
-    def add_losses(self, loss_sum: float, num_tokens: int) -> None:
-        """Add the loss, in nats, and the targets of one update."""
+    def add_update(self, loss_sum: float, num_targets: int, num_tokens: int) -> None:
+        """Add the loss, in nats, the targets and the tokens of one update."""
+        self.num_targets += num_targets
         self.num_tokens += num_tokens
         self.window_loss_sum += loss_sum
-        self.window_tokens += num_tokens
+        self.window_targets += num_targets
+
+    def rates(self) -> dict[str, float]:
+        """Return targets and tokens a second of the steps; 0 before the first update."""
+        counts = {"targets": self.num_targets, "tokens": self.num_tokens}
+        return {
+            f"{name}_per_second": count / self.step_seconds if count else 0.0
+            for name, count in counts.items()
+        }
 
     def close_window(self, val_loss: float, score: float, patience: int | None) -> None:
         """Record a validation, and start a new window.
@@ -76,9 +91,9 @@ class Progress:
             patience: validations without a new best that end the run; None: none do.
         """
         self.val_loss, self.validated_step = val_loss, self.step
-        if self.window_tokens:
-            self.train_loss = self.window_loss_sum / self.window_tokens
-            self.window_loss_sum, self.window_tokens = 0.0, 0
+        if self.window_targets:
+            self.train_loss = self.window_loss_sum / self.window_targets
+            self.window_loss_sum, self.window_targets = 0.0, 0
         if self.best_score is None or score < self.best_score:
             self.best_score, self.best_val_loss, self.best_step = score, val_loss, self.step
             self.stale_validations = 0
