@@ -10,11 +10,10 @@ from pipeline.config.graph import code_hashes
 from pipeline.config.stage import stage
 from pipeline.config.stage_paths import Paths
 from pipeline.external.inputs import check_unchanged
-from pipeline.files import write_json
-from pipeline.train.checkpoints.series import split_metrics
 from pipeline.train.epochs import with_num_steps
 from pipeline.train.picture import draw_memory
 from pipeline.train.protocol import RunSpec, plain
+from pipeline.train.summary import write_metrics
 from pipeline.train.supervise.run_folder import RunFolder, activations_home, statuses
 from pipeline.train.supervise.settings import supervisor_settings
 from pipeline.train.supervise.supervisor import Supervisor
@@ -43,7 +42,8 @@ def main(
     """Fine-tune: writes models/trained and what came of it, to metrics/ and plots/.
 
     Results are in metrics/train.json, plots/train.csv and plots/validation.csv; figures of this
-    machine in metrics/machine.json, plots/machine.csv and plots/memory.png.
+    machine in metrics/machine.json, metrics/train_machine.json, plots/machine.csv and
+    plots/memory.png.
 
     A run that was stopped resumes from its newest checkpoint when it is started again.
     """
@@ -68,9 +68,7 @@ def train(config: DictConfig, paths: Paths, run: RunFolder) -> float:
             shutil.copyfile(run.path / name, file)
     with paths.file("plots/memory.png") as picture:
         draw_memory(run.path / "machine.csv", picture)
-    results, machine = split_metrics(metrics)
-    write_json(paths.write("metrics/train.json"), results)
-    write_json(paths.write("metrics/machine.json"), {**machine, **paths.meter.facts()})
+    results = write_metrics(paths, metrics)
     run.clear()
     return results["val_loss"]
 

@@ -16,6 +16,7 @@ from pipeline.evaluate.compare import EvaluationSettings, evaluate
 from pipeline.evaluate.kept import KeptResults
 from pipeline.evaluate.picture import draw
 from pipeline.evaluate.samples import shown_samples
+from pipeline.evaluate.summary import read_results, summary
 from pipeline.files import write_json
 from pipeline.machine import available_memory_bytes
 from pipeline.model.limits import check_positions
@@ -26,13 +27,15 @@ from pipeline.train.supervise.run_folder import RESULTS, RunFolder
 def main(config: DictConfig, paths: Paths) -> None:
     """Validate: writes models/validation (a row per item), metrics/validate.json and a picture.
 
-    What was measured before it was stopped is not measured again. Time and memory that it took on
-    this machine are in metrics/validate_machine.json.
+    The few results by which runs are compared are in metrics/summary.json. Time and memory that it
+    took on this machine are in metrics/validate_machine.json. What was measured before it was
+    stopped is not measured again.
     """
     warn_of_slow_type(config.model.dtype)
     base, trained = paths.read("models/base"), paths.read("models/trained")
     prepared = paths.read("data/prepared")
     curves = paths.read("plots/train.csv"), paths.read("plots/validation.csv")
+    training = read_results(paths.read("metrics/train.json"))
     check_positions(base, config.validate)
     limit_mlx_memory(available_memory_bytes())
     with RunFolder.of_stage("validate", config, paths) as run:
@@ -50,6 +53,7 @@ def main(config: DictConfig, paths: Paths) -> None:
             )
             print_line(shown_samples(folder))
         write_json(paths.write("metrics/validate.json"), metrics)
+        write_json(paths.write("metrics/summary.json"), summary(training, metrics))
         used = {**paths.meter.facts(), "peak_memory_bytes": mlx_memory().peak_bytes}
         write_json(paths.write("metrics/validate_machine.json"), used)
         with paths.file("plots/overview.png") as picture:

@@ -542,3 +542,25 @@ def test_dvc_yaml_is_read_as_dvc_reads_it():
     files = {path for plot in described["plots"] for entry in plot.values() for path in entry["y"]}
     assert {maker_of(path) for path in files} <= set(stages())
     assert all(maker_of(item["path"]) for item in described["artifacts"].values())
+
+
+def entries(kind):
+    """List the outputs of one kind in dvc.yaml, each with its options."""
+    for description in stages().values():
+        for entry in description.get(kind, []):
+            yield from (entry if isinstance(entry, dict) else {entry: {}}).items()
+
+
+def test_git_keeps_the_figures_that_people_compare_and_what_is_drawn():
+    outs, metrics, plots = (dict(entries(kind)) for kind in ("outs", "metrics", "plots"))
+    assert set(metrics) == {"metrics/summary.json", "metrics/machine.json"}
+    options = {**outs, **metrics, **plots}
+    in_git = {name for name in options if options[name].get("cache") is False}
+    assert in_git == {"params.yaml", *metrics, *plots}
+
+
+@pytest.mark.parametrize("folder", ["metrics", "plots"])
+def test_git_ignores_what_the_cache_of_dvc_holds(folder):
+    ignored = set((ROOT / folder / ".gitignore").read_text().split())
+    cached = {name for name, _ in entries("outs") if name.startswith(f"{folder}/")}
+    assert ignored == {"/.*", "!/.gitignore", *(name.removeprefix(folder) for name in cached)}

@@ -103,7 +103,7 @@ def test_a_changed_parameter_starts_afresh(long_smoke, undisturbed):
     config.write_text(config.read_text().replace("rank: 8", "rank: 3"))
     done = run(long_smoke, "dvc", "repro", "train")
     assert "resuming after step" not in done.stdout + done.stderr
-    assert read(long_smoke, "machine")["recoveries"] == 0
+    assert read(long_smoke, "train_machine")["recoveries"] == 0
     config.write_text(config.read_text().replace("rank: 3", "rank: 8"))
     done = run(long_smoke, "dvc", "repro", "train")
     assert "resuming after step" in done.stdout + done.stderr

@@ -212,7 +212,7 @@ CUT = {
 MEASURED = {
     "prepare": "prepare_machine",
     "weights": "weights_machine",
-    "train": "machine",
+    "train": "train_machine",
     "export": "export_machine",
     "validate": "validate_machine",
     "benchmark": "benchmark",

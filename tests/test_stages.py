@@ -56,7 +56,7 @@ def test_every_output_is_there(smoke):
     [
         "prepare_machine",
         "weights_machine",
-        "machine",
+        "train_machine",
         "export_machine",
         "validate_machine",
         "benchmark",
@@ -102,17 +102,19 @@ def test_checkpoints_of_finished_runs_are_gone(smoke):
 def test_train_metrics_are_complete(smoke):
     metrics = read(smoke, "train")
     names = (
-        "train_loss val_loss best_val_loss best_step num_steps num_tokens skipped_steps inexact "
-        "trainable_parameters total_parameters conflicts_primary_share "
-        "conflicts_primary_share_low conflicts_primary_share_high conflicts_primary_share_n"
+        "train_loss val_loss best_val_loss best_step num_steps num_targets num_tokens "
+        "skipped_steps inexact learning_rate trainable_parameters total_parameters "
+        "conflicts_primary_share conflicts_primary_share_low conflicts_primary_share_high "
+        "conflicts_primary_share_n"
     )
     machine = (
-        "tokens_per_second peak_memory_bytes predicted_peak_memory_bytes memory_floor_bytes "
-        "peak_footprint_bytes peak_resident_bytes memory_limit_bytes leak_bytes_per_step "
-        "wall_seconds stage_seconds reloads recoveries reload_seconds prefix"
+        "peak_memory_bytes predicted_peak_memory_bytes memory_floor_bytes peak_footprint_bytes "
+        "peak_resident_bytes memory_limit_bytes leak_bytes_per_step stage_seconds recoveries "
+        "reload_seconds prefix"
     )
     assert not set(names.split()) - metrics.keys()
-    assert read(smoke, "machine").keys() == set(machine.split())
+    assert read(smoke, "train_machine").keys() == set(machine.split())
+    assert 0 < metrics["num_targets"] <= metrics["num_tokens"]
     assert metrics["num_steps"] == 12
     assert metrics["conflicts_primary_share_n"] == 80
     with (smoke / "plots/train.csv").open() as file:
@@ -121,6 +123,21 @@ def test_train_metrics_are_complete(smoke):
     with (smoke / "plots/validation.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
     assert (int(last["step"]), float(last["val_loss"])) == (12, metrics["val_loss"])
+
+
+def test_the_figures_that_people_compare_are_few(smoke):
+    summary, machine = read(smoke, "summary"), read(smoke, "machine")
+    assert len(summary) + len(machine) <= 12
+    results, both = read(smoke, "train"), read(smoke, "validate")["held_out"]
+    assert summary["validation_loss"] == results["val_loss"]
+    assert summary["tuned_loss"] == both["tuned"]["loss"]
+    assert "conflicts_difference" in summary
+    assert 0 < machine["targets_per_second"] <= machine["tokens_per_second"]
+    (shown,) = json.loads(run(smoke, "dvc", "metrics", "show", "--json").stdout).values()
+    assert shown["data"] == {
+        "metrics/summary.json": {"data": summary},
+        "metrics/machine.json": {"data": machine},
+    }
 
 
 def test_a_scratch_model_starts_at_the_loss_of_guessing(smoke):
@@ -170,7 +187,10 @@ def test_the_second_repro_does_nothing(smoke):
 
 
 def test_what_an_edit_reruns(smoke):
-    """A comment reruns nothing but params; the rank does not prepare or pretrain again."""
+    """A comment reruns nothing but params; the rank does not prepare or pretrain again.
+
+    Another interval between reloads changes what tells of the machine, and no result.
+    """
     file = smoke / "conf/lora/default.yaml"
     text = file.read_text()
     file.write_text(f"# a comment\n{text}")
@@ -184,6 +204,13 @@ def test_what_an_edit_reruns(smoke):
         "benchmark",
     ]
     file.write_text(text)
+    interval = smoke / "conf/train/default.yaml"
+    often = interval.read_text().replace("reload_interval_steps: 0", "reload_interval_steps: 5")
+    interval.write_text(often)
+    reloaded = run(smoke, "dvc", "repro")
+    assert ran(reloaded) == ["params", "train"], "figures of the machine concern no other stage"
+    assert read(smoke, "machine")["reloads"] == 2
+    run(smoke, "git", "checkout", "--quiet", "conf")
     back = run(smoke, "dvc", "repro")
     assert "Stage 'train' is cached" in back.stdout
     assert read(smoke, "train")["trainable_parameters"] == 4 * trainable_parameters(smoke, 2)
@@ -314,16 +341,13 @@ def test_a_sweep_writes_one_table(smoke):
 def test_a_sweep_goes_through_frozen_blocks_once(smoke):
     overrides = ["lora.num_layers=1", "train.num_steps=4", "hydra.sweep.dir=runs/prefix"]
     stage(smoke, "train", "-m", "lora.rank=2,4", *overrides)
-    facts = [
-        json.loads((smoke / f"runs/prefix/{number}/metrics/machine.json").read_text())["prefix"]
-        for number in (0, 1)
-    ]
+    facts = [read(smoke / f"runs/prefix/{number}", "train_machine")["prefix"] for number in (0, 1)]
     assert facts[0]["stores"] == facts[1]["stores"]
     assert facts[0]["cache_hit_rate"] < facts[1]["cache_hit_rate"] == 1
     assert facts[1]["cache_bytes"] > 0
     assert all((smoke / "models/prefix" / name).is_dir() for name in facts[0]["stores"].values())
     assert "models/prefix" not in run(smoke, "git", "status", "--porcelain", "-uall").stdout
-    assert read(smoke, "machine")["prefix"]["frozen_blocks"] == 0
+    assert read(smoke, "train_machine")["prefix"]["frozen_blocks"] == 0
 
 
 @pytest.mark.exhaustive
@@ -332,23 +356,21 @@ def test_a_clone_without_a_cache_gets_the_same_results(smoke, tmp_path):
     run(tmp_path, "git", "clone", "--quiet", str(smoke), "clone")
     clone = tmp_path / "clone"
     before = run(clone, "dvc", "metrics", "show").stdout
-    assert "conflicts.contest.tuned.share" in before
+    assert "conflicts_difference" in before
     assert ran(run(clone, "dvc", "repro")) == list(STAGES[1:])
     changed = run(clone, "git", "status", "--porcelain").stdout.split()[1::2]
-    stages = ("prepare", "weights", "export", "validate")
-    machine = {"metrics/machine.json", *(f"metrics/{name}_machine.json" for name in stages)}
-    assert {*changed} <= {"dvc.lock", *machine}
+    assert {*changed} <= {"dvc.lock", "metrics/machine.json", "plots/memory.png"}
     assert read(clone, "benchmark")["roofline_share"] > 0
     difference = run(clone, "dvc", "metrics", "diff").stdout
     assert "tokens_per_second" in difference
-    assert "val_loss" not in difference
+    assert "_loss" not in difference
 
 
 def test_metrics_diff_shows_what_an_experiment_changed(smoke):
     run(smoke, "dvc", "exp", "run", "-S", "lora.rank=4")
     difference = run(smoke, "dvc", "metrics", "diff").stdout
-    line = next(line for line in difference.splitlines() if " val_loss" in line)
-    assert "metrics/train.json" in line
+    line = next(line for line in difference.splitlines() if " validation_loss" in line)
+    assert "metrics/summary.json" in line
     run(smoke, "git", "reset", "--quiet", "--hard")
     run(smoke, "dvc", "checkout", "--quiet")
 
@@ -382,7 +404,7 @@ def test_how_a_run_starts_can_be_chosen(smoke):
     assert "train.hang_timeout_seconds=0.1: must be at least 1" in refused.stderr
     done = stage(smoke, "train", *few, "hydra.run.dir=runs/crash")
     assert "resuming after step" in done.stderr
-    assert json.loads((smoke / "runs/crash/metrics/machine.json").read_text())["recoveries"] == 1
+    assert read(smoke / "runs/crash", "train_machine")["recoveries"] == 1
 
 
 def test_the_plan_is_printed_and_nothing_is_trained(smoke):
@@ -429,7 +451,7 @@ def test_what_cannot_fit_is_refused_with_what_would(smoke):
 
 
 def test_what_was_predicted_stands_beside_what_was_measured(smoke):
-    metrics = read(smoke, "machine")
+    metrics = read(smoke, "train_machine")
     predicted = metrics["predicted_peak_memory_bytes"]
     assert metrics["peak_memory_bytes"] == pytest.approx(predicted, rel=0.1)
     assert metrics["memory_floor_bytes"] < metrics["predicted_peak_memory_bytes"]
@@ -488,7 +510,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(smoke, mode):
     for written in ("metrics/train.json", "plots/train.csv", "plots/validation.csv"):
         texts = [(folder / name / written).read_text() for name in ("whole", "killed")]
         assert texts[0] == texts[1]
-    machine = [json.loads((path.parents[2] / "metrics/machine.json").read_text()) for path in files]
+    machine = [read(path.parents[2], "train_machine") for path in files]
     assert [one["recoveries"] for one in machine] == [0, 1]
     assert not list((smoke / ".checkpoints").glob("*/step-*"))
 
@@ -569,7 +591,7 @@ def test_bad_rows_stop_prepare_with_file_and_line(smoke, kind):
 def test_texts_beyond_the_positions_stop_a_stage_before_it_measures(
     smoke, tmp_path, name, override
 ):
-    for part in ("data/prepared", "models/base", "models/trained", "plots"):
+    for part in ("data/prepared", "models/base", "models/trained", "metrics", "plots"):
         shutil.copytree(smoke / part, tmp_path / part)
     config = tmp_path / "models/base/config.json"
     write_json(config, {**json.loads(config.read_text()), "max_position_embeddings": 16})
