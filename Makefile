@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BASE := import sys; print(sys._base_executable)
 READERS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["tidewheel"]["readers"])
 
-.PHONY: help env repro test test-real test-docs test-all lint deps system readers smollm2 huggingface check-model clean
+.PHONY: help env repro test test-real test-docs test-all lint deps system readers smollm2 huggingface check-model compare clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -80,6 +80,12 @@ huggingface: env ## install the package that data=huggingface needs
 
 check-model: env ## compare the logits of models/base with those of transformers (after make readers)
 	$(RUN) python -m tools.check_model
+
+A ?= HEAD
+B ?= workspace
+
+compare: env ## compare two runs: A=RUN B=RUN (folders under runs/, experiments, revisions, workspace)
+	@$(RUN) python -m tools.compare "$(A)" "$(B)"
 
 clean: ## delete caches, runs and the environment; data/, models/ and the DVC cache stay
 	rm -rf .venv $(TOOLS) runs .checkpoints .pytest_cache .ruff_cache .hypothesis

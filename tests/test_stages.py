@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.external.initial import initial_fingerprint
 from pipeline.files import sha256_file, write_json
 from stages import benchmark, train, validate
+from tests.support.documents import documented_commands
 from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
 
@@ -366,13 +368,45 @@ def test_a_clone_without_a_cache_gets_the_same_results(smoke, tmp_path):
     assert "_loss" not in difference
 
 
-def test_metrics_diff_shows_what_an_experiment_changed(smoke):
-    run(smoke, "dvc", "exp", "run", "-S", "lora.rank=4")
+def test_an_experiment_is_compared_with_what_it_was_made_from(smoke):
+    run(smoke, "dvc", "exp", "run", "-n", "narrow", "-S", "lora.rank=4")
     difference = run(smoke, "dvc", "metrics", "diff").stdout
     line = next(line for line in difference.splitlines() if " validation_loss" in line)
     assert "metrics/summary.json" in line
     run(smoke, "git", "reset", "--quiet", "--hard")
     run(smoke, "dvc", "checkout", "--quiet")
+    text = run(smoke, sys.executable, "-m", "tools.compare", "HEAD", "narrow").stdout
+    rows = [line.split() for line in text.splitlines()]
+    assert ["lora.rank", "8", "4"] in rows
+    assert ["base_loss", *2 * [f"{read(smoke, 'summary')['base_loss']:.4g}"], "0"] in rows
+    assert "of 2 answers to the same prompts differ." in text
+    assert max(map(len, text.splitlines())) <= 160
+    refused = run(smoke, sys.executable, "-m", "tools.compare", "HEAD", "nowhere", check=False)
+    assert refused.returncode == 1
+    assert re.search(
+        r"nowhere: is neither the folder of a run nor a revision .*\n`dvc exp list`", refused.stderr
+    )
+
+
+@pytest.mark.exhaustive
+def test_the_table_of_four_experiments_fits(smoke):
+    """README's command shows what was varied beside few figures."""
+    command = next(words for words in documented_commands() if words.startswith("dvc exp show"))
+    for rank in (2, 6, 10):
+        for name in ("summary", "machine"):
+            figures = {key: value * rank for key, value in read(smoke, name).items()}
+            write_json(smoke / f"metrics/{name}.json", figures)
+        params = (smoke / "params.yaml").read_text().replace("rank: 8", f"rank: {rank}")
+        (smoke / "params.yaml").write_text(params)
+        run(smoke, "dvc", "exp", "save", "--force", "-n", f"a-long-name-{rank}")
+        run(smoke, "git", "reset", "--quiet", "--hard")
+    lines = run(smoke, *shlex.split(command)).stdout.splitlines()
+    assert sum("a-long-name" in line for line in lines) == 3
+    assert max(map(len, lines)) <= 160
+    header = " ".join(lines)
+    assert "lora.rank" in header
+    assert "validation_loss" in header
+    assert "targets_per_second" in header
 
 
 def test_a_running_training_tells_how_far_it_is_and_is_not_started_twice(smoke):

@@ -12,7 +12,7 @@ Where it lies. In `models/prefix` of the repository, for runs by hand and under 
 of a store is the hash of what its bits depend on. It is not an out of a DVC stage: DVC would hash
 gigabytes at each `dvc status`, and a run by hand that adds a document would make the stage run
 again, though no result depends on how full the store is. DVC tracks `prefix` in
-`metrics/machine.json`, which names the stores that a run used, and its hit rate.
+`metrics/train_machine.json`, which names the stores that a run used, and its hit rate.
 """
 
 import hashlib
