@@ -10,21 +10,46 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from pipeline.benchmark.peers.programs import OURS
+from pipeline.benchmark.peers.programs import (
+    BFLOAT16,
+    FLOAT32,
+    INSTALLED,
+    MLX_LM,
+    OURS,
+    UNCACHED,
+)
 from pipeline.benchmark.peers.results import COLUMNS
+from pipeline.config.figures import written
 from pipeline.config.stage_paths import Paths
 from pipeline.files import write_json, write_text
+from pipeline.train.memory import GB
 
 Row = tuple[str, str, str, int, float]
+MACHINE = "machine"
+"""In the place of a program: what the matrix products of this machine would allow."""
 OUR_COLOUR, OTHER_COLOUR = "#0b6e99", "#8a8f98"
 PANELS = {
     "tokens_per_second": "tokens per second",
     "targets_per_second": "targets per second",
     "seconds_to_loss": "seconds to the same validation loss",
-    "peak_bytes": "peak memory in bytes",
+    "peak_bytes": "peak memory in GB",
 }
 """The figures that are drawn, and the labels of their axes."""
+NAMES = {
+    OURS: "Tidewheel",
+    UNCACHED: "Tidewheel without cache",
+    MLX_LM: "mlx-lm",
+    INSTALLED: "mlx-lm as installed",
+    FLOAT32: "torch and peft, float32",
+    BFLOAT16: "torch and peft, bfloat16",
+    MACHINE: "bound of this machine",
+}
+ALONE = "alone"
+"""The part in which only our own program is measured."""
+ROOM = 1.2
+"""The axis ends at this multiple of the longest bar, so that the number behind it has room."""
 
 
 def write_outputs(paths: Paths, metrics: dict[str, Any], rows: list[Row]) -> None:
@@ -45,7 +70,7 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Draw medians as bars, with whiskers from the smallest to the largest value.
+    """Draw medians as bars with their numbers, and lines from the smallest to the largest value.
 
     Args:
         path: the PNG to write; equal input gives equal bytes.
@@ -54,8 +79,8 @@ def draw(path: Path, rows: list[Row]) -> None:
     found = {name: bars_of(rows, name) for name in PANELS}
     found = {name: bars for name, bars in found.items() if bars} or {"tokens_per_second": {}}
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        height = 0.9 + 0.28 * max(map(len, found.values()))
-        figure = Figure(figsize=(4.2 * len(found), height), dpi=110, layout="constrained")
+        height = 0.9 + 0.28 * max(3, *map(len, found.values()))
+        figure = Figure(figsize=(4.8 * len(found), height), dpi=110, layout="constrained")
         for axes, (name, bars) in zip(
             figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True
         ):
@@ -64,11 +89,13 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 
 def bars_of(rows: list[Row], figure: str) -> dict[str, list[float]]:
-    """Return the values of a figure in all rounds, by part and program."""
+    """Return the values of a figure in all rounds, by part and program; bytes become GB."""
     bars: dict[str, list[float]] = {}
+    unit = GB if figure.endswith("_bytes") else 1
     for part, name, program, _, value in rows:
         if name == figure:
-            bars.setdefault(f"{part}: {program}", []).append(value)
+            place = "" if part == ALONE else part.replace("_", " ") + ": "
+            bars.setdefault(place + NAMES.get(program, program), []).append(value / unit)
     return bars
 
 
@@ -77,9 +104,18 @@ def draw_bars(axes: Axes, bars: dict[str, list[float]], label: str) -> None:
     for position, (name, values) in enumerate(bars.items()):
         middle = statistics.median(values)
         error = [[middle - min(values)], [max(values) - middle]]
-        ours = name.partition(": ")[2].startswith(OURS)
-        colour = OUR_COLOUR if ours else OTHER_COLOUR
+        colour = OUR_COLOUR if NAMES[OURS] in name else OTHER_COLOUR
         axes.barh(position, middle, 0.6, xerr=error, color=colour, ecolor="#333")
+        axes.annotate(
+            written(middle),
+            (max(values), position),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axes.set_yticks(range(len(bars)), list(bars))
+    axes.set_xlim(0, ROOM * max((max(values) for values in bars.values()), default=1))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.invert_yaxis()
     axes.set_xlabel(label)

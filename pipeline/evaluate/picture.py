@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 BASE_COLOUR, TUNED_COLOUR, FAINT, INK = "#8a8f98", "#0b6e99", "#c9d6df", "#333"
 MODELS = (("base", BASE_COLOUR), ("tuned", TUNED_COLOUR))
@@ -22,10 +22,11 @@ BAR_WIDTH = 0.36
 HEADROOM = 1.15
 """The axis ends at this multiple of the highest bar, so that the number above it has room."""
 KIND_LABELS = {
-    "contest": "sources disagree:\nprimary source chosen",
-    "two_primary": "control, two primaries:\nfirst chosen",
-    "two_authority": "control, two authorities:\nfirst chosen",
+    "contest": "an authority against a\nprimary record: the record",
+    "two_primary": "two primary records\n(control): the first one",
+    "two_authority": "two authorities\n(control): the first one",
 }
+"""What a question sets against each other, and the answer whose share is drawn."""
 
 
 def draw(train: Path, validation: Path, metrics: dict[str, Any], path: Path) -> None:
@@ -67,18 +68,29 @@ def draw_losses(
     axes: Axes, train: dict[str, list[float]], validation: dict[str, list[float]]
 ) -> None:
     """Draw the loss of each step, and that on the validation set."""
-    axes.plot(train["step"], train["train_loss"], color=FAINT, linewidth=0.8, label="training")
+    axes.plot(train["step"], train["train_loss"], color=FAINT, linewidth=0.8, label="each step")
     axes.plot(
         validation["step"],
         validation["val_loss"],
         color=TUNED_COLOUR,
         marker="o",
         markersize=3,
-        label="validation",
+        label="held-out documents",
     )
-    axes.set(title="Loss, nats per token", xlabel="step")
-    axes.margins(y=0.2)
+    for step, loss in ends_of(validation):
+        axes.annotate(
+            f"{loss:.3f}", (step, loss), (0, 5), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set(title="Loss while training, nats per token", xlabel="step")
+    axes.margins(x=0.09, y=0.25)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.legend(frameon=False, fontsize=8)
+
+
+def ends_of(validation: dict[str, list[float]]) -> list[tuple[float, float]]:
+    """Return step and loss of the first validation and of the last, whose numbers are written."""
+    points = list(zip(validation["step"], validation["val_loss"], strict=True))
+    return sorted({*points[:1], *points[-1:]})
 
 
 def draw_shares(axes: Axes, conflicts: dict[str, Any]) -> None:
@@ -97,8 +109,8 @@ def draw_shares(axes: Axes, conflicts: dict[str, Any]) -> None:
     axes.set_ylim(0, HEADROOM)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("Share of held-out items, with 95 % intervals")
-    axes.legend(frameon=False, loc="upper right", ncols=2)
+    axes.set_title("Whom the model believes, on new questions: shares, 95 % intervals")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=2)
 
 
 def draw_perplexities(axes: Axes, held_out: dict[str, Any]) -> None:
@@ -110,11 +122,15 @@ def draw_perplexities(axes: Axes, held_out: dict[str, Any]) -> None:
         draw_bar(
             axes, position, interval, colour, f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
         )
-    axes.set_xticks([0, 1], [name for name, _ in MODELS])
+    axes.set_xticks([0, 1], ["before training (base)", "after training (tuned)"])
     axes.set_xlim(-0.75, 1.75)
     highest = max(part["perplexity_high"] or part["perplexity"] for part, _ in parts)
     axes.set_ylim(0, HEADROOM * highest)
-    axes.set_title("Perplexity on held-out rows, with 95 % intervals")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    count = held_out["n_documents"]
+    axes.set_title(
+        f"Perplexity on {count:,} held-out documents, with 95 % intervals; less is better"
+    )
 
 
 def draw_bar(

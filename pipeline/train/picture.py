@@ -2,14 +2,24 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.train.memory import GB
 
 HELD_COLOUR, ARRAYS_COLOUR, BOUND_COLOUR, FAINT = "#0b6e99", "#8a8f98", "#b3412e", "#c9d6df"
+HELD, ARRAYS = "all processes of the run", "of that, arrays of the model"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 MAX_MARKS = 200
 """Reloads that are marked one by one; more would hide the curve."""
 
@@ -17,7 +27,8 @@ MAX_MARKS = 200
 def draw_memory(curve: Path, path: Path) -> None:
     """Draw what the run held after every step, with the limit, the threshold and every reload.
 
-    A bound that is far above what was held is named with an arrow instead of flattening the curve.
+    The axis ends above what was held. A bound that is higher is named with an arrow instead of
+    flattening the curve.
 
     Args:
         curve: plots/machine.csv.
@@ -25,20 +36,21 @@ def draw_memory(curve: Path, path: Path) -> None:
     """
     columns = read_columns(curve)
     steps, held = columns["step"], columns["footprint_bytes"]
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
         axes = figure.subplots()
         top = 1.2 * max(held)
         mark_reloads(axes, steps, columns["reloads"])
-        axes.plot(steps, held, color=HELD_COLOUR, linewidth=1.2, label="all processes")
-        axes.plot(
-            steps, columns["mlx_active_bytes"], color=ARRAYS_COLOUR, linewidth=1, label="arrays"
-        )
+        axes.plot(steps, held, color=HELD_COLOUR, linewidth=1.2, label=HELD)
+        arrays = columns["mlx_active_bytes"]
+        axes.plot(steps, arrays, color=ARRAYS_COLOUR, linewidth=1, label=ARRAYS)
         limit, bound = columns["memory_limit_bytes"][-1], columns["reload_above_bytes"][-1]
-        draw_bound(axes, "limit", limit, top, style="-")
+        draw_bound(axes, "limit", limit, top, "left")
         if bound < limit:
-            draw_bound(axes, "reload above", bound, top, style="--")
+            draw_bound(axes, "a new process above", bound, top, "right")
         axes.set(xlabel="step", ylabel="GB", ylim=(0, top), xlim=(0, steps[-1]))
+        axes.set_title("Memory held after each step of the training, in GB")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         figure.savefig(path, metadata={"Software": None})
 
@@ -58,14 +70,27 @@ def mark_reloads(axes: Axes, steps: list[float], reloads: list[float]) -> None:
     for mark in marks[:MAX_MARKS]:
         axes.axvline(mark, color=FAINT, linewidth=0.8)
     if marks:
-        axes.plot([], [], color=FAINT, linewidth=0.8, label=f"{len(marks)} reloads")
+        axes.plot([], [], color=FAINT, linewidth=0.8, label=f"a new process begins ({len(marks)})")
 
 
-def draw_bound(axes: Axes, name: str, gigabytes: float, top: float, style: str) -> None:
-    """Draw a bound, or name it with an arrow where it is above the picture."""
-    text = f"{name} {gigabytes:.2f} GB"
+def draw_bound(axes: Axes, name: str, gigabytes: float, top: float, side: str) -> None:
+    """Draw a bound, or name it with an arrow where it is above the picture.
+
+    Args:
+        axes: the panel.
+        name: of the bound.
+        gigabytes: where it is.
+        top: of the panel, in GB.
+        side: at which its name stands, `left` or `right`, so that two names have room.
+    """
+    text, place = f" {name}: {gigabytes:.2f} GB ", 0 if side == "left" else 1
+    across = axes.get_yaxis_transform()  # x is the share of the width
     if gigabytes <= top:
+        style = "-" if side == "left" else "--"
         axes.axhline(gigabytes, color=BOUND_COLOUR, linewidth=1, linestyle=style)
-        axes.text(0, gigabytes, f" {text}", color=BOUND_COLOUR, va="bottom")
+        axes.text(
+            place, gigabytes, text, color=BOUND_COLOUR, va="bottom", ha=side, transform=across
+        )
     else:
-        axes.text(0, top, f" {text} ↑", color=BOUND_COLOUR, va="top")
+        text += "↑ "
+        axes.text(place, top, text, color=BOUND_COLOUR, va="top", ha=side, transform=across)

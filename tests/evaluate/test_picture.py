@@ -3,12 +3,32 @@
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.evaluate.picture import draw, draw_perplexities, draw_shares, read_columns
+from pipeline.evaluate.picture import (
+    draw,
+    draw_perplexities,
+    draw_shares,
+    ends_of,
+    read_columns,
+)
+from tests.support.pictures import kept, overlapping
 
-HELD_OUT = {
-    name: {"perplexity": value, "perplexity_low": value - 1, "perplexity_high": value + 1}
-    for name, value in (("base", 9.0), ("tuned", 4.0))
-}
+
+def held_out(base, tuned):
+    """Give the part of the metrics with these perplexities."""
+    return {
+        "n_documents": 1234,
+        **{
+            name: {
+                "perplexity": value,
+                "perplexity_low": 0.9 * value,
+                "perplexity_high": 1.1 * value,
+            }
+            for name, value in (("base", base), ("tuned", tuned))
+        },
+    }
+
+
+HELD_OUT = held_out(9.0, 4.0)
 SHARES = {
     kind: {
         "n": 1200,
@@ -45,7 +65,8 @@ def test_other_numbers_give_another_picture(curves, tmp_path):
 def test_a_bar_without_an_interval_is_drawn_and_fits():
     unknown = {"perplexity_low": None, "perplexity_high": None}
     axes = Figure().subplots()
-    draw_perplexities(axes, {name: part | unknown for name, part in HELD_OUT.items()})
+    models = {name: HELD_OUT[name] | unknown for name in ("base", "tuned")}
+    draw_perplexities(axes, HELD_OUT | models)
     assert [text.get_text() for text in axes.texts] == ["9", "4"]
     assert axes.get_ylim() == (0, pytest.approx(9 * 1.15))
 
@@ -70,3 +91,27 @@ def test_bars_of_perplexity_begin_at_0_and_fit():
     low, high = axes.get_ylim()
     assert (low, high > HELD_OUT["base"]["perplexity_high"]) == (0, True)
     assert [text.get_text() for text in axes.texts] == ["9", "4"]
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"conflicts": SHARES},
+        {"conflicts": {"contest": SHARES["contest"]}},
+        *({"held_out": held_out(*pair)} for pair in ((9.0, 4.0), (3.75, 2.28), (98765.4, 12345.6))),
+    ],
+)
+@pytest.mark.parametrize("steps", [(0, 3), (0, 50, 100, 150, 12_345)])
+def test_no_text_overlaps_another_or_is_cut_off(curves, tmp_path, monkeypatch, metrics, steps):
+    rows = "".join(f"{step},,{0.653 + 1 / (step + 1)}\n" for step in steps)
+    curves[1].write_text(f"step,train_loss,val_loss\n{rows}")
+    curves[0].write_text(f"step,train_loss\n1,1.6\n{steps[-1]},0.6\n")
+    figures = kept(monkeypatch)
+    draw(*curves, metrics, tmp_path / "a.png")
+    assert overlapping(figures[0]) == []
+    assert {axes.get_yscale() for axes in figures[0].axes} == {"linear"}
+
+
+def test_the_first_and_the_last_validation_have_their_numbers(curves):
+    assert ends_of(read_columns(curves[1])) == [(0, 4.0), (3, 2.6)]
+    assert ends_of({"step": [5.0], "val_loss": [1.0]}) == [(5.0, 1.0)]
