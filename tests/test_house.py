@@ -564,3 +564,14 @@ def test_git_ignores_what_the_cache_of_dvc_holds(folder):
     ignored = set((ROOT / folder / ".gitignore").read_text().split())
     cached = {name for name, _ in entries("outs") if name.startswith(f"{folder}/")}
     assert ignored == {"/.*", "!/.gitignore", *(name.removeprefix(folder) for name in cached)}
+
+
+def test_dvc_draws_pictures_and_columns_that_there_are():
+    curves = {name: options for name, options in entries("plots") if not name.endswith(".png")}
+    drawn = [(name, options["x"], options["y"]) for name, options in curves.items()]
+    for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]:
+        for options in plot.values():
+            drawn += [(name, options["x"], y) for name, y in options["y"].items()]
+    for name, *columns in drawn:
+        header = (ROOT / name).read_text().splitlines()[0].split(",")
+        assert set(columns) <= set(header), name
