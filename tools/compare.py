@@ -95,9 +95,11 @@ def require_revision(name: str, files: DVCFileSystem) -> None:
 def text_in(files: DVCFileSystem, path: str) -> str | None:
     """Read a file of a revision from Git or from the cache; None where neither has it."""
     try:
-        return files.cat_file(f"/{path}").decode("utf-8")
+        content = files.cat_file(f"/{path}")
     except (OSError, DvcException):
         return None
+    assert isinstance(content, bytes)
+    return content.decode("utf-8")
 
 
 def run_of(name: str, read: Read, parameters: str) -> Run:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.config.keys import flat
 from pipeline.external.json_files import Remedy, read_own
@@ -75,7 +75,7 @@ def decisive(runs: Iterable[Figures]) -> str | None:
     return next((name for name in GREATEST_IS_BEST if name in names), None)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a figure, and no text or truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -19,6 +19,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 BAR_WIDTH = 0.36
+BEHIND = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+"""What is behind a number, so that it can be read on a curve."""
 HEADROOM = 1.15
 """The axis ends at this multiple of the highest bar, so that the number above it has room."""
 KIND_LABELS = {
@@ -78,9 +80,8 @@ def draw_losses(
         label="held-out documents",
     )
     for step, loss in ends_of(validation):
-        axes.annotate(
-            f"{loss:.3f}", (step, loss), (0, 5), textcoords="offset points", ha="center", fontsize=8
-        )
+        place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+        axes.annotate(f"{loss:.3f}", (step, loss), bbox=BEHIND, **place)
     axes.set(title="Loss while training, nats per token", xlabel="step")
     axes.margins(x=0.09, y=0.25)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -109,7 +110,7 @@ def draw_shares(axes: Axes, conflicts: dict[str, Any]) -> None:
     axes.set_ylim(0, HEADROOM)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("Whom the model believes, on new questions: shares, 95 % intervals")
+    axes.set_title("Whom the model believes, with 95 % intervals")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=2)
 
 

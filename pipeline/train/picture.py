@@ -88,9 +88,8 @@ def draw_bound(axes: Axes, name: str, gigabytes: float, top: float, side: str) -
     if gigabytes <= top:
         style = "-" if side == "left" else "--"
         axes.axhline(gigabytes, color=BOUND_COLOUR, linewidth=1, linestyle=style)
-        axes.text(
-            place, gigabytes, text, color=BOUND_COLOUR, va="bottom", ha=side, transform=across
-        )
+        above = "bottom" if side == "left" else "top"
+        axes.text(place, gigabytes, text, color=BOUND_COLOUR, va=above, ha=side, transform=across)
     else:
         text += "↑ "
         axes.text(place, top, text, color=BOUND_COLOUR, va="top", ha=side, transform=across)
