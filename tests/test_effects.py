@@ -58,6 +58,7 @@ EFFECTS = {
     "train.steps_per_eval": (4, "validated_steps", {}),
     "train.steps_per_save": (5, "saved_steps", {}),
     "train.validation_documents": (3, "val_loss", {}),
+    "train.validation_tokens": (30, "val_loss", {}),
     "train.keep_checkpoints": (4, "kept_steps", {}),
     "train.early_stopping_patience": (1, "last_step", {"optim.learning_rate": 1e-12}),
     "train.grad_accumulation_steps": (1, "micro_batches", {"data.arrangement": "bucketed"}),

@@ -57,7 +57,7 @@ def our_training(story, rows, folder):
         "warmup_fraction": RECIPE.warmup_fraction,
         "weight_decay": RECIPE.weight_decay,
     }
-    optim = optim_settings(composed([f"optim.{key}={value}" for key, value in keys.items()]))
+    optim = optim_settings(composed([f"optim.{key}={value}" for key, value in keys.items()]), 0)
     settings = {**vars(SETTINGS), "num_steps": NUM_STEPS, "batch_size": 3, "steps_per_eval": 50}
     settings |= {
         "steps_per_save": 50,

@@ -164,6 +164,8 @@ def describe(field: Any) -> str:  # noqa: ANN401
     if not facts:
         return ""
     kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    if facts["words"]:
+        kind = " or ".join(["number", *facts["words"]])
     bounds = [f"{word} {facts[side]}" for side, word in LIMITS.items() if facts[side] is not None]
     extra = [*map(str, facts["choices"]), facts["unit"], *bounds]
     return f"{facts['help']} ({'; '.join([kind, *filter(None, extra)])})"

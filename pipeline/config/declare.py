@@ -13,9 +13,26 @@ def key(
     minimum: int | float | None = None,
     maximum: int | float | None = None,
     choices: tuple[str | int, ...] = (),
+    words: tuple[str, ...] = (),
 ) -> Any:  # noqa: ANN401
-    """Declare one parameter; its value comes from `conf/`."""
-    facts = {"help": help, "unit": unit, "minimum": minimum, "maximum": maximum, "choices": choices}
+    """Declare one parameter; its value comes from `conf/`.
+
+    Args:
+        help: what it does.
+        unit: of a number.
+        minimum: of a number.
+        maximum: of a number.
+        choices: all values that it may have.
+        words: texts that may stand in the place of a number.
+    """
+    facts = {
+        "help": help,
+        "unit": unit,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "words": words,
+    }
     return dataclasses.field(default=MISSING, metadata=facts)
 
 

@@ -22,7 +22,12 @@ class Optim:
         "the update rule; choose it with optim=NAME, which sets its keys too",
         choices=("adamw", "adam", "sgd", "lion", "muon", "adafactor"),
     )
-    learning_rate: float = key("peak of the schedule", minimum=0, maximum=1000)
+    learning_rate: int | float | str = key(
+        "peak of the schedule; auto: by train.mode, optimizer and size of the base",
+        minimum=0,
+        maximum=1000,
+        words=("auto",),
+    )
     schedule: str = key(
         "what follows the warm-up; wsd stays at the peak before it falls",
         choices=tuple(SCHEDULES),

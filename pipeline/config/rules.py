@@ -97,6 +97,10 @@ def broken_rules(field: dataclasses.Field, value: Any) -> Iterator[str]:  # noqa
     facts = field.metadata
     if field.type in (str, str | None) and was_number(value):
         yield f"a text was read as this number; write it in quotes: \"{field.name}='TEXT'\""
+    if facts["words"] and isinstance(value, str):
+        if value not in facts["words"]:
+            yield f"must be a number, or {', '.join(facts['words'])}"
+        return
     if isinstance(value, float) and not math.isfinite(value):
         yield "must be finite"
         return

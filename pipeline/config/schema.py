@@ -98,6 +98,12 @@ class Train:
     validation_documents: int | None = key(
         "validate on the first ones, and on as many contests; null: all", minimum=1, maximum=MOST
     )
+    validation_tokens: int | None = key(
+        "and on no more of them than have so many tokens together; null: any number",
+        unit="tokens",
+        minimum=1,
+        maximum=MOST,
+    )
     best: str = key(
         "which validation is the best: that of the least loss, or of the most held-out contests "
         "decided for the primary source (data=conflicts)",
@@ -173,6 +179,12 @@ class Validate:
 
     documents: int | None = key(
         "held-out documents for perplexity; null: all", minimum=2, maximum=MOST
+    )
+    tokens: int | None = key(
+        "no more held-out documents than have so many tokens together; null: any number",
+        unit="tokens",
+        minimum=1,
+        maximum=MOST,
     )
     num_samples: int = key(
         "different held-out prompts that both models answer greedily", minimum=0, maximum=10**6

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.console import StageProgress
 from pipeline.data.batches import resolve_arrangement
+from pipeline.data.held_out import FirstDocuments, first_documents
 from pipeline.data.store import TokenStore, held_out_store
 from pipeline.device import has_fused_attention, nn
 from pipeline.evaluate.kept import KeptResults
@@ -48,6 +49,7 @@ class EvaluationSettings:
         num_samples: how many held-out prompts both models answer.
         sample_tokens: the most tokens of an answer.
         sample_prompts: prompts of the user that they answer too.
+        tokens: how many the held-out documents may have together; None: any number.
     """
 
     dtype: str
@@ -56,6 +58,7 @@ class EvaluationSettings:
     num_samples: int
     sample_tokens: int
     sample_prompts: Sequence[str] = ()
+    tokens: int | None = None
 
 
 def perplexity_metrics(base: DocumentLosses, tuned: DocumentLosses) -> dict[str, Any]:
@@ -133,6 +136,8 @@ def evaluate(
     work, adapters = work_of(base, prepared, settings), {"base": None, "tuned": trained}
     found: dict[str, Measured] = {}
     with StageProgress("validate", len(adapters) * work.size) as progress:
+        if note := documents_of(work.store, settings).note:
+            progress.note(f"validate: {note}")
         for name, adapter in adapters.items():
             load = partial(load_model, base, settings.dtype, adapter)
             found[name] = measured(name, load, work, kept, progress)
@@ -154,7 +159,9 @@ def write_results(work: Work, base: Measured, tuned: Measured, folder: Path) -> 
     perplexity = perplexity_metrics(base.losses, tuned.losses)
     if perplexity["n_documents"] == 1:
         log.warning(ONE_DOCUMENT)
-    metrics: dict[str, Any] = {"held_out": {"split": work.store.folder.name, **perplexity}}
+    share = perplexity["n_documents"] / len(work.store)
+    held_out = {"split": work.store.folder.name, "document_share": share, **perplexity}
+    metrics: dict[str, Any] = {"held_out": held_out}
     if base.scores is not None and tuned.scores is not None:
         rows = item_log(work.items, base.scores, tuned.scores)
         write_rows(folder / "conflicts.jsonl", rows)
@@ -180,7 +187,7 @@ def work_of(base: Path, prepared: Path, settings: EvaluationSettings) -> Work:
     return Work(
         store=store,
         arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
-        documents=settings.documents,
+        documents=documents_of(store, settings).count,
         items=read_items(suite) if suite.exists() else (),
         answers=answers,
         prompts=prompts_of(store, answers, settings),
@@ -198,3 +205,9 @@ def prompts_of(
     if len(found) < settings.num_samples:
         log.warning(FEWER_PROMPTS, settings.num_samples, len(found))
     return [*found, *own]
+
+
+def documents_of(store: TokenStore, settings: EvaluationSettings) -> FirstDocuments:
+    """Choose the held-out documents that are measured."""
+    keys = "validate.documents", "validate.tokens"
+    return first_documents(store, settings.documents, settings.tokens, *keys)

@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from pipeline.data.batches import (
     Arrangement,
     Batch,
@@ -15,6 +13,7 @@ from pipeline.data.batches import (
     evaluation_batches,
     resolve_arrangement,
 )
+from pipeline.data.held_out import FirstDocuments, first_documents
 from pipeline.data.order import BatchOrder
 from pipeline.data.store import TokenStore
 from pipeline.device import has_fused_attention, num_cpu_streams
@@ -95,13 +94,17 @@ class Feed:
 
     def validation_batches(self) -> Iterator[Batch]:
         """Arrange what is validated on; the same every time."""
-        count, limit = len(self.data.validation), self.settings.validation_documents
         return evaluation_batches(
             self.data.validation,
-            np.arange(count if limit is None else min(limit, count)),
+            self.validated.indices,
             RowLayout(self.arrangement, self.width),
             batch_tokens=self.evaluation_tokens,
         )
+
+    @property
+    def validated(self) -> FirstDocuments:
+        """The documents that are validated on."""
+        return validated_documents(self.data.validation, self.settings)
 
     @property
     def contests(self) -> list[ConflictItem]:
@@ -121,3 +124,14 @@ class Feed:
             len(item.prompt_ids) + max(map(len, item.option_ids)) for item in self.data.conflicts
         )
         return max(1, min(MOST_ROWS, self.evaluation_tokens // longest))
+
+
+def validated_documents(validation: TokenStore, settings: TrainSettings) -> FirstDocuments:
+    """Choose the documents that are validated on."""
+    return first_documents(
+        validation,
+        settings.validation_documents,
+        settings.validation_tokens,
+        "train.validation_documents",
+        "train.validation_tokens",
+    )

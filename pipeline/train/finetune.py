@@ -20,6 +20,7 @@ from pipeline.model.table import trainable_table
 from pipeline.model.untrained import untrained_notice
 from pipeline.objective.distrust import DistrustSettings, distrust
 from pipeline.objective.likelihood import ConflictItem, read_items
+from pipeline.optim.automatic_rate import automatic_rate, peak_rate, rate_note
 from pipeline.optim.optimizer import OptimSettings
 from pipeline.train.feed import TrainingData
 from pipeline.train.loop import Trainer
@@ -68,7 +69,7 @@ class Finetune:
             self.config.model.dtype,
             adapter_settings(self.config),
             settings,
-            optim_settings(self.config),
+            optim_settings(self.config, 0),  # no memory depends on the learning rate
             self.data,
         )
 
@@ -90,7 +91,10 @@ class Finetune:
         """Load the base and make it trainable."""
         config = self.config
         loaded = load_base(Path(self.spec.base), config.model.dtype)
+        num_parameters = count_parameters(loaded.model)[1]
+        optim = optim_settings(config, num_parameters)
         self.adapter_config = apply(loaded.model, adapter_settings(config), config.seed)
+        self.adapter_config["learning_rate"] = optim.learning_rate  # as mlx-lm writes it
         beginning = config.train.init_from and initial_folder(config.train.init_from)
         if beginning:
             start_from(beginning, loaded.model, self.adapter_config)
@@ -105,13 +109,26 @@ class Finetune:
             loaded.model,
             self.data,
             go.adapt(train_settings(config)),
-            optim_settings(config),
+            optim,
             Path(self.spec.run_folder),
             observer,
         )
         if not go.reloads:
+            self.describe(trainer, num_parameters)
             self.warn_of_untrained_targets(trainer)
         return trainer
+
+    def describe(self, trainer: Trainer, num_parameters: int) -> None:
+        """Note the learning rate, where it is automatic or great, and what is validated on.
+
+        Args:
+            trainer: of the run.
+            num_parameters: of the base.
+        """
+        asked = self.config.optim.learning_rate
+        rate = rate_note(asked, automatic_of(self.config, num_parameters))
+        for text in filter(None, (rate, trainer.feed.validated.note)):
+            trainer.observer.note(text)
 
     def warn_of_untrained_targets(self, trainer: Trainer) -> None:
         """Warn of tokens that no step can teach, before the first one."""
@@ -134,9 +151,9 @@ class Finetune:
         return {
             **metrics_of(trainer),
             "prefix": trainer.prefix.facts(),
+            "learning_rate": self.adapter_config["learning_rate"],
             "trainable_parameters": trainable,
             "total_parameters": total,
-            "learning_rate": optim_settings(self.config).learning_rate,
             **self.data.distrust.metrics,
             **conflict_metrics(trainer),
         }
@@ -178,10 +195,21 @@ def train_settings(config: DictConfig) -> TrainSettings:
     )
 
 
-def optim_settings(config: DictConfig) -> OptimSettings:
-    """Gather the settings of the optimizer; `optim` has only the keys that it reads."""
+def automatic_of(config: DictConfig, num_parameters: int) -> float:
+    """Return the automatic learning rate of a run on a base of so many parameters."""
+    return automatic_rate(config.train.mode, config.optim.name, num_parameters)
+
+
+def optim_settings(config: DictConfig, num_parameters: int) -> OptimSettings:
+    """Gather the settings of the optimizer; `optim` has only the keys that it reads.
+
+    Args:
+        config: the sections of the train stage.
+        num_parameters: of the base, for `optim.learning_rate=auto`.
+    """
+    rate = peak_rate(config.optim.learning_rate, automatic_of(config, num_parameters))
     no_decay = tuple(config.optim.get("no_decay", ()))
-    return OptimSettings(**{**config.optim, "no_decay": no_decay})
+    return OptimSettings(**{**config.optim, "learning_rate": rate, "no_decay": no_decay})
 
 
 def prefix_settings(spec: RunSpec) -> PrefixSettings | None:
@@ -195,12 +223,14 @@ def prefix_settings(spec: RunSpec) -> PrefixSettings | None:
 
 def metrics_of(trainer: Trainer) -> dict[str, Any]:
     """Return the results of a run; speed is that of its steps, without validation and saving."""
-    progress = trainer.progress
+    progress, validated = trainer.progress, trainer.feed.validated
     return {
         "train_loss": progress.train_loss,
         "val_loss": progress.val_loss,
         "best_val_loss": progress.best_val_loss,
         "best_step": progress.best_step,
+        "validation_documents": validated.count,
+        "validation_share": validated.share,
         "num_steps": progress.step,
         "stopped_early_at": progress.stopped_early_at,
         "num_targets": progress.num_targets,

@@ -23,6 +23,7 @@ class TrainSettings:
     arrangement: str
     seed: int
     batch_tokens: int | None = None
+    validation_tokens: int | None = None
     grad_accumulation_steps: int = 1
     grad_checkpoint: bool = False
     label_smoothing: float = 0.0

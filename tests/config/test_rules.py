@@ -78,6 +78,8 @@ def test_a_bound_belongs_to_the_range_and_the_next_value_does_not(name, side, si
         ("seed", -1, "must be at least 0"),
         ("optim.learning_rate", float("nan"), "must be finite"),
         ("optim.learning_rate", float("inf"), "must be finite"),
+        ("optim.learning_rate", "abc", "must be a number, or auto"),
+        ("optim.learning_rate", "2e-4", "must be a number, or auto"),
         ("train.max_grad_norm", -1.0, "must be at least 0"),
         ("data.test_fraction", 0.95, "must be at most 0.9"),
         ("train.mode", "qlora", "must be one of lora, dora, head, full, tensors"),

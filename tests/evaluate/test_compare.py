@@ -5,12 +5,15 @@ import gc
 import json
 import math
 import shutil
+import sys
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pipeline.data.store import held_out_store
 from pipeline.errors import ConfigError
 from pipeline.evaluate import compare as module
 from pipeline.evaluate import measure
@@ -56,6 +59,20 @@ def test_few_held_out_documents_are_compared_and_a_single_one_has_no_interval(
     assert [end is None for end in ends] == [num_documents == 1] * 2
     assert ("without intervals" in caplog.text) == (num_documents == 1)
     draw_perplexities(Figure().subplots(), found)
+
+
+def test_the_held_out_documents_are_bounded_in_tokens_and_the_share_is_said(
+    stage, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", replace(SETTINGS, tokens=60))
+    text, files = stage.run("out", KeptResults(tmp_path / "kept", {}))
+    found = json.loads(text)["held_out"]
+    store = held_out_store(stage.place.prepared)
+    assert store.lengths[: found["n_documents"]].sum() <= 60
+    assert store.lengths[: found["n_documents"] + 1].sum() > 60
+    assert found["document_share"] == found["n_documents"] / 10 < 1
+    assert len(files["documents.jsonl"].splitlines()) == found["n_documents"]
+    assert f"validate: {found['n_documents']} of 10 held-out documents" in capsys.readouterr().err
 
 
 def test_rows_of_losses_are_in_the_order_of_documents(tmp_path):

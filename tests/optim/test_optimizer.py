@@ -24,7 +24,7 @@ LEVEL = {"schedule": "constant", "final_fraction": None, "warmup_fraction": 0.0}
 def settings_of(name, **changes):
     """Compose the section as a stage does, with some keys changed."""
     given = [f"optim.{key}={'null' if value is None else value}" for key, value in changes.items()]
-    return optim_settings(composed([f"optim={name}", *given]))
+    return optim_settings(composed([f"optim={name}", *given]), 0)
 
 
 def level(name, **changes):

@@ -453,6 +453,9 @@ def test_a_stage_refuses_files_that_changed_since_params(repository):
         "train.num_steps=100000000000000000000",
         "model.scratch.num_hidden_layers=1000000000",
         "optim.learning_rate=-inf",
+        "optim.learning_rate=abc",
+        "optim.learning_rate=true",
+        "optim.learning_rate=null",
         "lora.targets=q_proj",
         "data.path=${oc.env:NOT_SET_ANYWHERE}",
         "train.num_steps.x=1",
@@ -478,12 +481,14 @@ def test_no_override_does_anything_but_compose_or_be_refused(text):
     assert message if composed is None else OmegaConf.missing_keys(composed) == set()
 
 
-@pytest.mark.parametrize("override", ["lora.rank=-3", "seed=-1", "data=jsonl"])
+@pytest.mark.parametrize("override", ["lora.rank=-3", "optim.learning_rate=abc", "data=jsonl"])
 def test_what_only_the_ranges_refuse_is_refused_before_dvc_touches_anything(repository, override):
     done = repository.run("dvc", "exp", "run", "-S", override)
     assert done.returncode != 0
     assert "These parameters cannot be used:\n" in done.stderr
-    assert re.search(r"must be at least|data\.path has no value", done.stderr)
+    assert re.search(
+        r"must be at least|must be a number, or auto|data\.path has no value", done.stderr
+    )
     assert repository.git("status", "--porcelain") == ""
 
 

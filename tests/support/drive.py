@@ -58,6 +58,7 @@ PARAMETERS = {
         "steps_per_eval": 5,
         "steps_per_save": 3,
         "validation_documents": 6,
+        "validation_tokens": None,
         "best": "val_loss",
         "early_stopping_patience": None,
         "keep_checkpoints": 2,

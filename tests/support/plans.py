@@ -56,7 +56,7 @@ def request_of(
             mode, rank, 2.0 * rank, dropout, num_layers, ("*",), tensors=("model.layers.1.*",)
         ),
         optim=optim_settings(
-            params.composed([f"optim={optim}", f"optim.float32_copy={float32_copy}"])
+            params.composed([f"optim={optim}", f"optim.float32_copy={float32_copy}"]), 0
         ),
         batch_size=rows * micro,
         grad_accumulation_steps=micro,

@@ -31,8 +31,11 @@ def test_one_batch_is_repeated_where_it_is_to_be_overfitted(make_feed):
     assert inputs(feed.micro_batches(1)) == inputs(feed.micro_batches(5))
 
 
-@pytest.mark.parametrize(("limit", "count"), [(None, 9), (4, 4), (50, 9)])
-def test_the_first_documents_are_validated_on(make_feed, limit, count):
-    feed = make_feed(validation_documents=limit, arrangement="bucketed")
+@pytest.mark.parametrize(
+    ("limit", "tokens", "count"), [(None, None, 9), (4, None, 4), (50, None, 9), (None, 1, 2)]
+)
+def test_the_first_documents_are_validated_on(make_feed, limit, tokens, count):
+    bounds = {"validation_documents": limit, "validation_tokens": tokens}
+    feed = make_feed(**bounds, arrangement="bucketed")
     found = sum(int((np.array(b.segment_ids) >= 0).any(1).sum()) for b in feed.validation_batches())
-    assert found == count
+    assert found == count == feed.validated.count

@@ -1,5 +1,6 @@
 """Fine-finetune as a worker does it: what is read from the configuration, and what is written."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -85,7 +86,8 @@ def test_each_mode_leaves_the_base_on_disk_and_says_what_it_trains(tuned, world,
     assert sha256_path(world / "base") == before
     mode = changes["train__mode"]
     assert notes[0].startswith(f"train.mode={mode} trains\n")
-    assert notes[1:] == ([OWN_HEAD] if mode == "head" else [])
+    assert notes[1:-1] == ([OWN_HEAD] if mode == "head" else [])
+    assert notes[-1].startswith("6 of 8 held-out documents are measured, 75% (train.validation_doc")
     for folder in ("out", "out/best"):
         weights = mx.load(str(tmp_path / folder / "adapters.safetensors"))
         assert sum(value.size for value in weights.values()) == metrics["trainable_parameters"]
@@ -222,3 +224,26 @@ def test_contests_that_are_not_there_cannot_choose_the_best(tuned):
     )
     with pytest.raises(ConfigError, match=match):
         tuned(train__best="conflicts")
+
+
+# The learning rate
+
+
+@pytest.mark.parametrize(("asked", "peak"), [("auto", 2e-3), (1e-4, 1e-4), (1, 1.0)])
+def test_the_peak_rate_is_in_the_metrics_and_beside_the_weights(tuned, tmp_path, asked, peak):
+    metrics, notes = tuned(optim__learning_rate=asked, optim__warmup_fraction=0.0)
+    assert metrics["learning_rate"] == peak
+    assert (metrics["validation_documents"], metrics["validation_share"]) == (6, 0.75)
+    for folder in ("out", "out/best"):
+        assert read_json(tmp_path / folder / "adapter_config.json")["learning_rate"] == peak
+    with (tmp_path / "run/train.csv").open() as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert max(rates) == pytest.approx(peak)  # in float32
+    said = [note for note in notes if "learning rate is 0.002" in note]
+    assert len(said) == (asked == "auto")
+    assert any("optim.learning_rate=1 is 500 times" in note for note in notes) == (asked == 1)
+
+
+def test_the_automatic_rate_is_said_once(loaded):
+    _, _, reader = loaded(dataclasses.replace(GO, reloads=1), optim__learning_rate="auto")
+    assert reader.notes == []

@@ -144,7 +144,7 @@ def test_a_stopped_run_with_parts_side_by_side_ends_with_the_same_bits(run, monk
     ids=lambda overrides: ",".join(overrides[:2]),
 )
 def test_a_stopped_run_of_every_optimizer_and_schedule_ends_with_the_same_bits(run, overrides):
-    optim = optim_settings(composed([*overrides, "optim.warmup_fraction=0.3"]))
+    optim = optim_settings(composed([*overrides, "optim.warmup_fraction=0.3"]), 0)
     whole = result(run("whole", optim=optim, mode="full"))
     run("stopped", stop_after=5, optim=optim, mode="full")
     mx.random.seed(77)

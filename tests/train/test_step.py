@@ -74,7 +74,7 @@ def test_arrangement_never_changes_an_update(
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_micro_batches_never_change_an_update_of_any_optimizer(tiny_config, make_store, name):
-    store, optim, start = make_store(), optim_settings(composed([f"optim={name}"])), {}
+    store, optim, start = make_store(), optim_settings(composed([f"optim={name}"]), 0), {}
     for micro in (1, 4):
         batches = batches_of(store, micro=micro)
         results, start[micro] = trained(tiny_config, FULL, batches, 3, optim=optim)
