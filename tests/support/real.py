@@ -24,6 +24,7 @@ def run_graph(samples, folder, num_steps):
         "validate.documents": 32,
         "validate.num_samples": 2,
         "validate.sample_prompts": f"['{STORY}']",
+        "export.formats": "[adapter,fused]",
     }
     arguments = [item for key, value in overrides.items() for item in ("-S", f"{key}={value}")]
     assert ran(run(folder, "dvc", "exp", "run", *arguments)) == list(STAGES)
