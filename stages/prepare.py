@@ -14,11 +14,12 @@ from pipeline.data.preparation.prepare import prepare
 from pipeline.data.preparation.show import show_rows
 from pipeline.data.provenance.explain import explain as explain_scores
 from pipeline.data.rows.formats import RowReader
-from pipeline.data.settings import PrepareSettings, resolve_max_seq_len, scoring_tables
+from pipeline.data.settings import PrepareSettings, scoring_tables
 from pipeline.errors import printable
 from pipeline.external.inputs import check_unchanged
 from pipeline.external.sources import data_root, template_path
 from pipeline.files import write_json
+from pipeline.model.limits import resolve_max_seq_len
 from pipeline.model.vocabulary import tokenizer_facts
 
 SCORED = ("data/provenance", "heuristic")
@@ -88,11 +89,10 @@ def settings_of(config: DictConfig) -> PrepareSettings:
     given = {**data, **data.huggingface, **data.conflicts, "columns": dict(data.columns)}
     given["template_kwargs"] = OmegaConf.to_container(data.template_kwargs)
     values = {name: value for name, value in given.items() if name in names}
-    values["seed"], values["path"] = config.seed, data_root(data)
-    values["chat_template"] = template_path(data)
+    values |= {"seed": config.seed, "path": data_root(data), "chat_template": template_path(data)}
     values["max_seq_len"] = resolve_max_seq_len(data.max_seq_len, *limit)
-    values["provenance"] = scoring_tables(data.provenance)
-    return PrepareSettings(tokenizer_source=folder, vocab_size=vocab_size, **values)
+    values |= {"provenance": scoring_tables(data.provenance), "vocab_size": vocab_size}
+    return PrepareSettings(tokenizer_source=folder, **values)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pipeline.train.epochs import with_num_steps
 from pipeline.train.picture import draw_memory
 from pipeline.train.protocol import RunSpec, plain
 from pipeline.train.summary import write_metrics
+from pipeline.train.supervise.planning import plan_of
 from pipeline.train.supervise.run_folder import RunFolder, activations_home, statuses
 from pipeline.train.supervise.settings import supervisor_settings
 from pipeline.train.supervise.supervisor import Supervisor
@@ -32,12 +33,13 @@ SERIES = ("train.csv", "machine.csv", "validation.csv")
     "debug",
     "inputs.init_from",
     flags=(
-        Flag("plan", "print what memory and time it would take"),
+        Flag("plan", "print what memory and time all stages would take", takes_all=True),
+        Flag("verbose", "with --plan: each part of the memory, and other settings", needs="plan"),
         Flag("status", "print how far the running trainings are"),
     ),
 )
 def main(
-    config: DictConfig, paths: Paths, plan: bool = False, status: bool = False
+    config: DictConfig, paths: Paths, plan: bool = False, status: bool = False, **more: bool
 ) -> float | None:
     """Fine-tune: writes models/trained and what came of it, to metrics/ and plots/.
 
@@ -50,12 +52,12 @@ def main(
     if status:
         print("\n".join(statuses()))
         return None
+    if plan:
+        print(plan_of(config, paths, **more))
+        return None
     check_unchanged(config, "init_from")
     config = with_num_steps(config, paths.read("data/prepared"))
     with RunFolder.of_stage("train", config, paths) as run:
-        if plan:
-            print(supervisor(config, paths, run, run.path / "plan").plan())
-            return None
         return train(config, paths, run)
 
 

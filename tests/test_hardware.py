@@ -50,7 +50,7 @@ def request_of(preset, folder, **changes):
         folder=write_config(folder / model, model),
         dtype=dtype,
         adapter=AdapterSettings(config.train.mode, **lora),
-        optim=optim_settings(config),
+        optim=optim_settings(config, 0),
         batch_size=config.train.batch_size,
         grad_accumulation_steps=config.train.grad_accumulation_steps,
         longest_tokens=config.data.max_seq_len,
@@ -65,7 +65,7 @@ def verdict(request, limit_gb):
     """Plan every stage, and give those that do not fit."""
     plan = make_plan(request)
     assert plan.problem == ""
-    asked = GraphRequest(1000, 2, request.longest_tokens, 10**6, Path(), Path())
+    asked = GraphRequest(2, request.longest_tokens, 10**6, Path(), Path())
     stages = plan_graph(plan, 0, asked)
     assert [stage.name for stage in stages] == STAGES
     too_large = [stage for stage in stages if stage.memory_bytes > limit_gb * GB]

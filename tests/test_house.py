@@ -369,13 +369,15 @@ def problem_with_python(arguments):
     if not name.startswith("stages."):
         return None
     known = getattr(importlib.import_module(name).main, "flags", ())
-    rest, _ = take_flags(rest, known)
-    flags = {"-m", "--multirun", "--help", "--cfg", "job", "--check", "--rehash", "-cn", "repro"}
+    rest, found = take_flags(rest, known)
+    flags = {"-m", "--multirun", "--help", "--cfg", "job", "-cn", "repro"}
+    flags |= {"--check", "--rehash", "--hardware"}
     wrong = [item for item in rest if "=" not in item and item not in flags]
     given = [item for item in rest if "=" in item and not item.startswith("inputs=")]
     stage_name = name.split(".")[1]
     (composed_by_hand if stage_name in BY_HAND else params.composed)(one_job(given))
-    if stage_name != "params":
+    takes_all = any(flag.takes_all for flag in known if flag.name in found)
+    if stage_name != "params" and not takes_all:
         earlier = [sections_of(each) for each in stages_before(stage_name)]
         refuse_foreign_overrides(given, tuple(called(stage_name, "stage")), sum(earlier, ()))
     return f"no option {wrong}" if wrong else None
@@ -415,6 +417,8 @@ def test_every_command_of_a_message_can_run(command):
         "python -m stages.prepare --explain TEXT data.provenance.tables.institutions.WHO=1",
         "python -m stages.train --plan hardware=mac_16gb",
         "python -m stages.generate inputs=runs/train/TIME --prompt - generate.max_tokens=9",
+        "python -m stages.train --plan train.batch_size=16 data.max_seq_len=2048",
+        "python -m stages.params --hardware",
         "dvc exp run --queue -S lora.rank=2,4 -S experiment=smoke",
         "dvc repro train",
         "dvc metrics diff main",
@@ -439,6 +443,7 @@ def test_a_good_command_passes(command):
         ("python -m stages.prepare --explain", "write --explain FILE"),
         ("python -m stages.export --plan", "no option"),
         ("python -m stages.generate --prompt Hi generate.max_tokens=0", "must be at least 1"),
+        ("python -m stages.train --verbose", "goes with --plan"),
         ("python -m stages.prepare data.provenance.tables.years=[1]", "choose data/provenance"),
         ("python -m stages.train status=true", "write --status"),
         ("python -m stages.train -m lora.rank=x,2", "could not be converted"),

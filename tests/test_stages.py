@@ -25,6 +25,7 @@ from pipeline.external.initial import initial_fingerprint
 from pipeline.files import sha256_file, write_json
 from stages import benchmark, train, validate
 from tests.support.documents import documented_commands
+from tests.support.plans import write_llama
 from tests.support.repository import ENVIRONMENT, STAGES, ran, read, run, stage, wait_for
 
 
@@ -443,14 +444,32 @@ def test_how_a_run_starts_can_be_chosen(smoke):
 
 def test_the_plan_is_printed_and_nothing_is_trained(smoke):
     done = stage(smoke, "train", "--plan", "hydra.run.dir=runs/plan")
-    for words in ("weights", "optimizer", "activations", "logits", "peak: validation", "floor"):
-        assert words in done.stdout
+    assert done.stdout.startswith("model: scratch, llama with 338,592 parameters\n")
+    assert "\n12 steps, each of 32 documents of up to" in done.stdout
+    assert re.search(r"^It fits: [\d.]+ GB are allowed", done.stdout, re.MULTILINE)
     assert re.search(
-        r"a step: [\d.]+ GFLOP, so at least [\d.]+ s at the [\d,]+ GFLOP/s", done.stdout
+        r"^It takes [\d.]+ s: 12 steps of .* 3 validations of [\d.]+ s\.$",
+        done.stdout,
+        re.MULTILINE,
     )
-    assert "if: train.grad_checkpoint=true" in done.stdout
+    for name in ("weights", "train", "export", "validate", "benchmark"):
+        assert re.search(rf"^{name} +[\d.]+ GB +[\d.]+ GB", done.stdout, re.MULTILINE)
+    assert "floor" not in done.stdout
+    longer = stage(smoke, "train", "--plan", "--verbose", "hydra.run.dir=runs/plan").stdout
+    for words in ("logits", "peak: validation", "floor", "with train.grad_checkpoint=true"):
+        assert words in longer
     assert not (smoke / "runs/plan/models").exists()
     assert not list((smoke / ".checkpoints").glob("*"))
+
+
+def test_a_plan_needs_no_rows_and_takes_any_key(smoke, tmp_path):
+    folder = write_llama(tmp_path, blocks=2)
+    own = ["data=jsonl", "model=local", f"model.source={folder}", "data.max_seq_len=128"]
+    done = stage(smoke, "train", "--plan", *own, "validate.documents=9", "train.batch_size=3")
+    assert done.stdout.startswith(f"model: {folder.name}, llama with ")
+    assert "each of 3 documents of up to 128 tokens\nNo rows are prepared for this" in done.stdout
+    longer = stage(smoke, "train", "--plan", "data.max_seq_len=200").stdout
+    assert "each of 32 documents of up to 200 tokens\nNo rows are prepared for this" in longer
 
 
 def test_a_run_may_be_as_long_as_some_epochs_and_another_start_from_it(smoke):
@@ -474,13 +493,16 @@ def test_a_run_may_be_as_long_as_some_epochs_and_another_start_from_it(smoke):
 
 def test_what_cannot_fit_is_refused_with_what_would(smoke):
     tight = ["train.memory_limit_gb=0.4", "train.batch_size=256", "hydra.run.dir=runs/tight"]
-    for mode in ([], ["--plan"]):
-        done = stage(smoke, "train", *tight, *mode, check=False)
-        assert done.returncode == 1
-        assert "DeviceError: " in done.stderr
-        assert re.search(r"needs [\d.]+ GB, and 0.3\d\d GB are allowed", done.stderr)
-        assert "Each of these makes it fit" in done.stderr
-        assert re.search(r"train.grad_accumulation_steps=\d+: 0.\d+ GB", done.stderr)
+    done = stage(smoke, "train", *tight, check=False)
+    assert done.returncode == 1
+    assert "DeviceError: " in done.stderr
+    plan = stage(smoke, "train", *tight, "--plan")
+    assert "\nIt does not fit.\n" in plan.stdout
+    assert "Error" not in plan.stderr
+    for text in (done.stderr, plan.stdout):
+        assert re.search(r"needs [\d.]+ GB, and 0.3\d\d GB are allowed", text)
+        assert "Each of these makes it fit" in text
+        assert re.search(r"train.grad_accumulation_steps=\d+: 0.\d+ GB", text)
     assert not list((smoke / ".checkpoints").glob("*"))
 
 

@@ -27,12 +27,16 @@ class Flag:
         help: what it does.
         value: the name of the value that follows it; empty where none does.
         implies: the option that is chosen in a group, unless the user chooses one.
+        needs: the flag that it goes with; empty where it may stand alone.
+        takes_all: whether the stage is given all sections then, so that any key may be set.
     """
 
     name: str
     help: str
     value: str = ""
     implies: tuple[str, str] | None = None
+    needs: str = ""
+    takes_all: bool = False
 
     @property
     def usage(self) -> str:
@@ -44,7 +48,7 @@ def take_flags(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[list[str]
     """Split arguments into those of Hydra, and the flags with their values.
 
     Raises:
-        ConfigError: when the value of a flag is missing.
+        ConfigError: when the value of a flag is missing, or the flag that it goes with.
     """
     known = {f"--{flag.name}": flag for flag in flags}
     left, found, rest = [], {}, iter(arguments)
@@ -61,6 +65,9 @@ def take_flags(arguments: list[str], flags: tuple[Flag, ...]) -> tuple[list[str]
         found[flag.name] = value or True
         if flag.implies and not any(each.startswith(f"{flag.implies[0]}=") for each in arguments):
             left.append("=".join(flag.implies))
+    for flag in flags:
+        if flag.name in found and flag.needs and flag.needs not in found:
+            raise ConfigError(f"{flag.usage} goes with --{flag.needs}; write both, or neither")
     return left, found
 
 

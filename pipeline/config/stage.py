@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,11 @@ def refuse_foreign_overrides(
     report_problems(ConfigError, headline, foreign, remedy + sets)
 
 
+def takes_all(flags: tuple[Flag, ...], given: Collection[str]) -> bool:
+    """Whether one of the given flags lets a stage read all sections."""
+    return any(flag.takes_all for flag in flags if flag.name in given)
+
+
 def complete(config: DictConfig) -> DictConfig:
     """Add the types of the schema to values of params.yaml, and resolve all references.
 
@@ -144,8 +149,9 @@ def stage(
                 refuse_local_effects(hydra_run.runtime.choices.get("local@_global_"))
                 paths = Paths(out, earlier_runs(config.inputs, out, makers()), meter)
                 config.inputs = config.inputs if isinstance(config.inputs, DictConfig) else None
+                chosen = config if takes_all(flags, given) else select(config, names)
                 with nullcontext() if given else writing(hydra_run.job.name, out):
-                    result = function(select(config, names), paths, **given)
+                    result = function(chosen, paths, **given)
                 if not given:
                     finish(hydra_run.job.name, config, paths)
                     if is_single:  # a sweep ends with its table
@@ -219,7 +225,8 @@ class Command:
         given.update(found)
         check_arguments(arguments)
         earlier = [sections_of(name) for name in stages_before(self.stage_name, self.reads)]
-        refuse_foreign_overrides(overrides_in(arguments), self.names, sum(earlier, ()))
+        if not takes_all(self.flags, given):
+            refuse_foreign_overrides(overrides_in(arguments), self.names, sum(earlier, ()))
         arguments = resolve_inputs(arguments)
         options = {item for item in arguments if item.startswith("-")}
         if given or options - {"-m", "--multirun"}:  # a question, or a run of DVC

@@ -13,8 +13,6 @@ from pipeline.config.rules import overlap_problem
 from pipeline.data.rows.formats import COLUMNS, RowReader
 from pipeline.errors import ConfigError, report_problems
 
-DEFAULT_MAX_SEQ_LEN = 2048
-
 
 @dataclass(frozen=True)
 class PrepareSettings:
@@ -114,23 +112,3 @@ def check_columns(columns: Mapping[str, str]) -> None:
     ]
     remedy = f"It maps a name in your rows to one of: {', '.join(COLUMNS)}."
     report_problems(ConfigError, "data.columns has names that cannot be used:", problems, remedy)
-
-
-def resolve_max_seq_len(asked: int | None, positions: int | None, words: str) -> int:
-    """Choose the longest document: what was asked for, else what the model can, up to a limit.
-
-    Args:
-        asked: `data.max_seq_len`.
-        positions: what the model can; None for any length.
-        words: what a message says of it.
-
-    Raises:
-        ConfigError: when the model can less than was asked for.
-    """
-    if asked is None:
-        return min(positions or DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN)
-    if positions is not None and asked > positions:
-        raise ConfigError(
-            f"data.max_seq_len={asked}: {words}.\nSet it to {positions} or less, or to null."
-        )
-    return asked

@@ -23,6 +23,8 @@ WITHOUT_WINDOW = ("llama",)
 SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 """Architectures whose window is off unless `use_sliding_window` is true."""
 LONG = ("longrope", "su")
+DEFAULT_MAX_SEQ_LEN = 2048
+"""The longest document where `data.max_seq_len` is null and the model can more."""
 
 
 class TextLimit(NamedTuple):
@@ -83,3 +85,23 @@ def check_positions(folder: Path, values: Mapping[str, Any]) -> None:
         limit = f"{words} (of {folder / 'config.json'})"
         problems = list(position_problems(limit, tokens, values))
         report_problems(ConfigError, "These parameters cannot be used:", problems)
+
+
+def resolve_max_seq_len(asked: int | None, positions: int | None, words: str) -> int:
+    """Choose the longest document: what was asked for, else what the model can, up to a limit.
+
+    Args:
+        asked: `data.max_seq_len`.
+        positions: what the model can; None for any length.
+        words: what a message says of it.
+
+    Raises:
+        ConfigError: when the model can less than was asked for.
+    """
+    if asked is None:
+        return min(positions or DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN)
+    if positions is not None and asked > positions:
+        raise ConfigError(
+            f"data.max_seq_len={asked}: {words}.\nSet it to {positions} or less, or to null."
+        )
+    return asked

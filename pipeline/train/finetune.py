@@ -28,7 +28,7 @@ from pipeline.train.memory import GB
 from pipeline.train.observer import Observer
 from pipeline.train.plan.graph import GraphRequest, StagePlan, plan_graph
 from pipeline.train.plan.report import Plan
-from pipeline.train.plan.request import PlanRequest, plan_request
+from pipeline.train.plan.request import PlanRequest, document_facts, plan_request
 from pipeline.train.prefix.replay import PrefixSettings
 from pipeline.train.protocol import Go, RunSpec
 from pipeline.train.settings import TrainSettings
@@ -70,7 +70,7 @@ class Finetune:
             adapter_settings(self.config),
             settings,
             optim_settings(self.config, 0),  # no memory depends on the learning rate
-            self.data,
+            document_facts(self.data, settings),
         )
 
     def graph(self, plan: Plan, others_bytes: int, go: Go) -> list[StagePlan]:
@@ -78,7 +78,6 @@ class Finetune:
         spec, settings = self.spec, go.adapt(train_settings(self.config))
         lengths = held_out_store(Path(spec.prepared)).lengths
         asked = GraphRequest(
-            num_steps=settings.num_steps,
             keep_checkpoints=settings.keep_checkpoints,
             held_out_longest=int(lengths.max()),
             held_out_tokens=int(lengths.sum()),

@@ -20,7 +20,7 @@ from pipeline.train.loop import Trainer
 from pipeline.train.observer import Observer
 from pipeline.train.plan.graph import StagePlan
 from pipeline.train.plan.report import Plan
-from pipeline.train.plan.request import PlanRequest, plan_request
+from pipeline.train.plan.request import PlanRequest, document_facts, plan_request
 from pipeline.train.protocol import Go, RunSpec, plain
 from pipeline.train.settings import TrainSettings
 
@@ -56,7 +56,8 @@ class Pretrain:
         write_json(folder / "config.json", self.architecture)
         settings = go.adapt(pretrain_settings(self.config))
         optim = optim_settings(self.config)
-        return plan_request(folder, "float32", EVERYTHING, settings, optim, self.data)
+        facts = document_facts(self.data, settings)
+        return plan_request(folder, "float32", EVERYTHING, settings, optim, facts)
 
     def graph(self, plan: Plan, others_bytes: int, go: Go) -> list[StagePlan]:
         """Plan no other stage: the training does so, when the base is there."""

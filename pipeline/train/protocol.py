@@ -28,7 +28,7 @@ class RunSpec:
 
     Attributes:
         title: stands in front of each line that a person reads.
-        kind: which of `worker.serve.RUNS` does it.
+        kind: which of `worker.serve.RUNS` does it; `plan` where it is only to be planned.
         parameters: the sections that the stage reads.
         base: path of models/base.
         prepared: path of data/prepared.
@@ -93,7 +93,7 @@ class Go:
         num_splits: micro-batches that each micro-batch is split into, after memory ran out.
         deaths: workers lost since the last progress; each one halves the checkpoint interval.
         save_within: the checkpoint interval is no longer than this; None: it has no bound.
-        plan: `none`; `check` makes the plan first, and refuses what cannot fit; `only` ends there.
+        plan: `check` makes the plan first, and refuses what cannot fit; `none` does not.
     """
 
     reloads: int
@@ -223,7 +223,7 @@ class Finishing:
 
 @dataclass(frozen=True)
 class Result:
-    """The metrics of the run, or the plan if nothing else was wanted."""
+    """The metrics of the run, or the text of a plan."""
 
     metrics: dict[str, Any]
 

@@ -364,6 +364,23 @@ def test_free_text_after_a_flag_is_taken_as_it_is(toy, monkeypatch, text):
     assert (config.lora.rank, config.data.provenance.scorer) == (3, "heuristic")
 
 
+def test_any_key_may_be_set_with_a_flag_that_takes_all_sections(toy, monkeypatch):
+    found = []
+
+    def look(config, paths, everything=False):
+        """Look."""
+        found.append(config)
+
+    flag = Flag("everything", "look at everything", takes_all=True)
+    monkeypatch.setattr(sys.modules[__name__], "stage", partial(stage, flags=(flag,)))
+    code, _, err = toy(look, ["lora"], "validate.documents=3")
+    assert (code, found) == (1, [])
+    assert "this stage reads only lora, and not:\n  validate.documents=3" in err
+    code, _, _ = toy(look, ["lora"], "validate.documents=3", "data.max_seq_len=64", "--everything")
+    [config] = found
+    assert (code, config.validate.documents, config.data.max_seq_len) == (0, 3, 64)
+
+
 def test_what_a_flag_implies_can_be_chosen(toy, monkeypatch):
     _, [(config, _)], _ = run_with_flags(toy, monkeypatch, "--explain=x", "data/provenance=none")
     assert config.data.provenance.scorer == "none"

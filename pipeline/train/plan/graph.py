@@ -19,7 +19,7 @@ from pipeline.model.source.folder import read_config
 from pipeline.train.memory import GB, MB
 from pipeline.train.plan.predict import num_bytes, predict_benchmark, predict_validation
 from pipeline.train.plan.report import Plan
-from pipeline.train.plan.roofline import FLOAT32_BYTES, Shape, forward_flops
+from pipeline.train.plan.roofline import FLOAT32_BYTES, Shape
 from pipeline.train.settings import evaluation_batch_tokens
 
 TOKENIZER_BYTES = 30_000_000
@@ -39,20 +39,20 @@ class GraphRequest:
     """What the plan of the other stages needs beside that of the training.
 
     Attributes:
-        num_steps: of the training.
         keep_checkpoints: of the training, beside the best one.
         held_out_longest: tokens of the longest document that `validate` may measure.
         held_out_tokens: of all of them.
         run_folder: where checkpoints lie.
         outputs: where the stages write.
+        is_fused: whether the export writes base and adapter as one model too.
     """
 
-    num_steps: int
     keep_checkpoints: int
     held_out_longest: int
     held_out_tokens: int
     run_folder: Path
     outputs: Path
+    is_fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class StagePlan:
         memory_bytes: the footprint of its processes.
         disk_bytes: what it adds to the disk, the working files included.
         folder: on that disk.
-        flops: its floating-point operations in matrices; None where they are not known.
         arithmetic: how the footprint is computed.
         remedy: what makes it smaller.
     """
@@ -73,21 +72,8 @@ class StagePlan:
     memory_bytes: int
     disk_bytes: int
     folder: Path
-    flops: int | None
     arithmetic: str
     remedy: str
-
-    def line(self, flops_per_second: float) -> str:
-        """Describe it in one line.
-
-        Args:
-            flops_per_second: of matrix products on this machine.
-        """
-        seconds = "" if self.flops is None else f"{self.flops / flops_per_second:,.0f} s"
-        return (
-            f"{self.name:<9}  {self.memory_bytes / GB:>8.3f} GB  disk {self.disk_bytes / GB:>8.3f} "
-            f"GB  {seconds:>10}  {self.arithmetic}"
-        )
 
 
 def plan_graph(plan: Plan, others_bytes: int, asked: GraphRequest) -> list[StagePlan]:
@@ -118,7 +104,6 @@ def weights_plan(plan: Plan, model: nn.Module, asked: GraphRequest) -> StagePlan
         plan.process_bytes + plan.cache_bytes + largest + largest // FLOAT32_BYTES,
         0,
         asked.outputs,
-        None,
         f"the process, MLX's cache, one tensor of up to {largest / GB:.3f} GB; a scratch base has "
         "a plan of its own",
         "Use a base with a smaller vocabulary.",
@@ -136,7 +121,6 @@ def train_plan(plan: Plan, others_bytes: int, asked: GraphRequest) -> StagePlan:
         plan.footprint_bytes + others_bytes,
         max(0, disk - there),
         asked.run_folder,
-        asked.num_steps * plan.flops,
         f"footprint above, {others_bytes / GB:.3f} GB of its supervisor; {count} checkpoints",
         "Set train.keep_checkpoints lower, or train less of the model.",
     )
@@ -158,12 +142,12 @@ def export_plan(plan: Plan, model: nn.Module, itemsize: int, asked: GraphRequest
     logits = tokens * shape.vocab_size * FLOAT32_BYTES
     writing = WRITING_COPIES * largest_tensor(model)
     numbers = num_bytes(named_arrays(model.parameters())) // FLOAT32_BYTES
+    fused = numbers * itemsize if asked.is_fused else 0
     return StagePlan(
         "export",
         plan.process_bytes + plan.cache_bytes + max(outside + max(block, logits), writing),
-        numbers * itemsize + plan.trained_bytes + (NUM_PROVEN - 1) * logits,
+        fused + plan.trained_bytes + (NUM_PROVEN - 1) * logits,
         asked.outputs,
-        NUM_PROVEN * forward_flops(shape, tokens, PROOF_TOKENS),
         f"the process, MLX's cache, {outside / GB:.3f} GB outside of blocks, with one block "
         f"({block / GB:.3f} GB) or the logits of {tokens} tokens ({logits / GB:.3f} GB)",
         "Give more memory, or use a base with a smaller vocabulary.",
@@ -203,7 +187,6 @@ def measuring_plan(
         plan.process_bytes + TOKENIZER_BYTES + peak + min(plan.cache_bytes, peak),
         0,
         asked.outputs,
-        None,
         f"the process with a tokenizer, {what} ({peak / GB:.3f} GB), MLX's cache",
         remedy,
     )

@@ -83,20 +83,12 @@ class Plan:
         """Compute the footprint with a lower peak; MLX never keeps more than the peak for reuse."""
         return peak_bytes + min(self.cache_bytes, peak_bytes) + self.process_bytes
 
-    def step_seconds(self, flops_per_second: float) -> float:
-        """Compute the least time of a step in seconds.
-
-        Args:
-            flops_per_second: of matrix products on this machine (`matmul_flops_per_second`).
-        """
-        return self.flops / flops_per_second
-
     @cached_property
     def alternatives(self) -> tuple[Row, ...]:
         """Predict the peak of a step without validation, with one setting changed at a time."""
         asked = dataclasses.replace(self.request, validation_batch_tokens=None)
         found = [(name, predict(other)) for name, other in other_requests(asked)]
-        return tuple(Row(f"if: {name}", each.peak_bytes, each.problem) for name, each in found)
+        return tuple(Row(name, each.peak_bytes, each.problem) for name, each in found)
 
     def table(self, alternatives: bool = False) -> str:
         """Format the plan, a line for each row.
@@ -202,11 +194,14 @@ def other_requests(asked: PlanRequest) -> list[tuple[str, PlanRequest]]:
     """List requests with one setting changed, by name; the first one is unchanged."""
     other, flipped = dataclasses.replace, not asked.grad_checkpoint
     found = [
-        ("a step", asked),
-        (f"train.grad_checkpoint={str(flipped).lower()}", other(asked, grad_checkpoint=flipped)),
-        ("attention without score matrices", other(asked, fused_attention=True)),
+        ("a step without validation", asked),
+        (
+            f"with train.grad_checkpoint={str(flipped).lower()}",
+            other(asked, grad_checkpoint=flipped),
+        ),
+        ("with attention without score matrices", other(asked, fused_attention=True)),
     ]
     if may_be_quantized(asked):
-        bits = f"a {BASE_BITS}-bit base"
+        bits = f"with a {BASE_BITS}-bit base"
         found.append((bits, other(asked, base_bits=BASE_BITS)))
     return found

@@ -16,7 +16,7 @@ from pipeline.data.batches import (
 from pipeline.device import has_fused_attention, num_cpu_streams
 from pipeline.model.network.adapters import AdapterSettings
 from pipeline.optim.optimizer import OptimSettings
-from pipeline.train.feed import TrainingData
+from pipeline.train.feed import TrainingData, validated_documents
 from pipeline.train.settings import EVALUATION_LOGITS, TrainSettings
 
 
@@ -90,13 +90,43 @@ class PlanRequest:
         return self.rows * self.width
 
 
+@dataclass(frozen=True)
+class DocumentFacts:
+    """What the memory of a training depends on, of the documents that it reads.
+
+    Attributes:
+        longest_tokens: of the longest document.
+        vocab_size: of the tokens.
+        num_validated: documents of a validation.
+        cached_prefix: whether outputs of frozen blocks are kept.
+        has_contests: whether there is a suite of contests.
+    """
+
+    longest_tokens: int
+    vocab_size: int
+    num_validated: int
+    cached_prefix: bool
+    has_contests: bool
+
+
+def document_facts(data: TrainingData, settings: TrainSettings) -> DocumentFacts:
+    """Gather the facts of prepared data."""
+    return DocumentFacts(
+        data.longest_tokens,
+        data.train.vocab_size,
+        validated_documents(data.validation, settings).count,
+        data.activations is not None,
+        bool(data.conflicts),
+    )
+
+
 def plan_request(
     folder: Path,
     dtype: str,
     adapter: AdapterSettings,
     settings: TrainSettings,
     optim: OptimSettings,
-    data: TrainingData,
+    documents: DocumentFacts,
 ) -> PlanRequest:
     """Describe the training of these settings for the planner.
 
@@ -106,11 +136,10 @@ def plan_request(
         adapter: what is trained.
         settings: of the loop.
         optim: settings of the optimizer.
-        data: of the run.
+        documents: that are read.
     """
-    longest, vocab_size = data.longest_tokens, data.train.vocab_size
-    count = len(data.validation)
-    validated = min(settings.validation_documents or count, count) * longest
+    longest, vocab_size = documents.longest_tokens, documents.vocab_size
+    batch_tokens = settings.evaluation_tokens(longest, vocab_size)
     return PlanRequest(
         folder=folder,
         dtype=dtype,
@@ -122,9 +151,9 @@ def plan_request(
         arrangement=resolve_arrangement(settings.arrangement, has_fused_attention()),
         grad_checkpoint=settings.grad_checkpoint,
         label_smoothing=settings.label_smoothing,
-        validation_batch_tokens=min(settings.evaluation_tokens(longest, vocab_size), validated),
+        validation_batch_tokens=min(batch_tokens, documents.num_validated * longest),
         least_validation_tokens=EVALUATION_LOGITS // vocab_size,
-        cached_prefix=data.activations is not None,
-        scores_conflicts=bool(data.conflicts),
+        cached_prefix=documents.cached_prefix,
+        scores_conflicts=documents.has_contests,
         num_streams=num_cpu_streams(),
     )

@@ -8,6 +8,7 @@ cannot report a failed allocation on a CPU, and none of its limits is hard.
 
 import signal
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from pipeline import errors
@@ -87,7 +88,8 @@ class Supervisor:
             self.run.choose_start(self.settings.resume)
             self.meter.go_on_from(Status.peak_of(self.run.path))
         self.spec.write()
-        with self.signals, self.events.progress, self.meter.including(self.pids):
+        bar = nullcontext() if self.is_plan else self.events.progress
+        with self.signals, bar, self.meter.including(self.pids):
             self.name_near_run()
             try:
                 while (metrics := self.next_segment()) is None:
@@ -101,16 +103,9 @@ class Supervisor:
         return [*self.workers.pids(), *self.samples.pids()]
 
     def plan(self) -> str:
-        """Predict what the run would take, and return that as text.
-
-        Raises:
-            DeviceError: when it cannot fit, with what would.
-        """
+        """Predict what the run would take, and return that as text."""
         self.is_plan = True
-        found = self.train()
-        if found["problem"]:
-            raise DeviceError(f"{found['text']}\n{found['problem']}")
-        return found["text"]
+        return self.train()["text"]
 
     def name_near_run(self) -> None:
         """Name the run that this one is nearly identical to, when this one begins."""
@@ -171,7 +166,7 @@ class Supervisor:
             num_splits=state.retry.num_splits,
             deaths=len(state.retry.causes),
             save_within=state.retry.save_within,
-            plan="only" if self.is_plan else "none" if state.prediction else "check",
+            plan="none" if self.is_plan or state.prediction else "check",
         )
 
     def follow(self, worker: Worker) -> int:
@@ -259,7 +254,7 @@ class Supervisor:
             segment.cause = f"silent for {silent:.0f} s after step {segment.step}"
             worker.kill()
         held = self.meter.highest_bytes()
-        if held > state.limit_bytes:
+        if held > state.limit_bytes and not self.is_plan:
             if segment.phase == "starting" and not state.prediction:
                 segment.error = DeviceError(no_room(state.limit_bytes, footprint_bytes(), held))
             segment.cause = (
@@ -326,5 +321,5 @@ def no_room(limit_bytes: int, own_bytes: int, held_bytes: int) -> str:
         f"{limit_bytes / GB:.3f} GB are allowed (train.memory_limit_gb), and without any model the "
         f"supervisor holds {own_bytes / GB:.3f} GB and a worker, still starting, "
         f"{(held_bytes - own_bytes) / GB:.3f} GB.\n"
-        "Give more; `--plan` then shows how much the training needs."
+        "Give more; `--plan` shows how much the training needs."
     )

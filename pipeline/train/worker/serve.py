@@ -15,15 +15,14 @@ from typing import Any, NoReturn, Protocol
 from pipeline.device import (
     describe_device,
     limit_mlx_memory,
-    matmul_flops_per_second,
     mx,
     nn,
 )
-from pipeline.errors import CheckpointError, DeviceError, PipelineError
+from pipeline.errors import CheckpointError, PipelineError
 from pipeline.machine import die_with_parent, footprint_bytes
 from pipeline.train.finetune import Finetune
 from pipeline.train.loop import Trainer
-from pipeline.train.memory import GB, MemoryGuard
+from pipeline.train.memory import MemoryGuard
 from pipeline.train.observer import Observer
 from pipeline.train.plan.fit import require_fit
 from pipeline.train.plan.graph import StagePlan, require_graph_fits
@@ -79,6 +78,8 @@ class Run(Protocol):
 
 RUNS: dict[str, Callable[[RunSpec], Run]] = {"finetune": Finetune, "pretrain": Pretrain}
 """Each kind of run opens its data when it is made; it loads no weights yet."""
+PLAN = "plan"
+"""The kind of a run that is only planned."""
 
 
 def work(spec_file: Path, receiver: Receiver, sender: Sender) -> NoReturn:
@@ -115,6 +116,9 @@ def is_allocation_failure(error: Exception) -> bool:
 
 def serve(link: SupervisorLink, spec: RunSpec) -> None:
     """Open the data, wait for the order to go, and train a segment of the run."""
+    if spec.kind == PLAN:
+        foresee(link, spec)
+        return
     run = RUNS[spec.kind](spec)
     warm_up()
     link.send(Ready(describe_device()))
@@ -122,11 +126,21 @@ def serve(link: SupervisorLink, spec: RunSpec) -> None:
     limit_mlx_memory(guard.limit_bytes)
     if go.plan != "none":
         with link.keep_alive():
-            send_plan(link, run, go, guard)
-    if go.plan == "only":
-        link.send(Ended("done", None))
-    else:
-        train(link, spec, run, go, guard)
+            check_plan(link, run, go, guard)
+    train(link, spec, run, go, guard)
+
+
+def foresee(link: SupervisorLink, spec: RunSpec) -> None:
+    """Wait for the order to go, and answer with the plan of a run; nothing is trained."""
+    from pipeline.train.plan.answer import answer  # what no training needs
+
+    warm_up()
+    link.send(Ready(describe_device()))
+    _, guard = link.wait_for_go()
+    with link.keep_alive():
+        others = link.footprint_bytes() - footprint_bytes()
+        link.send(Result(answer(spec, guard.limit_bytes, others)))
+    link.send(Ended("done", None))
 
 
 def train(link: SupervisorLink, spec: RunSpec, run: Run, go: Go, guard: MemoryGuard) -> None:
@@ -144,47 +158,25 @@ def train(link: SupervisorLink, spec: RunSpec, run: Run, go: Go, guard: MemoryGu
     link.send(Ended(reason, guard.meter.settled_bytes_per_step))
 
 
-def send_plan(link: SupervisorLink, run: Run, go: Go, guard: MemoryGuard) -> None:
-    """Predict what the run and the other stages take, before anything is loaded.
+def check_plan(link: SupervisorLink, run: Run, go: Go, guard: MemoryGuard) -> None:
+    """Predict what the run and the other stages take, and refuse what cannot fit.
 
     Args:
         link: to the supervisor.
         run: what is to be trained.
-        go: the order; where a training follows, what cannot fit is refused here.
+        go: the order.
         guard: of the memory that is granted.
 
     Raises:
-        DeviceError: where it cannot fit and is to be run.
+        DeviceError: where it does not fit into memory.
+        StorageError: where it does not fit onto a disk.
     """
     plan = make_plan(run.request(go))
     others = link.footprint_bytes() - footprint_bytes()
-    if go.plan == "check":
-        link.send(Planned(plan.peak_bytes, plan.floor_bytes))
-    stages, problem = [], ""
-    try:
-        stages = run.graph(plan, others, go)
-        require_fit(plan, guard.limit_bytes, others)
-        require_graph_fits(stages, guard.limit_bytes)
-    except DeviceError as error:
-        if go.plan == "check":
-            raise
-        problem = str(error)
-    if go.plan == "only":
-        text = plan_text(plan, stages, guard.limit_bytes)
-        link.send(Result({"text": text, "problem": problem}))
-
-
-def plan_text(plan: Plan, stages: list[StagePlan], limit_bytes: int) -> str:
-    """Describe a plan for a person: memory, and time at the speed of this machine's products."""
-    rate = matmul_flops_per_second()
-    graph = "\n".join(stage.line(rate) for stage in stages)
-    return (
-        f"{plan.table(alternatives=True)}\n"
-        f"Each stage with its footprint, its disk and its least time:\n{graph}\n"
-        f"limit: {limit_bytes / GB:.3f} GB\n"
-        f"a step: {plan.flops / GB:,.1f} GFLOP, so at least {plan.step_seconds(rate):.3f} s at "
-        f"the {rate / GB:,.0f} GFLOP/s of this machine"
-    )
+    link.send(Planned(plan.peak_bytes, plan.floor_bytes))
+    stages = run.graph(plan, others, go)
+    require_fit(plan, guard.limit_bytes, others)
+    require_graph_fits(stages, guard.limit_bytes)
 
 
 def warm_up() -> None:

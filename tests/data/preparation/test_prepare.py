@@ -14,13 +14,13 @@ import pytest
 
 from pipeline.data.notice import notice_of
 from pipeline.data.preparation.prepare import in_sample, prepare
-from pipeline.data.settings import resolve_max_seq_len
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import TokenStore
 from pipeline.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.external.stdlib import stdlib_root
 from pipeline.external.tokenizer_files import tokenizer_hash
+from pipeline.model.limits import resolve_max_seq_len
 from pipeline.train.finetune import train_settings
 from stages.params import composed
 from stages.prepare import settings_of

@@ -96,7 +96,6 @@ def test_operations_are_those_of_the_roofline(folder):
     adapters = 2 * 8 * sum((128, 96, 96, 128, 240, 240, 240)) * 6
     assert lora.flops == tokens * (4 * matrices + attention + adapters)
     assert full.flops == tokens * (6 * matrices + attention)
-    assert lora.step_seconds(1e9) == lora.flops / 1e9
 
 
 def test_the_table_shows_every_row_with_its_bytes(folder):
@@ -107,7 +106,7 @@ def test_the_table_shows_every_row_with_its_bytes(folder):
     longer = plan.table(alternatives=True).splitlines()
     names = [line.split("  ")[0] for line in longer[len(plan.rows) :]]
     assert names == [row.name for row in plan.alternatives]
-    assert "if: attention without score matrices" in names
+    assert "with attention without score matrices" in names
 
 
 def test_alternatives_take_less(folder):

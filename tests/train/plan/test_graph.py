@@ -1,6 +1,7 @@
 """What every stage of the graph takes, before the training begins."""
 
 import dataclasses
+import json
 import re
 from collections import namedtuple
 
@@ -21,7 +22,7 @@ OTHERS = 50_000_000
 def planned(folder, training=None, **changes):
     """Plan all stages; give them by name, and the plan of the training."""
     plan = make_plan(training or request_of(folder))
-    asked = GraphRequest(100, 2, 129, 10_000, folder / "run", folder)
+    asked = GraphRequest(2, 129, 10_000, folder / "run", folder)
     stages = plan_graph(plan, OTHERS, dataclasses.replace(asked, **changes))
     assert [stage.name for stage in stages] == STAGES
     return {stage.name: stage for stage in stages}, plan
@@ -35,7 +36,6 @@ def folder(tmp_path):
 def test_the_training_is_planned_as_before_with_its_supervisor(folder):
     stages, plan = planned(folder)
     assert stages["train"].memory_bytes == plan.footprint_bytes + OTHERS
-    assert stages["train"].flops == 100 * plan.flops
 
 
 def test_an_export_takes_what_is_outside_of_blocks_and_one_more_part(tmp_path):
@@ -55,6 +55,17 @@ def test_an_export_takes_no_more_for_more_blocks(tmp_path):
         disk.append(export.disk_bytes)
     assert held[0] == held[1]
     assert disk[0] < disk[1]
+
+
+def test_a_fused_model_takes_disk_only_where_it_is_asked_for(folder):
+    plan = make_plan(request_of(folder))
+    asked = GraphRequest(2, 129, 10_000, folder, folder)
+    plain, fused = (
+        plan_graph(plan, 0, dataclasses.replace(asked, is_fused=flag))[2] for flag in (False, True)
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert fused.disk_bytes - plain.disk_bytes > 4 * config["vocab_size"] * config["hidden_size"]
+    assert fused.memory_bytes == plain.memory_bytes
 
 
 def test_a_stage_that_measures_takes_a_model_and_a_batch(folder):
@@ -113,10 +124,3 @@ def test_a_disk_without_room_is_named(folder, monkeypatch):
         require_graph_fits(list(stages.values()), 10**12)
     with pytest.raises(DeviceError, match=message):
         require_graph_fits(list(stages.values()), 1)
-
-
-def test_a_line_shows_memory_disk_and_time(folder):
-    stages, plan = planned(folder)
-    line = stages["train"].line(flops_per_second=plan.flops)
-    assert re.match(r"train +[\d.]+ GB  disk +[\d.]+ GB +100 s  footprint above", line)
-    assert " s  " not in stages["validate"].line(1e9)[:45]
