@@ -94,3 +94,11 @@ def test_an_endless_generation_is_as_long_as_asked(story, told):
     assert len(endless.token_ids) == 40
     assert last not in endless.token_ids
     assert endless.token_ids[:9] == told.token_ids[:9]
+
+
+def test_each_piece_of_text_is_shown_as_soon_as_it_is_there(story, told):
+    model, tokenizer = story
+    shown = []
+    short = generate_greedy(model, tokenizer, [tokenizer.bos_token_id], 7, show=shown.append)
+    assert "".join(shown) == short.text
+    assert len(shown) == 7
