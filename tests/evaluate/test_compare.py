@@ -156,6 +156,7 @@ def test_the_parts_cover_everything_once(stage):
         sizes[part.kind] = sizes.get(part.kind, 0) + part.size
     assert sizes == {"documents": 10, "items": 7, "samples": 2}
     assert work.size == sum(sizes.values())
+    assert work.answers.max_tokens == SETTINGS.sample_tokens
 
 
 def test_prompts_of_the_user_follow_those_of_the_data(stage, caplog):

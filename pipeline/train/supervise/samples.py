@@ -4,6 +4,7 @@ A process of its own generates them between two workers, so that no two models a
 only reads the checkpoint: whatever happens to it, the run goes on to the same bits.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pipeline.files import ROOT
 from pipeline.machine import PeakMeter
 from pipeline.train.memory import GB
 from pipeline.train.supervise.settings import SupervisorSettings
-from pipeline.train.supervise.workers import exit_text
+from pipeline.train.supervise.workers import ENVIRONMENT, exit_text
 
 PROGRAM = "stages.sample"
 POLL_SECONDS = 0.1
@@ -97,6 +98,7 @@ class Samples:
             stdout=written,
             stderr=errors,
             cwd=ROOT,
+            env=ENVIRONMENT | os.environ,
             start_new_session=True,  # so that Ctrl-C in a terminal reaches only the supervisor
         )
         try:

@@ -58,6 +58,10 @@ def test_keys_without_an_effect_do_not(config, name):
     assert key(config) == before
 
 
+def test_a_run_is_the_same_with_samples_and_without(config):
+    assert key(changed(config, train__steps_per_sample=5)) == key(config)
+
+
 def test_how_much_disk_it_may_take_for_frozen_blocks_does_not_but_whether_any_does(config):
     keys = [key(changed(config, train__prefix_cache_gb=size)) for size in (0.0, 1.0, 20.0)]
     assert keys[0] != keys[1] == keys[2]
