@@ -4,6 +4,8 @@ import json
 
 import pytest
 import yaml
+from dvc.exceptions import DvcException
+from dvc_data.index import DataIndexDirError
 
 from pipeline.errors import PipelineError
 from tools import compare
@@ -95,3 +97,16 @@ def test_what_is_no_run_is_refused(tmp_path, monkeypatch, name, message):
 def test_two_names_are_needed(capsys):
     assert compare.main(["one"]) == 2
     assert "make compare A=RUN B=RUN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, DvcException, DataIndexDirError])
+def test_what_the_cache_does_not_hold_is_left_out_and_said(runs, error):
+    class Files:
+        def cat_file(self, path):
+            raise error(path)
+
+    assert compare.text_in(Files(), compare.SAMPLES) is None
+    first, second = runs.write("first", 0.75, 8, {}), runs.write("second", 0.5, 8, {"ask": "yes"})
+    text = runs(first, second)
+    assert "first has no answers here: `dvc fetch` may bring them." in text
+    assert "second has no answers" not in text

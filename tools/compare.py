@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
+from dvc_data.index import DataIndexDirError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -96,7 +97,7 @@ def text_in(files: DVCFileSystem, path: str) -> str | None:
     """Read a file of a revision from Git or from the cache; None where neither has it."""
     try:
         content = files.cat_file(f"/{path}")
-    except (OSError, DvcException):
+    except (OSError, DvcException, DataIndexDirError):
         return None
     assert isinstance(content, bytes)
     return content.decode("utf-8")
@@ -200,6 +201,9 @@ def tables(first: Run, second: Run) -> Iterator[Table | str]:
         yield table("parameters that differ", ("", "A", "B"), parameters)
     else:
         yield "All parameters are equal."
+    for run in (first, second):
+        if not run.answers:
+            yield f"{printable(run.name)} has no answers here: `dvc fetch` may bring them."
     common = [prompt for prompt in first.answers if prompt in second.answers]
     old, new = ({prompt: run.answers[prompt] for prompt in common} for run in (first, second))
     answers = list(differences(old, new))
