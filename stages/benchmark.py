@@ -26,6 +26,7 @@ from pipeline.model.limits import check_positions
     "train.grad_accumulation_steps",
     "train.grad_checkpoint",
     "benchmark",
+    alone=("benchmark=peers",),
 )
 def main(config: DictConfig, paths: Paths) -> None:
     """Benchmark: writes metrics/benchmark.json, plots/peers.csv and plots/peers.png.

@@ -369,6 +369,7 @@ def test_a_clone_without_a_cache_gets_the_same_results(smoke, tmp_path):
     assert "_loss" not in difference
 
 
+@pytest.mark.exhaustive
 def test_an_experiment_is_compared_with_what_it_was_made_from(smoke):
     run(smoke, "dvc", "exp", "run", "-n", "narrow", "-S", "lora.rank=4")
     difference = run(smoke, "dvc", "metrics", "diff").stdout

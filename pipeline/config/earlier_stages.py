@@ -86,16 +86,13 @@ def latest_run() -> str:
     return str(max(records, key=lambda file: file.stat().st_mtime).parents[1])
 
 
-def with_earlier_stages(
-    stage_name: str, own: Collection[str], arguments: list[str], reads: Collection[str] = ()
-) -> list[str]:
+def with_earlier_stages(stage_name: str, own: Collection[str], arguments: list[str]) -> list[str]:
     """Make what a stage needs and nobody has made yet.
 
     Args:
         stage_name: the stage.
         own: sections that it reads itself.
         arguments: of its command.
-        reads: outputs that it reads, where dvc.yaml does not list them.
 
     Returns:
         The arguments, with `inputs=` leading to all that the stage needs.
@@ -104,7 +101,7 @@ def with_earlier_stages(
         ConfigError: when a parameter contradicts the outputs that were named.
         SystemExit: when a stage fails; it has printed why.
     """
-    needed = stages_before(stage_name, reads)
+    needed = stages_before(stage_name)
     if not needed:
         return arguments
     overrides = overrides_in(arguments)

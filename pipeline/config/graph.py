@@ -1,7 +1,6 @@
 """What dvc.yaml has of each stage: what it reads and what it writes."""
 
 import functools
-from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -59,15 +58,14 @@ def sections_of(stage_name: str) -> tuple[str, ...]:
     return tuple(dvc_stages()[stage_name]["params"])
 
 
-def stages_before(stage_name: str, reads: Collection[str] = ()) -> list[str]:
-    """List the stages whose outputs a stage needs, those that it needs first.
+def stages_before(stage_name: str) -> list[str]:
+    """List the stages whose outputs a stage needs, in the order of dvc.yaml.
 
     Args:
-        stage_name: by its name in dvc.yaml; a stage that is not there needs what it reads.
-        reads: outputs of other stages that it reads besides.
+        stage_name: by its name in dvc.yaml; a stage that is not there needs none.
     """
     stages, found = dvc_stages(), set[str]()
-    todo = [*reads, *stages.get(stage_name, {}).get("deps", [])]
+    todo = list(stages.get(stage_name, {}).get("deps", []))
     while todo:
         maker = maker_of(todo.pop())
         if maker and maker not in found:

@@ -35,7 +35,7 @@ from pipeline.config.composition import composed
 from pipeline.config.earlier_runs import earlier_runs
 from pipeline.config.earlier_stages import resolve_inputs, with_earlier_stages
 from pipeline.config.faults import fault_behind, report, storage_error
-from pipeline.config.graph import dvc_stages, makers, sections_of, stages_before
+from pipeline.config.graph import dvc_stages, folders_of, makers, sections_of, stages_before
 from pipeline.config.groups import CONF, contents, options
 from pipeline.config.outputs import OutputLock
 from pipeline.config.overrides import key_in, overrides_in, without
@@ -121,14 +121,14 @@ def refuse_local_effects(local: str | None) -> None:
 
 
 def stage(
-    *names: str, flags: tuple[Flag, ...] = (), reads: tuple[str, ...] = ()
+    *names: str, flags: tuple[Flag, ...] = (), alone: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function of (config, paths) the entrypoint of a stage.
 
     Args:
         names: the sections and keys of the configuration that the stage reads.
         flags: arguments that are no parameters; those given are passed on to the function by name.
-        reads: the outputs of other stages that it reads, where dvc.yaml does not have the stage.
+        alone: choices with which it reads nothing that other stages write.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
@@ -172,7 +172,7 @@ def stage(
 
         @functools.wraps(function)
         def entrypoint() -> None:
-            sys.exit(enter(main, Command(function, names, flags, reads), given, failures))
+            sys.exit(enter(main, Command(function, names, flags, alone), given, failures))
 
         entrypoint.sections, entrypoint.flags = names, flags  # type: ignore[attr-defined]
         return entrypoint
@@ -201,13 +201,13 @@ class Command:
         function: describes the stage.
         names: the sections and keys that it reads.
         flags: those that it takes.
-        reads: the outputs of other stages that it reads, where dvc.yaml does not have the stage.
+        alone: choices with which it reads nothing that other stages write.
     """
 
     function: Callable[..., Any]
     names: tuple[str, ...]
     flags: tuple[Flag, ...]
-    reads: tuple[str, ...]
+    alone: tuple[str, ...]
 
     @property
     def stage_name(self) -> str:
@@ -224,14 +224,16 @@ class Command:
         arguments, found = take_flags(arguments, self.flags)
         given.update(found)
         check_arguments(arguments)
-        earlier = [sections_of(name) for name in stages_before(self.stage_name, self.reads)]
+        earlier = [sections_of(name) for name in stages_before(self.stage_name)]
         if not takes_all(self.flags, given):
             refuse_foreign_overrides(overrides_in(arguments), self.names, sum(earlier, ()))
         arguments = resolve_inputs(arguments)
         options = {item for item in arguments if item.startswith("-")}
         if given or options - {"-m", "--multirun"}:  # a question, or a run of DVC
             return arguments
-        return with_earlier_stages(self.stage_name, self.names, arguments, self.reads)
+        if set(arguments) & set(self.alone):
+            return arguments
+        return with_earlier_stages(self.stage_name, self.names, arguments)
 
 
 def enter(
@@ -282,7 +284,8 @@ def finish(stage_name: str, config: DictConfig, paths: Paths) -> None:
     line = result_line(stage_name, paths.out)
     if line is not None:
         print_line(line)
-    if stage_name in dvc_stages() and paths.out.resolve() != ROOT:
+    is_read = stage_name in dvc_stages() and bool(folders_of(stage_name))  # by a later stage
+    if is_read and paths.out.resolve() != ROOT:
         record_of(stage_name, config, data_hashes(stage_name, paths)).write(paths.out)
 
 

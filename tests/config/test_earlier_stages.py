@@ -60,7 +60,6 @@ def test_the_stages_before_a_stage_are_in_the_order_of_the_graph():
     assert stages_before("train") == ["prepare", "weights"]
     assert stages_before("validate") == ["prepare", "weights", "train"]
     assert stages_before("by_hand_only") == []
-    assert stages_before("by_hand_only", ["models/trained"]) == ["prepare", "weights", "train"]
 
 
 def test_what_is_missing_is_made_once(made, tmp_path, capsys):

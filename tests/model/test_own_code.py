@@ -137,7 +137,7 @@ def test_a_published_folder_goes_through_every_stage(tmp_path):
     assert f"model_type={UNKNOWN_TO_TRANSFORMERS} is in no row of docs/models.md" in written
     train_nothing(run)
     for name, settings in {
-        "export": [],
+        "export": ["export.formats=[adapter,fused]"],
         "validate": ["validate.num_samples=2", "validate.sample_tokens=4"],
     }.items():
         code, written = stage(run, name, *settings)
@@ -162,6 +162,8 @@ def train_nothing(run):
     weights = {name: value + 0.01 for name, value in weights.items()}
     save_adapter(run / "models/trained", weights, config)
     seal(run / "models/trained")
+    losses = {"val_loss": 2.0, "best_val_loss": 2.0, "learning_rate": 1e-3}
+    write_json(run / "metrics/train.json", losses)
     (run / "plots").mkdir(exist_ok=True)
     (run / "plots/train.csv").write_text("step,train_loss\n1,2.0\n")
     (run / "plots/validation.csv").write_text("step,val_loss\n1,2.0\n")

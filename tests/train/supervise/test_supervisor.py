@@ -118,6 +118,7 @@ def processes_while_sampling(run):
     return run.wait_until(running)
 
 
+@pytest.mark.exhaustive
 def test_samples_between_two_workers_change_no_bit(speaking_world, undisturbed, tmp_path):
     settings = {"steps_per_sample": 7, "reload_interval_steps": 4}
     run = Training(speaking_world, tmp_path / "run", settings, {}).start()
@@ -321,7 +322,7 @@ def test_a_signal_saves_the_step_and_the_next_start_goes_on(
 ):
     changes = {"train__steps_per_save": 100, "train__num_steps": 400, "train__mode": mode}
     run = training(**changes).start()
-    run.wait_until(lambda: "train 20/400" in run.text())
+    run.wait_until(lambda: "train step 20: val_loss" in run.text())
     run.process.send_signal(number)
     assert run.end() == code
     assert not (run.run / "metrics.json").exists()
