@@ -96,6 +96,6 @@ def contents(folder):
 
 
 def hidden(folder):
-    """List what a stage leaves beside its outputs, Hydra's own folder apart."""
-    found = [path for path in folder.rglob(".*") if path.name != ".hydra"]
+    """List what a stage leaves beside its outputs, the records of the run apart."""
+    found = [path for path in folder.rglob(".*") if path.name not in (".hydra", ".made")]
     return [path.relative_to(folder).as_posix() for path in found]
