@@ -58,9 +58,10 @@ def with_samples(request):
 
 
 def newest_run(folder):
-    """Return the folder of the newest run by hand that has trained, among those tried before."""
-    runs = (path.parents[2] for path in folder.glob("runs/train/20*/models/trained/*.safetensors"))
-    return str(max(runs, default=""))
+    """Return the newest run by hand that has trained the model of the repository."""
+    runs = [path.parents[2] for path in folder.glob("runs/train/20*/models/trained/*.safetensors")]
+    of_ours = [run for run in runs if "model=" not in (run / ".hydra/overrides.yaml").read_text()]
+    return str(max(of_ours, default=""))
 
 
 @pytest.mark.parametrize("command", list(filter(is_run, documented_commands())))
