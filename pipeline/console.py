@@ -82,7 +82,7 @@ def in_hours(seconds: float) -> str:
 
 
 class Throttle:
-    """Lets something happen at most once in `SECONDS_BETWEEN_LINES`."""
+    """Limits something to once in `SECONDS_BETWEEN_LINES`."""
 
     def __init__(self) -> None:
         self.last = -SECONDS_BETWEEN_LINES

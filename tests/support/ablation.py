@@ -82,7 +82,7 @@ def kinds(items):
 
 
 def shares(items, kind, choices, reference, by_source=False):
-    """Give the share of what is counted, and the paired difference from the reference.
+    """Return the share of what is counted, and the paired difference from the reference.
 
     By source, the first option is counted: that of one of two equal sources, in both orders.
     """

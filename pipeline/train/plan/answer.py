@@ -95,7 +95,7 @@ def graph_request(spec: RunSpec, asked: Question) -> GraphRequest:
 
 
 def verdict_of(plan: Plan, stages: list[StagePlan], limit_bytes: int, others_bytes: int) -> str:
-    """Say whether everything fits; where it does not, why, and what would."""
+    """Describe whether everything fits; where it does not, why, and what would."""
     try:
         require_fit(plan, limit_bytes, others_bytes)
         require_graph_fits(stages, limit_bytes)
